@@ -1,0 +1,1 @@
+"""The reward service: FastAPI hosting a generative process reward model (GenPRM)."""

@@ -1,0 +1,208 @@
+"""Token ids -> character spans -> the token span of each step. Nothing is ever re-tokenized.
+
+A `TokenTable` says what each id of a vocabulary adds to decoded text; aligning is then adding up
+lengths. Three kinds of vocabulary are exact, whatever ids are sent: byte-level BPE (GPT-2, Qwen,
+Llama-3, SmolLM2), SentencePiece with or without byte fallback (Llama-2, Gemma, T5) and WordPiece
+(BERT). For all others the caller sends character offsets.
+
+Positions are Unicode code points, as in Python's `str`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, pairwise
+
+from capo_service.core.errors import InputError
+from capo_service.core.loose import fit_loosely
+from capo_service.core.steps import Span
+from capo_service.core.vocabulary import TokenTable
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """Where each token lies in `text`: token i covers characters `starts[i]` to `ends[i]`.
+
+    Both lists never decrease. A token without text (a special token) has an empty span; the
+    tokens of one character that was split over several have that character's span each.
+    """
+
+    text: str
+    starts: list[int]
+    ends: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def align(table: TokenTable, ids: Sequence[int], text: str | None = None) -> Alignment:
+    """Place `ids` in `text`, or, where no text is given, decode them.
+
+    The text may hold special tokens or leave them out, and may have lost or gained blank
+    characters, since those decide nothing: steps own tokens by their first non-blank character.
+
+    Raises:
+        InputError: an id is not in the vocabulary, or text and ids disagree.
+    """
+    pieces = table.look_up(ids)
+    joined = _join(table, pieces)
+    if text is None:
+        return _shift(joined, joined.text[table.leading_blanks(pieces, joined.text) :])
+    if joined.text == text:
+        return joined
+    if special := table.spell_out_special(ids, pieces):
+        spelled = _join(table, special)
+        if spelled.text == text:
+            return spelled
+    if joined.text.strip() == text.strip():
+        return _shift(joined, text)
+    return Alignment(text, *fit_loosely(table, ids, pieces, text))
+
+
+def from_offsets(offsets: Sequence[Span], text: str) -> Alignment:
+    """Use the caller's own character spans, one per token.
+
+    An empty span, wherever it points, is a token without text. Spans may share a character
+    (one character split over tokens) but may not go backwards.
+
+    Raises:
+        InputError: a span is not in the text or goes backwards.
+    """
+    starts, ends = [], []
+    last_start = last_end = 0
+    for index, (start, end) in enumerate(offsets):
+        if start == end:
+            start = end = last_end
+        elif not 0 <= start < end <= len(text):
+            raise InputError(
+                f"token_offsets[{index}] = [{start}, {end}] is not a span of the response, which "
+                f"has {len(text)} characters (code points)",
+                field=f"token_offsets[{index}]",
+            )
+        elif start < last_start or end < last_end:
+            raise InputError(
+                f"token_offsets[{index}] = [{start}, {end}] goes back behind the token before it, "
+                f"[{last_start}, {last_end}]",
+                field=f"token_offsets[{index}]",
+            )
+        else:
+            last_start, last_end = start, end
+        starts.append(start)
+        ends.append(end)
+    return Alignment(text, starts, ends)
+
+
+def token_spans(alignment: Alignment, steps: Sequence[Span]) -> list[Span]:
+    """The token span of each step; together they hold every token exactly once.
+
+    A token belongs to the step that holds its first non-blank character; a token without one
+    belongs to the step of the token before it (or to the first step). A step whose text lies
+    wholly inside a token of the step before has an empty span.
+    """
+    text, starts, ends = alignment.text, alignment.starts, alignment.ends
+    bounds = [0]
+    for step_start, step_end in steps[1:]:
+        content = _first_non_blank(text, step_start, step_end)
+        token = max(bisect_right(ends, content), bounds[-1])
+        while token < len(ends) and not content <= _first_non_blank(
+            text, starts[token], ends[token]
+        ) < ends[token]:
+            token += 1
+        bounds.append(token)
+    return list(pairwise([*bounds, len(ends)]))
+
+
+def _first_non_blank(text: str, start: int, end: int) -> int:
+    """The position of the first non-blank character of `text[start:end]`, or `end`."""
+    part = text[start:end]
+    return end - len(part.lstrip())
+
+
+def _join(table: TokenTable, pieces: list[str | bytes]) -> Alignment:
+    try:
+        text = "".join(pieces)  # type: ignore[arg-type]  # bytes are what the handler is for
+    except TypeError:
+        return _join_bytes(pieces) if table.whole_stream else _join_runs(pieces)
+    ends = list(accumulate(map(len, pieces)))
+    return Alignment(text, [0, *ends[:-1]] if ends else [], ends)
+
+
+def _join_bytes(pieces: list[str | bytes]) -> Alignment:
+    """Byte-level BPE: the bytes of all tokens are one stream of UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    out: list[str] = []
+    starts, ends = [], []
+    length = 0
+    for piece in pieces:
+        raw = piece.encode() if isinstance(piece, str) else piece
+        held, _ = decoder.getstate()
+        # Held bytes that this token does not continue become a U+FFFD of the tokens before.
+        starts.append(length + 1 if held and raw and not _continues(held, raw) else length)
+        out.append(decoder.decode(raw))
+        length += len(out[-1])
+        # Bytes held back are the beginning of the next character, which this token touches.
+        ends.append(length + (1 if piece and decoder.getstate()[0] else 0))
+    out.append(decoder.decode(b"", True))
+    return Alignment("".join(out), starts, ends)
+
+
+def _continues(held: bytes, raw: bytes) -> bool:
+    """Whether the first byte of `raw` belongs to the character that `held` begins."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(held + raw[:1])
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _join_runs(pieces: list[str | bytes]) -> Alignment:
+    """SentencePiece: each run of byte tokens is UTF-8, or one U+FFFD for each of its bytes."""
+    out: list[str] = []
+    spans: list[Span] = []
+    length = 0
+    texts = (piece for piece in pieces if piece)  # a special token does not end a run
+    for is_text, group in groupby(texts, lambda piece: isinstance(piece, str)):
+        if is_text:
+            characters = list(group)
+            sizes = [1] * len(characters)
+        else:
+            characters, sizes = _decode_run(b"".join(group))
+        for piece, size in zip(characters, sizes, strict=True):
+            spans += [(length, length + len(piece))] * size
+            length += len(piece)
+        out += characters
+    found = iter(spans)
+    starts, ends = [], []
+    last = 0
+    for piece in pieces:
+        start, last = next(found) if piece else (last, last)
+        starts.append(start)
+        ends.append(last)
+    return Alignment("".join(out), starts, ends)
+
+
+def _decode_run(run: bytes) -> tuple[list[str], list[int]]:
+    """The characters of a run of byte tokens, and how many tokens each takes."""
+    try:
+        characters = list(run.decode())
+    except UnicodeDecodeError:
+        return ["\N{REPLACEMENT CHARACTER}"] * len(run), [1] * len(run)
+    return characters, [len(character.encode()) for character in characters]
+
+
+def _shift(joined: Alignment, text: str) -> Alignment:
+    """Move an alignment onto a text that differs only in blanks at its two ends."""
+    if joined.text == text:
+        return joined
+    offset = _first_non_blank(text, 0, len(text)) - _first_non_blank(
+        joined.text, 0, len(joined.text)
+    )
+    size = len(text)
+    return Alignment(
+        text,
+        [min(max(start + offset, 0), size) for start in joined.starts],
+        [min(max(end + offset, 0), size) for end in joined.ends],
+    )

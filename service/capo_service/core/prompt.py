@@ -1,0 +1,120 @@
+"""Question and steps -> what the judge is asked (CAPO, section 3.2 and appendix).
+
+The prompt is made of segments, each trusted (our words, the step tags) or not (question,
+reference, rollout). Segments are encoded apart, untrusted ones with no control tokens, so that no
+text of a rollout can leave its place. What all rollouts of a question share comes first.
+
+Step tags carry a nonce that a rollout cannot know, so none can be forged; it depends on the
+question alone, or the rollouts of a question would not share a cached prefix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, TemplateError
+
+Segment = tuple[str, bool]  # text, trusted
+
+# Noncharacters of Unicode: they mark, in rendered text, where an untrusted text belongs.
+_SLOT = re.compile("\ufdd0(\\d+)\ufdd1")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePrompt:
+    """What the judge is asked, as chat turns of trusted and untrusted segments."""
+
+    system: tuple[Segment, ...]
+    user: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedStep:
+    """One step as templates see it: `{{ step.open }}{{ step.text }}{{ step.close }}`."""
+
+    index: int
+    open: str
+    text: str
+    close: str
+
+
+def nonce(secret: bytes, question: str) -> str:
+    """Eight hex digits that tags of this question carry."""
+    digest = hmac.new(secret, question.encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return digest.hexdigest()[:8]
+
+
+class PromptTemplate:
+    """A Jinja template with the blocks `system` and `user`.
+
+    It is given `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
+    (verdict, brief, full) and `format` (json, tag).
+
+    Raises:
+        ValueError: on construction, when the template is not valid or lacks a block or a text.
+    """
+
+    def __init__(self, source: str, name: str = "template") -> None:
+        # The output is a prompt, not HTML; escaping would change what the judge reads.
+        environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+        try:
+            self._template = environment.from_string(source)
+            missing = {"system", "user"} - self._template.blocks.keys()
+            if missing:
+                raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
+            trial = self.render(
+                question="q", steps=["s"], reference="r", nonce="0" * 8, style="full", format="json"
+            )
+        except TemplateError as error:
+            raise ValueError(f"{name} is not a valid template: {error}") from error
+        shown = {text for text, trusted in trial.user if not trusted}
+        if not {"q", "s"} <= shown:
+            raise ValueError(f"{name}: its user block must show the question and every step")
+
+    def render(
+        self,
+        *,
+        question: str,
+        steps: Sequence[str],
+        reference: str | None,
+        nonce: str,
+        style: str,
+        format: str,
+    ) -> JudgePrompt:
+        """The prompt for one rollout, whose steps are `steps`."""
+        untrusted = [question, reference or "", *(step.strip() for step in steps)]
+        values: dict[str, Any] = {
+            "question": _slot(0),
+            "reference": None if reference is None else _slot(1),
+            "steps": [
+                TaggedStep(i, f"<step_{i} {nonce}>", _slot(i + 2), f"</step_{i} {nonce}>")
+                for i in range(len(steps))
+            ],
+            "nonce": nonce,
+            "style": style,
+            "format": format,
+        }
+        context = self._template.new_context(values)
+        blocks = self._template.blocks
+        return JudgePrompt(
+            system=_segments("".join(blocks["system"](context)), untrusted),
+            user=_segments("".join(blocks["user"](context)), untrusted),
+        )
+
+
+def _slot(index: int) -> str:
+    return f"\ufdd0{index}\ufdd1"
+
+
+def _segments(rendered: str, untrusted: Sequence[str]) -> tuple[Segment, ...]:
+    parts = _SLOT.split(rendered.strip())
+    pairs = [
+        (untrusted[int(part)], False) if position % 2 else (part, True)
+        for position, part in enumerate(parts)
+    ]
+    return tuple(pair for pair in pairs if pair[0])

@@ -1,0 +1,51 @@
+"""Outcome and voted steps -> step rewards -> token rewards.
+
+| scheme            | reward of step s, with penalty p_s in [0, 1] and outcome r_v in [0, 1]        |
+|-------------------|-------------------------------------------------------------------------------|
+| `capo`            | r_v * W_whole - p_s * W_process (CAPO, eq. 1)                                 |
+| `process_only`    | -p_s * W_process; needs no outcome                                            |
+| `first_error`     | as `capo`, but from the first wrong step on every step is penalised (VPPO)    |
+| `flawed_positive` | r_v * (W_whole - max(p) * W_process): a right answer with flaws is penalised  |
+|                   | as a whole, a wrong one is not penalised twice (FAPO)                         |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
+
+from capo_service.core.steps import Span
+
+Scheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
+
+
+def step_rewards(
+    scheme: Scheme,
+    penalties: Sequence[float],
+    outcome: float | None,
+    w_whole: float = 2.0,
+    w_process: float = 1.0,
+) -> list[float]:
+    """The reward of each step; every token of a step gets it once.
+
+    Raises:
+        ValueError: the scheme needs an outcome and there is none.
+    """
+    if scheme == "process_only":
+        return [0.0 - penalty * w_process for penalty in penalties]
+    if outcome is None:
+        raise ValueError(f"reward scheme {scheme!r} needs an outcome")
+    if scheme == "first_error":
+        penalties = list(accumulate(penalties, max))
+    if scheme == "flawed_positive":
+        penalties = [outcome * max(penalties)] * len(penalties)
+    return [outcome * w_whole - penalty * w_process for penalty in penalties]
+
+
+def token_rewards(rewards: Sequence[float], token_spans: Sequence[Span]) -> list[float]:
+    """Spread step rewards over tokens: one number per token, in token order."""
+    out: list[float] = []
+    for reward, (start, end) in zip(rewards, token_spans, strict=True):
+        out += [reward] * (end - start)
+    return out

@@ -1,0 +1,1 @@
+"""Where critiques come from: one Protocol (`base`), and the engines that keep it."""

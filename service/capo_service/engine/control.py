@@ -1,0 +1,33 @@
+"""Escaping of control strings, where a judge can only be sent text.
+
+A chat server turns text such as `<|im_end|>` into control tokens, whoever wrote it. In untrusted
+text every string that looks like such a marker gets a zero-width space (U+200B) after its first
+character: it reads the same and is no marker any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_BREAK = "\u200b"
+# `<|...`, `<s>`, `</think>`, `<<SYS>>`, `<start_of_turn>`, DeepSeek's fullwidth bar, `[INST]`.
+_MARKER = re.compile(r"<(?=[|/!<A-Za-z_\N{FULLWIDTH VERTICAL LINE}])|\[(?=/?[A-Z][A-Z_]+\])")
+
+
+def escape(text: str) -> str:
+    """Break every string in `text` that could be a control marker of a chat template."""
+    return _MARKER.sub(lambda match: match[0] + _BREAK, text)
+
+
+def markers(frame: str) -> list[str]:
+    """The strings in a chat template's own text that look like control markers."""
+    found = re.findall(r"<\|?/?[^\s<>|]{1,40}\|?>|<<?/?[A-Z]+>>?|\[/?[A-Z][A-Z_]+\]", frame)
+    return sorted(set(found), key=len, reverse=True)
+
+
+def break_markers(text: str, known: Iterable[str]) -> str:
+    """Break every occurrence of the given markers in `text`."""
+    for marker in known:
+        text = text.replace(marker, marker[0] + _BREAK + marker[1:])
+    return text

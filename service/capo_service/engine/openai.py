@@ -1,0 +1,264 @@
+"""The judge behind any OpenAI-compatible server: vllm serve, SGLang, a hosted API.
+
+To a vLLM server the prompt is sent as token ids, so that no text of a rollout can become a control
+token. Where only chat text is possible, control strings in untrusted text are escaped (`control`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import httpx
+
+from capo_service.engine import control
+from capo_service.engine.base import (
+    FINISHED_EARLY,
+    Completion,
+    EncodedPrompt,
+    EngineBusyError,
+    EngineDeadError,
+    EngineError,
+    Prompt,
+    Sampling,
+    Segment,
+)
+from capo_service.engine.chat import PromptEncoder
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 4
+_BACKOFF_SECONDS = 0.25  # doubled at each attempt, with jitter
+_LONGEST_WAIT_SECONDS = 10.0
+_PROBE_SECONDS = 2.0
+
+
+class OpenAIEngine:
+    """Asks an OpenAI-compatible server.
+
+    Args:
+        upstream: base URL, with or without `/v1`.
+        model: the name that the server knows the judge by.
+        prompt_form: `tokens` sends ids to the completions route, `chat` sends text; `auto` sends
+            ids where the server is vLLM and the judge's tokenizer can be loaded.
+        tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
+        concurrency: calls at once.
+        transport: replaces the network in tests.
+    """
+
+    kind = "openai"
+
+    def __init__(
+        self,
+        upstream: str,
+        model: str,
+        *,
+        api_key: str | None = None,
+        prompt_form: Literal["auto", "tokens", "chat"] = "auto",
+        tokenizer: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        concurrency: int = 256,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.model = model
+        self.context_length: int | None = None
+        self._prompt_form = prompt_form
+        self._tokenizer = tokenizer or model
+        self._template_kwargs = dict(template_kwargs or {})
+        self._encoder: PromptEncoder | None = None
+        self._is_vllm = False
+        self._ready = False
+        self._calls: dict[str, asyncio.Task[Completion]] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._http = httpx.AsyncClient(
+            base_url=upstream.rstrip("/").removesuffix("/v1") + "/v1",
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(None, connect=5.0),  # a deadline is the caller's to set
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            transport=transport,
+        )
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return self._encoder.tokenizer_json if self._encoder else None
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    async def start(self) -> None:
+        card = await self._probe()
+        self._is_vllm = card.get("owned_by") == "vllm"
+        self.context_length = card.get("max_model_len")
+        if self._prompt_form == "tokens" or (self._prompt_form == "auto" and self._is_vllm):
+            try:
+                self._encoder = await asyncio.to_thread(
+                    PromptEncoder, self._tokenizer, self._template_kwargs
+                )
+            except ValueError as error:
+                if self._prompt_form == "tokens":
+                    raise
+                log.warning("sending chat text, control strings escaped: %s", error)
+        self._ready = True
+        self._watch = asyncio.create_task(self._watch_upstream())
+
+    async def _probe(self) -> dict[str, Any]:
+        """The server's entry for the judge; empty where it lists other names or none.
+
+        Raises:
+            ValueError: there is no such server, or it refuses us, or lists other models.
+        """
+        try:
+            response = await self._http.get("/models", timeout=10)
+            response.raise_for_status()
+            cards = {card["id"]: card for card in response.json()["data"]}
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in (401, 403):
+                raise ValueError(
+                    f"upstream {self._http.base_url} refuses our key ({error.response.status_code})"
+                    "; set upstream_api_key"
+                ) from error
+            return {}
+        except httpx.HTTPError as error:
+            raise ValueError(f"upstream {self._http.base_url} cannot be reached: {error}") from error
+        except (KeyError, TypeError, ValueError):
+            return {}
+        if cards and self.model not in cards:
+            raise ValueError(
+                f"upstream {self._http.base_url} has no model {self.model!r}; it has "
+                f"{', '.join(sorted(cards)[:20])}"
+            )
+        return cards.get(self.model, {})
+
+    async def _watch_upstream(self) -> None:
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS)
+            try:
+                await self._http.get("/models", timeout=10)
+            except httpx.HTTPError:
+                self._ready = False
+            else:
+                self._ready = True
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+        self._ready = False
+        await self._http.aclose()
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        if self._encoder is not None:
+            ids = self._encoder.encode(prompt)
+            return EncodedPrompt(ids, len(ids))
+        turns = [("system", prompt.system), ("user", prompt.user)]
+        return EncodedPrompt(
+            [{"role": role, "content": _text(segments)} for role, segments in turns if segments],
+            None,
+        )
+
+    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+        call = asyncio.create_task(self._complete(prompt, sampling))
+        self._calls[request] = call
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if self._calls.get(request) is call:
+                call.cancel()
+                raise
+            return Completion("", FINISHED_EARLY, prompt.tokens or 0)
+        finally:
+            self._calls.pop(request, None)
+
+    async def abort(self, request: str) -> None:
+        call = self._calls.pop(request, None)
+        if call is not None:
+            call.cancel()  # closing the connection makes the server drop the request
+
+    async def _complete(self, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+        tokens = self._encoder is not None
+        body = {
+            "model": self.model,
+            ("prompt" if tokens else "messages"): prompt.payload,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            **self._constraint(sampling),
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if self._template_kwargs and not tokens:
+            body["chat_template_kwargs"] = self._template_kwargs
+        answer = await self._post("/completions" if tokens else "/chat/completions", body)
+        try:
+            [choice] = answer["choices"]
+            text = choice["text"] if tokens else choice["message"]["content"]
+            usage = answer.get("usage") or {}
+            details = usage.get("prompt_tokens_details") or {}
+            return Completion(
+                text=text or "",
+                finish_reason=choice.get("finish_reason") or "stop",
+                prompt_tokens=usage.get("prompt_tokens") or 0,
+                cached_tokens=details.get("cached_tokens") or 0,
+                completion_tokens=usage.get("completion_tokens") or 0,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(f"upstream sent no completion: {str(answer)[:200]}") from error
+
+    def _constraint(self, sampling: Sampling) -> dict[str, Any]:
+        if sampling.grammar is None:
+            return {}
+        if self._is_vllm:
+            return {"structured_outputs": {"grammar": sampling.grammar}}
+        schema = {"name": "verdict", "schema": sampling.json_schema, "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+    async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        for attempt in range(1, _ATTEMPTS + 1):
+            wait = _BACKOFF_SECONDS * 2**attempt * random.random()  # noqa: S311  # jitter
+            try:
+                response = await self._http.post(route, json=body)
+            except httpx.TransportError as error:
+                if attempt < _ATTEMPTS:
+                    await asyncio.sleep(wait)
+                    continue
+                self._ready = False
+                raise EngineDeadError(f"upstream cannot be reached: {error!r}") from error
+            if response.status_code in (429, 503) and attempt < _ATTEMPTS:
+                await asyncio.sleep(max(wait, _retry_after(response)))
+                continue
+            return _body(response)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    if response.is_success:
+        try:
+            answer = response.json()
+        except json.JSONDecodeError as error:
+            raise EngineError("upstream sent no JSON") from error
+        return answer if isinstance(answer, dict) else {}
+    said = f"upstream answered {response.status_code}: {response.text[:300]}"
+    if response.status_code == 429:
+        raise EngineBusyError(said)
+    if response.status_code == 503:
+        raise EngineDeadError(said)
+    raise EngineError(said)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return min(float(response.headers.get("retry-after", "0")), _LONGEST_WAIT_SECONDS)
+    except ValueError:  # a date: our own backoff serves as well
+        return 0.0
+
+
+def _text(segments: tuple[Segment, ...]) -> str:
+    return "".join(text if trusted else control.escape(text) for text, trusted in segments)

@@ -1,0 +1,175 @@
+"""The judge in this process tree: vLLM's AsyncLLM.
+
+vLLM schedules everything; the service adds no batching. Every critique is a request of its own,
+so that each can be ended alone; automatic prefix caching makes the k critiques of a rollout share
+its prompt, and the rollouts of a question their beginning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from capo_service.engine import embedded
+from capo_service.engine.base import (
+    FINISHED_EARLY,
+    Completion,
+    EncodedPrompt,
+    EngineBusyError,
+    EngineDeadError,
+    EngineError,
+    Prompt,
+    Sampling,
+)
+from capo_service.engine.chat import PromptEncoder
+
+if TYPE_CHECKING:
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+# A laptop's share: 1 GiB holds 45,000 tokens of this model, and no compiler is asked for.
+_EMBEDDED_ARGUMENTS = {
+    "dtype": "bfloat16",
+    "kv_cache_memory_bytes": 1 << 30,
+    "block_size": 32,
+    "max_num_seqs": 64,
+    "enforce_eager": True,
+}
+
+
+class VllmEngine:
+    """Serves a hub name, a folder, or `embedded`.
+
+    Args:
+        model: the judge.
+        engine_args: any field of vLLM's `AsyncEngineArgs`, passed through.
+        template_kwargs: extra variables for the judge's chat template.
+    """
+
+    kind = "vllm"
+
+    def __init__(
+        self,
+        model: str,
+        engine_args: Mapping[str, Any] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = embedded.TOKENIZER_NAME if model == embedded.NAME else model
+        self._source = model
+        self._engine_args = dict(engine_args or {})
+        self._template_kwargs = dict(template_kwargs or {})
+        self._llm: AsyncLLM | None = None
+        self._encoder: PromptEncoder | None = None
+        self.context_length: int | None = None
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        return self._encoder.tokenizer_json if self._encoder else None
+
+    @property
+    def ready(self) -> bool:
+        return self._llm is not None and not self._llm.errored
+
+    async def start(self) -> None:
+        started = time.monotonic()
+        path, arguments = await asyncio.to_thread(self._prepare)
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        log.info("loading %s with vLLM", self.model)
+        config = await asyncio.to_thread(arguments.create_engine_config)
+        from vllm.v1.executor import Executor
+
+        self._llm = await asyncio.to_thread(
+            AsyncLLM, config, Executor.get_class(config), False, log_requests=False
+        )
+        self.context_length = self._llm.model_config.max_model_len
+        log.info("%s from %s is ready after %.0f s", self.model, path, time.monotonic() - started)
+
+    def _prepare(self) -> tuple[str, AsyncEngineArgs]:
+        path = str(embedded.folder()) if self._source == embedded.NAME else self._source
+        self._encoder = PromptEncoder(path, self._template_kwargs)
+        try:
+            from vllm import AsyncEngineArgs
+        except ImportError as error:
+            raise ValueError(
+                f"vLLM cannot be imported ({error}): pip install 'capo-credit[service,gpu]' (or "
+                "cpu), or use --engine openai --upstream URL"
+            ) from error
+        known = {field.name for field in fields(AsyncEngineArgs)}
+        if unknown := sorted(self._engine_args.keys() - known):
+            raise ValueError(f"vLLM has no engine argument {', '.join(unknown)}")
+        arguments: dict[str, Any] = {
+            "model": path,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+        }
+        if self._source == embedded.NAME:
+            arguments |= _EMBEDDED_ARGUMENTS
+        return path, AsyncEngineArgs(**arguments | self._engine_args)
+
+    async def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        assert self._encoder is not None, "start() comes first"  # noqa: S101
+        ids = self._encoder.encode(prompt)
+        return EncodedPrompt(ids, len(ids))
+
+    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+        from vllm.exceptions import GracefulHTTPError, VLLMError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        if self._llm is None:
+            raise EngineDeadError("the engine is not running")
+        final = None
+        try:
+            async for final in self._llm.generate(
+                {"prompt_token_ids": prompt.payload},  # type: ignore[typeddict-item, arg-type]
+                _sampling_params(sampling),
+                request,
+            ):
+                pass
+        except VllmDeadError as error:
+            raise EngineDeadError("the judge's engine died") from error
+        except GracefulHTTPError as error:  # its own queue limits, set by engine arguments
+            raise EngineBusyError(str(error)) from error
+        except VLLMError as error:
+            raise EngineError(str(error)) from error
+        if final is None:
+            return Completion("", FINISHED_EARLY, prompt.tokens or 0)
+        output = final.outputs[0]
+        return Completion(
+            text=output.text,
+            finish_reason=str(output.finish_reason or FINISHED_EARLY),
+            prompt_tokens=prompt.tokens or 0,
+            cached_tokens=final.num_cached_tokens or 0,
+            completion_tokens=len(output.token_ids),
+        )
+
+    async def abort(self, request: str) -> None:
+        if self._llm is not None:
+            await self._llm.abort(request)
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    constraint = StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        structured_outputs=constraint,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,143 @@
+"""Every setting of the service: command line, then CAPO_* variables, then a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "CAPO_"
+# Variables of the client and the command line, which share the prefix.
+_NOT_SETTINGS = {"CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG"}
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a value that cannot be used; the message names each."""
+
+
+class Settings(BaseSettings):
+    """Settings of `capo serve`. Each is also a variable: `max_steps` is `CAPO_MAX_STEPS`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    # The judge
+    model: str = Field("embedded", description="Hub name, folder, or `embedded`.")
+    engine: Literal["vllm", "openai"] = Field("vllm", description="What runs the judge.")
+    engine_args: dict[str, Any] = Field({}, description="Any vLLM engine argument, passed through.")
+    upstream: str | None = Field(None, description="Engine openai: base URL of the server.")
+    upstream_api_key: SecretStr | None = Field(None, description="Engine openai: its key.")
+    prompt_form: Literal["auto", "tokens", "chat"] = Field(
+        "auto",
+        description="Engine openai: send token ids (vLLM) or chat text; auto asks the server.",
+    )
+    tokenizer: str | None = Field(
+        None, description="Engine openai: the judge's tokenizer, if not the model's own."
+    )
+    upstream_concurrency: int = Field(256, ge=1, description="Engine openai: calls at once.")
+    chat_template_kwargs: dict[str, Any] = Field({}, description="For the judge's chat template.")
+    template: Path | None = Field(None, description="A prompt template in place of the built-in.")
+    critique_style: Literal["verdict", "brief", "full"] = Field(
+        "brief", description="Length of a critique's analysis: none, 200 or 1,200 characters."
+    )
+    critique_format: Literal["json", "tag"] = Field(
+        "json", description="json: decoded under a grammar. tag: the paper's free text."
+    )
+    nonce_secret: SecretStr | None = Field(
+        None, description="Secret behind the step tags' nonce; set the same on every replica."
+    )
+    tokenizers: dict[str, str] = Field(
+        {}, description="More tokenizers that rollouts may name: name -> hub name or path."
+    )
+
+    # The server
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys: list[SecretStr] = Field([], description="If any: callers must send one as Bearer.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_seconds: float = Field(30, ge=0, description="On stop: time for accepted work to end.")
+
+    # Limits
+    max_rollouts: int = Field(1024, ge=1, description="Rollouts in one request.")
+    max_body_bytes: int = Field(32 << 20, ge=1024, description="Bytes of a request's body.")
+    max_characters: int = Field(
+        200_000, ge=1, description="Characters of one response, question or reference."
+    )
+    max_tokens: int = Field(65_536, ge=1, description="Tokens of one response.")
+    max_steps: int = Field(400, ge=1, description="Steps of one response.")
+    max_critiques: int = Field(64, ge=1, le=64, description="Critiques of one rollout.")
+    max_queued: int = Field(4096, ge=1, description="Rollouts accepted and not yet answered.")
+    max_running: int = Field(128, ge=1, description="Rollouts that the judge works on at once.")
+
+    # The rule verifier
+    verify_timeout: float = Field(3.0, gt=0, description="Seconds for one answer's verification.")
+    verify_workers: int = Field(2, ge=1, description="Processes that verify answers.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if (self.engine == "openai") != (self.upstream is not None):
+            raise ValueError("engine openai and upstream go together: give both, or neither")
+        if self.engine == "openai" and self.model == "embedded":
+            raise ValueError("engine openai needs model: the name that the server knows it by")
+        if self.engine == "openai" and self.engine_args:
+            raise ValueError("engine_args are for engine vllm; configure the upstream itself")
+        if self.template is not None and not self.template.is_file():
+            raise ValueError(f"template {self.template} is not a file")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from overrides, CAPO_* variables and a TOML file, in this order.
+
+    Raises:
+        SettingsError: a setting is unknown or has a wrong value.
+    """
+    if config is not None and not config.is_file():
+        raise SettingsError(f"config file {config} is not there")
+    known = set(Settings.model_fields)
+    names = {PREFIX + name.upper() for name in known} | _NOT_SETTINGS
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in names:
+            raise SettingsError(f"unknown setting {variable}{_suggest(variable, names)}")
+
+    class Loaded(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return Loaded(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(item, known) for item in error.errors())) from None
+    except ValueError as error:  # TOML that cannot be parsed, JSON in a variable
+        raise SettingsError(str(error)) from None
+
+
+def _explain(error: Any, known: set[str]) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {name}{_suggest(name, known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -56,7 +56,7 @@ class Policy:
     style: Style = "brief"
     format: str = "json"
     max_characters: int = 200_000
-    max_tokens: int = 65_536
+    max_response_tokens: int = 65_536
     max_steps: int = 400
     max_critiques: int = 64
 
@@ -168,7 +168,13 @@ class Creditor:
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
         ids, offsets = rollout.response_token_ids, rollout.token_offsets
         count = len(ids if ids is not None else offsets or ())
-        _limit("response", "tokens", count, "max_tokens", self._policy.max_tokens)
+        _limit(
+            "response",
+            "tokens",
+            count,
+            "max_response_tokens",
+            self._policy.max_response_tokens,
+        )
         if offsets is not None:
             return alignment.from_offsets(offsets, rollout.response or "")
         if ids is None:

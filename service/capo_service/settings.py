@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     max_characters: int = Field(
         200_000, ge=1, description="Characters of one response, question or reference."
     )
-    max_tokens: int = Field(65_536, ge=1, description="Tokens of one response.")
+    max_response_tokens: int = Field(65_536, ge=1, description="Tokens of one response.")
     max_steps: int = Field(400, ge=1, description="Steps of one response.")
     max_critiques: int = Field(64, ge=1, le=64, description="Critiques of one rollout.")
     max_queued: int = Field(4096, ge=1, description="Rollouts accepted and not yet answered.")

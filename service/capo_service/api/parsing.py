@@ -1,0 +1,149 @@
+"""Body -> envelope and rollouts. A bad envelope refuses the request, a bad rollout only itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from capo_client import wire
+from capo_service.api import problems
+
+Item = wire.Rollout | wire.Failed
+
+_LONGEST_ID = 256
+_SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A request: what holds for all rollouts, and each rollout, or why it is refused."""
+
+    options: wire.CreditOptions
+    ids: list[str]
+    items: list[Item]
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, read no further than `limit` bytes.
+
+    Raises:
+        ProblemError: it is larger, or its content type is not JSON.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise problems.error(
+            "wrong-media-type", f"send Content-Type: application/json, not {media_type or 'none'!r}"
+        )
+    too_large = problems.error(
+        "too-large",
+        f"the body is larger than {limit} bytes (setting max_body_bytes); send fewer rollouts",
+    )
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def parse(body: bytes, max_rollouts: int) -> Batch:
+    """Check the envelope, then each rollout apart. CPU work only; safe in any thread.
+
+    Raises:
+        ProblemError: the body is not JSON or the envelope is not valid.
+    """
+    data, may_hold_surrogates = _load(body)
+    if not isinstance(data, dict):
+        raise problems.error("invalid-request", "the body must be a JSON object")
+    rollouts = data.pop("rollouts", None)
+    if not isinstance(rollouts, list) or not rollouts:
+        raise problems.error(
+            "invalid-request", "rollouts must be a list with at least one rollout", "rollouts"
+        )
+    if len(rollouts) > max_rollouts:
+        raise problems.error(
+            "too-large",
+            f"the request has {len(rollouts)} rollouts; this service takes {max_rollouts} "
+            "(setting max_rollouts)",
+            "rollouts",
+        )
+    if may_hold_surrogates and not _is_text(data):
+        raise problems.error("not-json", f"an option of the request {_SURROGATE}")
+    try:
+        options = wire.CreditOptions.model_validate(data)
+    except ValidationError as error:
+        field, detail = _first(error)
+        raise problems.error("invalid-request", detail, field) from None
+    ids = [_id(rollout, position) for position, rollout in enumerate(rollouts)]
+    items = [
+        _refused(name, f"the rollout {_SURROGATE}")
+        if may_hold_surrogates and not _is_text(rollout)
+        else _item(rollout, name)
+        for rollout, name in zip(rollouts, ids, strict=True)
+    ]
+    return Batch(options, ids, items)
+
+
+def _load(body: bytes) -> tuple[Any, bool]:
+    """The parsed body, and whether its text may hold lone surrogates."""
+    try:
+        return pydantic_core.from_json(body), False
+    except ValueError as error:
+        # Python's own parser lets lone surrogates through: the rollout that holds one is refused,
+        # not the batch.
+        if "escape" in str(error):
+            try:
+                return json.loads(body), True
+            except (ValueError, RecursionError):
+                pass
+        raise problems.error("not-json", f"the body is not valid JSON: {error}") from None
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _id(rollout: Any, position: int) -> str:
+    given = rollout.get("id") if isinstance(rollout, Mapping) else None
+    if not isinstance(given, str) or len(given) > _LONGEST_ID or not _is_text(given):
+        return str(position)
+    return given
+
+
+def _item(rollout: Any, name: str) -> Item:
+    try:
+        return wire.Rollout.model_validate(rollout)
+    except ValidationError as error:
+        field, detail = _first(error)
+        return _refused(name, detail, field)
+
+
+def _refused(name: str, detail: str, field: str | None = None) -> wire.Failed:
+    return wire.Failed(id=name, error=problems.make("invalid-rollout", detail, field))
+
+
+def _first(error: ValidationError) -> tuple[str | None, str]:
+    """Field and message of the first error, and how many there are beside it."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first = errors[0]
+    field = ""
+    for part in first["loc"]:
+        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return field or None, (f"{field}: " if field else "") + message + more
+

@@ -1,0 +1,121 @@
+"""Errors as RFC 9457 problem details: one place for every type, title and status."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi.responses import Response
+
+from capo_client import wire
+from capo_service.admission import DrainingError, QueueFullError
+from capo_service.core.errors import InputError
+from capo_service.credit import NoValidCritiqueError
+from capo_service.engine.base import EngineBusyError, EngineDeadError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_SECONDS = 5  # for a service that is loading, draining or without its engine
+
+# name -> (status, title)
+TYPES = {
+    "invalid-request": (422, "The request is not valid"),
+    "invalid-rollout": (422, "The rollout is not valid"),
+    "no-outcome": (422, "The rollout has no outcome"),
+    "unreadable-reference": (422, "The reference holds no answer"),
+    "unknown-tokenizer": (422, "The tokenizer is not served"),
+    "tokens-disagree": (422, "Text and token ids disagree"),
+    "context-exceeded": (422, "The rollout exceeds the judge's context"),
+    "too-large": (413, "The rollout or request is too large"),
+    "not-json": (400, "The body is not JSON"),
+    "wrong-media-type": (415, "The content type is not JSON"),
+    "unauthorized": (401, "A valid API key is needed"),
+    "not-found": (404, "There is no such resource"),
+    "method-not-allowed": (405, "The method is not allowed here"),
+    "queue-full": (429, "The queue is full"),
+    "engine-busy": (429, "The judge is busy"),
+    "no-valid-critique": (502, "No critique could be read"),
+    "not-ready": (503, "The service is not ready"),
+    "draining": (503, "The service is stopping"),
+    "engine-dead": (503, "The judge's engine is dead"),
+    "deadline": (504, "The deadline has passed"),
+    "internal": (500, "The service failed"),
+}
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(self, problem: wire.Problem, headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+        self.headers = headers or {}
+
+
+def make(name: str, detail: str, field: str | None = None) -> wire.Problem:
+    """A problem of one of `TYPES`."""
+    status, title = TYPES[name]
+    return wire.Problem(
+        type=f"urn:capo:problem:{name}", title=title, status=status, detail=detail, field=field
+    )
+
+
+def error(name: str, detail: str, field: str | None = None, **headers: str) -> ProblemError:
+    """A problem of one of `TYPES`, to be raised."""
+    given = {key.replace("_", "-"): value for key, value in headers.items()}
+    return from_problem(make(name, detail, field), given)
+
+
+def from_problem(problem: wire.Problem, headers: dict[str, str] | None = None) -> ProblemError:
+    """A problem to be raised, with the headers that its status calls for."""
+    headers = dict(headers or {})
+    if problem.status in (429, 503):
+        headers.setdefault("Retry-After", str(_RETRY_SECONDS))
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return ProblemError(problem, headers)
+
+
+def explain(cause: BaseException) -> wire.Problem:
+    """The problem behind whatever stopped a rollout."""
+    match cause:
+        case InputError():
+            return make(cause.problem, cause.detail, cause.field)
+        case NoValidCritiqueError():
+            return make("no-valid-critique", str(cause))
+        case EngineDeadError():
+            return make("engine-dead", str(cause))
+        case EngineBusyError():
+            return make("engine-busy", str(cause))
+        case DrainingError():
+            return make("draining", "the service is stopping and takes no new work")
+        case QueueFullError():
+            return make("queue-full", str(cause))
+        case TimeoutError():
+            return make("deadline", "deadline_ms passed before the rollout was judged")
+    log.error("unexpected failure", exc_info=cause)
+    return make("internal", f"unexpected {type(cause).__name__}; the service's log has the trace")
+
+
+def response(problem: wire.Problem, headers: dict[str, str] | None = None) -> Response:
+    """A problem as the whole answer."""
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def openapi_responses() -> dict[int | str, dict[str, Any]]:
+    """The error responses of `POST /credit`, for its OpenAPI description."""
+    titles: dict[int, list[str]] = {}
+    for status, title in TYPES.values():
+        titles.setdefault(status, []).append(title)
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": "; ".join(names), "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status, names in sorted(titles.items())
+        if status not in (404, 405)
+    }

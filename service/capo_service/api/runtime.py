@@ -1,0 +1,238 @@
+"""What lives as long as the service: the judge, the queue, and the crediting of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from capo_client import wire
+from capo_service.admission import Admission, QueueFullError
+from capo_service.api import problems
+from capo_service.api.parsing import Batch
+from capo_service.cache import SingleFlight
+from capo_service.core.prompt import PromptTemplate
+from capo_service.core.vocabulary import TokenTable
+from capo_service.credit import Creditor, Judged, Policy, Prepared
+from capo_service.engine.base import Engine, EngineDeadError
+from capo_service.outcome import Verifier
+from capo_service.settings import Settings
+from capo_service.telemetry import Telemetry
+from capo_service.vocabularies import load_tables
+
+log = logging.getLogger(__name__)
+
+# A rollout below this size is prepared in about 2 ms; longer work leaves the event loop.
+_INLINE_CHARACTERS = 8_000
+_INLINE_TOKENS = 2_500
+
+Answer = wire.Credited | wire.Failed
+
+
+@dataclass(slots=True)
+class Clock:
+    """The longest that any rollout of a request waited, and was judged, in seconds."""
+
+    queue: float = 0.0
+    engine: float = 0.0
+
+
+class Runtime:
+    """One service. `on_failure` is called once if the judge cannot be loaded."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.telemetry = Telemetry()
+        self.admission = Admission(settings.max_queued, settings.max_running)
+        self.tokenizers: list[str] = []
+        self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
+        self._template = _load_template(settings.template)
+        self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
+        self._creditor: Creditor | None = None
+        self._on_failure = on_failure
+        self._loading: asyncio.Task[None] | None = None
+        watch = self.telemetry.watch
+        watch("capo_ready", "1 if the judge serves requests", lambda: float(self.why_not_ready is None))
+        watch("capo_accepted", "Rollouts accepted, not answered", lambda: self.admission.accepted)
+        watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
+
+    @property
+    def why_not_ready(self) -> wire.Problem | None:
+        """Why a request would be refused now, or None."""
+        if self.admission.draining:
+            return problems.make("draining", "the service is stopping and takes no new work")
+        if self._creditor is None:
+            return problems.make("not-ready", f"the judge {self.engine.model} is still loading")
+        if not self.engine.ready:
+            return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
+        return None
+
+    async def start(self) -> None:
+        """Begin to load the judge; the service answers that it is not ready meanwhile."""
+        self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await asyncio.gather(self.engine.start(), self._verifier.start())
+            tables = await asyncio.to_thread(
+                load_tables, self.settings.tokenizers, self.engine.model, self.engine.tokenizer_json
+            )
+        except Exception as error:
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            return
+        self.tokenizers = sorted(tables)
+        secret = self.settings.nonce_secret
+        self._creditor = Creditor(
+            self.engine,
+            self._verifier,
+            self._template,
+            tables,
+            secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
+            Policy(
+                style=self.settings.critique_style,
+                format=self.settings.critique_format,
+                max_characters=self.settings.max_characters,
+                max_response_tokens=self.settings.max_response_tokens,
+                max_steps=self.settings.max_steps,
+                max_critiques=self.settings.max_critiques,
+            ),
+        )
+
+    async def loaded(self) -> None:
+        """Wait until the judge is loaded; raises what stopped it."""
+        if self._loading is not None:
+            await self._loading
+
+    async def close(self) -> None:
+        """Let accepted work end, within `drain_seconds`, then give everything back."""
+        if not await self.admission.drain(self.settings.drain_seconds):
+            log.warning("stopped with %d rollouts unanswered", self.admission.accepted)
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self.engine.close()
+        await self._verifier.close()
+
+    async def credit(self, batch: Batch, clock: Clock) -> AsyncGenerator[tuple[int, Answer], None]:
+        """The answers of a batch with their positions, as they finish.
+
+        Raises:
+            ProblemError: the whole batch is refused: not ready, or no room.
+        """
+        if (problem := self.why_not_ready) is not None:
+            raise problems.from_problem(problem)
+        count = len(batch.items)
+        if count > self.admission.max_queued:
+            raise problems.error(
+                "too-large",
+                f"the request has {count} rollouts; this service queues {self.admission.max_queued}"
+                " at most (setting max_queued)",
+                "rollouts",
+            )
+        deadline = asyncio.get_running_loop().time() + batch.options.deadline_ms / 1000
+        name = secrets.token_hex(8)
+        try:
+            admitted = self.admission.admit(count)
+            with admitted:
+                tasks = {
+                    asyncio.create_task(self._answer(batch, position, name, deadline, clock)): (
+                        position
+                    )
+                    for position in range(count)
+                }
+                try:
+                    pending = set(tasks)
+                    while pending:
+                        done, pending = await asyncio.wait(
+                            pending, return_when=asyncio.FIRST_COMPLETED
+                        )
+                        for task in done:
+                            yield tasks[task], task.result()
+                finally:
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+        except QueueFullError as error:
+            raise problems.from_problem(
+                problems.explain(error), {"Retry-After": str(error.retry_after)}
+            ) from None
+
+    async def _answer(
+        self, batch: Batch, position: int, request: str, deadline: float, clock: Clock
+    ) -> Answer:
+        rollout, options, name = batch.items[position], batch.options, batch.ids[position]
+        if isinstance(rollout, wire.Failed):
+            self.telemetry.count(rollout)
+            return rollout
+        try:
+            async with asyncio.timeout_at(deadline):
+                (judged, queued), shared = await self._flights.run(
+                    _key(rollout, options), lambda: self._judge(rollout, options, request)
+                )
+            clock.queue = max(clock.queue, queued)
+            clock.engine = max(clock.engine, judged.engine_seconds)
+            full = judged.result.model_copy(update={"id": name, "cached": shared})
+            if shared:
+                full = full.model_copy(update={"usage": wire.Usage()})
+            self.telemetry.count(full)
+            return _select(full, options)
+        except Exception as error:
+            failed = wire.Failed(id=name, error=problems.explain(error))
+            self.telemetry.count(failed)
+            return failed
+
+    async def _judge(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str
+    ) -> tuple[Judged, float]:
+        """The judged rollout, and how many seconds it waited for its turn."""
+        if self._creditor is None:
+            raise EngineDeadError("the judge is not loaded")
+        asked = time.monotonic()
+        async with self.admission.turn(request):
+            queued = time.monotonic() - asked
+            prepared = await self._prepare(self._creditor, rollout, options)
+            return await self._creditor.judge(prepared, rollout, options), queued
+
+    async def _prepare(
+        self, creditor: Creditor, rollout: wire.Rollout, options: wire.CreditOptions
+    ) -> Prepared:
+        characters = sum(
+            len(text or "") for text in (rollout.response, rollout.question, rollout.reference)
+        )
+        tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
+        if characters <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
+            return creditor.prepare(rollout, options)
+        return await asyncio.to_thread(creditor.prepare, rollout, options)
+
+
+def _key(rollout: wire.Rollout, options: wire.CreditOptions) -> str:
+    """Everything that can change the credit, and nothing else."""
+    digest = hashlib.blake2b(rollout.model_dump_json(exclude={"id"}).encode(), digest_size=32)
+    digest.update(options.model_dump_json(exclude={"include", "deadline_ms"}).encode())
+    return digest.hexdigest()
+
+
+def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:
+    left_out = {"token_rewards", "critiques", "response"} - set(options.include)
+    return full.model_copy(update=dict.fromkeys(left_out))
+
+
+def _load_template(path: Path | None) -> PromptTemplate:
+    if path is not None:
+        return PromptTemplate(path.read_text(encoding="utf-8"), str(path))
+    built_in = resources.files("capo_service") / "templates" / "judge.j2"
+    return PromptTemplate(built_in.read_text(encoding="utf-8"), "the built-in template")

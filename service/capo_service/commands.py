@@ -1,0 +1,147 @@
+"""`capo serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+
+from capo_service.api.app import create_app
+from capo_service.engine.base import Engine
+from capo_service.settings import Settings, SettingsError, load
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="The judge: hub name, folder, or `embedded`.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="`vllm` (in process) or `openai`.")] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="Engine openai: base URL of the server.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="A prompt template in place of the built-in.")
+    ] = None,
+    critique_style: Annotated[
+        str | None, typer.Option(help="`verdict`, `brief` or `full`.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file of settings.", envvar="CAPO_CONFIG")
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option(help="A vLLM engine argument, as tensor_parallel_size=8; repeatable."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, as max_steps=1000; repeatable."),
+    ] = None,
+) -> None:
+    """Host a judge and answer POST /credit.
+
+    Settings come from these options, then from CAPO_* variables, then from --config.
+    """
+    options = {
+        "model": model, "engine": engine, "upstream": upstream, "host": host, "port": port,
+        "template": template, "critique_style": critique_style,
+    }  # fmt: skip
+    overrides = {name: value for name, value in options.items() if value is not None}
+    try:
+        overrides |= _pairs(setting, "--set")
+        if arguments := _pairs(engine_arg, "--engine-arg"):
+            overrides["engine_args"] = arguments
+        settings = load(config, **overrides)
+    except SettingsError as error:
+        typer.secho(f"capo serve: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    raise typer.Exit(run(settings))
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal; 1 if the judge could not be loaded."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # vLLM reports usage to its makers unless told otherwise; a judge may be nobody's business.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    failures: list[BaseException] = []
+
+    def on_failure(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    try:
+        app = create_app(settings, make_engine(settings), on_failure)
+    except ValueError as error:  # a template that is not valid
+        typer.secho(f"capo serve: {error}", err=True, fg="red")
+        return 2
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=settings.log_level == "debug",
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+            server_header=False,
+        )
+    )
+    try:
+        asyncio.run(server.serve())
+    except KeyboardInterrupt:
+        pass
+    for error in failures:
+        known = isinstance(error, ValueError)
+        log.error("the judge cannot be loaded: %s", error, exc_info=None if known else error)
+    return 1 if failures else 0
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine that the settings name."""
+    if settings.engine == "openai":
+        from capo_service.engine.openai import OpenAIEngine
+
+        key = settings.upstream_api_key
+        return OpenAIEngine(
+            settings.upstream or "",
+            settings.model,
+            api_key=key.get_secret_value() if key else None,
+            prompt_form=settings.prompt_form,
+            tokenizer=settings.tokenizer,
+            template_kwargs=settings.chat_template_kwargs,
+            concurrency=settings.upstream_concurrency,
+        )
+    from capo_service.engine.vllm import VllmEngine
+
+    return VllmEngine(settings.model, settings.engine_args, settings.chat_template_kwargs)
+
+
+def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:
+    """`name=value` pairs; values are JSON where they parse as such, else text."""
+    found: dict[str, Any] = {}
+    for pair in given or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"{option} {pair}: write name=value")
+        try:
+            found[name.strip().replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.strip().replace("-", "_")] = value
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run(load()))

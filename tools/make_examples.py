@@ -12,9 +12,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from capo_service.engine import embedded
+from tokenizers import Tokenizer
 
 OUT = Path(__file__).resolve().parent.parent / "client/capo_client/examples/rollouts.jsonl"
 END = "<|im_end|>"
@@ -25,7 +24,9 @@ def collatz(start: int) -> tuple[str, int]:
     while n != 1:
         after = n // 2 if n % 2 == 0 else 3 * n + 1
         why = f"{n} / 2" if n % 2 == 0 else f"3 * {n} + 1"
-        steps.append(f"{n} is {'even' if n % 2 == 0 else 'odd'}, so the next number is {why} = {after}.")
+        steps.append(
+            f"{n} is {'even' if n % 2 == 0 else 'odd'}, so the next number is {why} = {after}."
+        )
         n = after
     moves = len(steps) - 1
     steps.append(f"That took {moves} moves.\n\n#### {moves}")
@@ -61,9 +62,9 @@ EXAMPLES: list[dict[str, object]] = [
         "id": "bakery-lucky",
         "question": BAKERY,
         "reference": "#### 170",
-        "known_wrong": [1, 2],
+        "known_wrong": [1],
         "response": "The bakery bakes 12 * 8 = 96 rolls.\n\nAfter the morning 96 - 75 = 20 rolls are "
-        "left.\n\nHalf of 20 is 10, but one roll fell down, so it sells 10 rolls anyway.\n\nIn all "
+        "left.\n\nHalf of 20 is 10, so it sells 10 rolls in the afternoon.\n\nIn all "
         "it sells 75 + 10 = 85 rolls.\n\nAt 2 euros each that is 85 * 2 = 170 euros.\n\n#### 170",
     },
     {

@@ -1,9 +1,9 @@
 """Client of the CAPO reward service: send rollouts, get back the credit of every token.
 
-    from capo_client import CreditClient, Rollout
+from capo_client import CreditClient, Rollout
 
-    with CreditClient("http://localhost:8000") as client:
-        batch = client.credit([Rollout(question=..., response=..., outcome=1.0)])
+with CreditClient("http://localhost:8000") as client:
+    batch = client.credit([Rollout(question=..., response=..., outcome=1.0)])
 """
 
 from capo_client.arrays import padded_token_rewards

@@ -362,9 +362,7 @@ class AsyncCreditClient(_Base):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _send(
-        self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
-    ) -> None:
+    async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
         while not chunk.done:
             request = self._http.build_request(
                 "POST", "/credit", content=chunk.body(), headers=_HEADERS, timeout=chunk.timeout()

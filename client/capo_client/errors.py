@@ -1,13 +1,13 @@
 """Everything the client raises, in one tree.
 
-    CapoError
-      UnavailableError         the service cannot be reached, is full, or is not ready
-      DeadlineExceededError    the call's own deadline passed
-      InvalidResponseError     the answer is not of this wire; is the URL a capo service?
-      ProblemResponseError     the service refused the request (RFC 9457 problem)
-        InvalidRequestError    ... because of what was sent
-        UnauthorizedError      ... because of the API key
-      CreditFailedError        some rollouts were not credited (raised on request)
+CapoError
+  UnavailableError         the service cannot be reached, is full, or is not ready
+  DeadlineExceededError    the call's own deadline passed
+  InvalidResponseError     the answer is not of this wire; is the URL a capo service?
+  ProblemResponseError     the service refused the request (RFC 9457 problem)
+    InvalidRequestError    ... because of what was sent
+    UnauthorizedError      ... because of the API key
+  CreditFailedError        some rollouts were not credited (raised on request)
 """
 
 from __future__ import annotations

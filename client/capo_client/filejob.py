@@ -37,9 +37,7 @@ class FileJob:
 
     def __post_init__(self) -> None:
         self._lines = {
-            number: line
-            for number, line in enumerate(self._read_source(), start=1)
-            if line.strip()
+            number: line for number, line in enumerate(self._read_source(), start=1) if line.strip()
         }
         self._prints = {number: self._print(line) for number, line in self._lines.items()}
         self.results: dict[int, str] = {}
@@ -73,16 +71,16 @@ class FileJob:
         if not self.target.exists():
             return
         for text in self.target.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not text.endswith("\n"):
+                continue
             try:
-                record = json.loads(text) if text.endswith("\n") else None
+                record = json.loads(text)
                 number, mark, status = record["line"], record["of"], record["status"]
             except (ValueError, TypeError, KeyError):
-                if text.endswith("\n"):
-                    raise FileJobError(
-                        f"{self.target} holds a line that capo credit did not write; choose "
-                        "another --out"
-                    ) from None
-                continue
+                raise FileJobError(
+                    f"{self.target} holds a line that capo credit did not write; choose another "
+                    "--out"
+                ) from None
             if self._prints.get(number) != mark:
                 raise FileJobError(
                     f"{self.target} holds results of another input or of other options (line "
@@ -172,5 +170,3 @@ def _parse(line: str, number: int) -> Mapping[str, Any] | wire.Failed:
 
 def _is_unfinished(result: wire.Credited | wire.Failed) -> bool:
     return isinstance(result, wire.Failed) and result.error.status in _UNFINISHED
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class SingleFlight(Generic[T]):
         if flight is None:
             flight = _Flight(asyncio.create_task(work()))
             self._flights[key] = flight
-            flight.task.add_done_callback(lambda _, mine=flight: self._land(key, mine))
+            flight.task.add_done_callback(partial(self._landed, key, flight))
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task), shared
@@ -41,6 +42,9 @@ class SingleFlight(Generic[T]):
             if not flight.waiters and not flight.task.done():
                 self._land(key, flight)  # nobody may join a task that is being cancelled
                 flight.task.cancel()
+
+    def _landed(self, key: str, flight: _Flight[T], _: asyncio.Task[T]) -> None:
+        self._land(key, flight)
 
     def _land(self, key: str, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -56,7 +57,9 @@ def serve(
         "model": model, "engine": engine, "upstream": upstream, "host": host, "port": port,
         "template": template, "critique_style": critique_style,
     }  # fmt: skip
-    overrides = {name: value for name, value in options.items() if value is not None}
+    overrides: dict[str, Any] = {
+        name: value for name, value in options.items() if value is not None
+    }
     try:
         overrides |= _pairs(setting, "--set")
         if arguments := _pairs(engine_arg, "--engine-arg"):
@@ -99,13 +102,11 @@ def run(settings: Settings) -> int:
             server_header=False,
         )
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(server.serve())
-    except KeyboardInterrupt:
-        pass
-    for error in failures:
-        known = isinstance(error, ValueError)
-        log.error("the judge cannot be loaded: %s", error, exc_info=None if known else error)
+    for failure in failures:
+        known = isinstance(failure, ValueError)
+        log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)
     return 1 if failures else 0
 
 

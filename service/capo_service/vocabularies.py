@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from capo_service.core.vocabulary import TokenTable
@@ -19,10 +20,8 @@ def load_tables(
     """
     tables = {name: TokenTable.from_json(name, _read(name, place)) for name, place in named.items()}
     if judge_json is not None and judge not in tables:
-        try:
+        with suppress(ValueError):  # of a kind that cannot be aligned, and nobody named it
             tables[judge] = TokenTable.from_json(judge, json.loads(judge_json))
-        except ValueError:  # of a kind that cannot be aligned: nobody asked for it by name
-            pass
     return tables
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
+from capo_client import wire
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from capo_client import wire
 from capo_service.api import problems
 
 Item = wire.Rollout | wire.Failed
@@ -146,4 +146,3 @@ def _first(error: ValidationError) -> tuple[str | None, str]:
         message = "unknown field"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return field or None, (f"{field}: " if field else "") + message + more
-

@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 
 from capo_client import wire
+
 from capo_service.admission import Admission, QueueFullError
 from capo_service.api import problems
 from capo_service.api.parsing import Batch
 from capo_service.cache import SingleFlight
 from capo_service.core.prompt import PromptTemplate
-from capo_service.core.vocabulary import TokenTable
 from capo_service.credit import Creditor, Judged, Policy, Prepared
 from capo_service.engine.base import Engine, EngineDeadError
 from capo_service.outcome import Verifier
@@ -64,7 +64,11 @@ class Runtime:
         self._on_failure = on_failure
         self._loading: asyncio.Task[None] | None = None
         watch = self.telemetry.watch
-        watch("capo_ready", "1 if the judge serves requests", lambda: float(self.why_not_ready is None))
+        watch(
+            "capo_ready",
+            "1 if the judge serves requests",
+            lambda: float(self.why_not_ready is None),
+        )
         watch("capo_accepted", "Rollouts accepted, not answered", lambda: self.admission.accepted)
         watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
 

@@ -107,9 +107,10 @@ def token_spans(alignment: Alignment, steps: Sequence[Span]) -> list[Span]:
     for step_start, step_end in steps[1:]:
         content = _first_non_blank(text, step_start, step_end)
         token = max(bisect_right(ends, content), bounds[-1])
-        while token < len(ends) and not content <= _first_non_blank(
-            text, starts[token], ends[token]
-        ) < ends[token]:
+        while (
+            token < len(ends)
+            and not content <= _first_non_blank(text, starts[token], ends[token]) < ends[token]
+        ):
             token += 1
         bounds.append(token)
     return list(pairwise([*bounds, len(ends)]))
@@ -139,12 +140,12 @@ def _join_bytes(pieces: list[str | bytes]) -> Alignment:
     for piece in pieces:
         raw = piece.encode() if isinstance(piece, str) else piece
         held, _ = decoder.getstate()
-        # Held bytes that this token does not continue become a U+FFFD of the tokens before.
-        starts.append(length + 1 if held and raw and not _continues(held, raw) else length)
+        # Bytes held back are the beginning of a character, which both tokens touch; those that
+        # this token does not continue are a U+FFFD of the tokens before.
+        starts.append(length + (1 if held and not _continues(held, raw) else 0))
         out.append(decoder.decode(raw))
         length += len(out[-1])
-        # Bytes held back are the beginning of the next character, which this token touches.
-        ends.append(length + (1 if piece and decoder.getstate()[0] else 0))
+        ends.append(length + (1 if decoder.getstate()[0] else 0))
     out.append(decoder.decode(b"", True))
     return Alignment("".join(out), starts, ends)
 
@@ -164,15 +165,16 @@ def _join_runs(pieces: list[str | bytes]) -> Alignment:
     spans: list[Span] = []
     length = 0
     texts = (piece for piece in pieces if piece)  # a special token does not end a run
-    for is_text, group in groupby(texts, lambda piece: isinstance(piece, str)):
-        if is_text:
-            characters = list(group)
+    for kind, group in groupby(texts, type):
+        if kind is str:
+            characters = [piece for piece in group if isinstance(piece, str)]
             sizes = [1] * len(characters)
         else:
-            characters, sizes = _decode_run(b"".join(group))
-        for piece, size in zip(characters, sizes, strict=True):
-            spans += [(length, length + len(piece))] * size
-            length += len(piece)
+            run = b"".join(piece for piece in group if isinstance(piece, bytes))
+            characters, sizes = _decode_run(run)
+        for text, size in zip(characters, sizes, strict=True):
+            spans += [(length, length + len(text))] * size
+            length += len(text)
         out += characters
     found = iter(spans)
     starts, ends = [], []

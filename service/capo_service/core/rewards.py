@@ -1,12 +1,12 @@
 """Outcome and voted steps -> step rewards -> token rewards.
 
-| scheme            | reward of step s, with penalty p_s in [0, 1] and outcome r_v in [0, 1]        |
-|-------------------|-------------------------------------------------------------------------------|
-| `capo`            | r_v * W_whole - p_s * W_process (CAPO, eq. 1)                                 |
-| `process_only`    | -p_s * W_process; needs no outcome                                            |
-| `first_error`     | as `capo`, but from the first wrong step on every step is penalised (VPPO)    |
-| `flawed_positive` | r_v * (W_whole - max(p) * W_process): a right answer with flaws is penalised  |
-|                   | as a whole, a wrong one is not penalised twice (FAPO)                         |
+| scheme            | reward of step s, with penalty p_s in [0, 1] and outcome r_v in [0, 1]      |
+|-------------------|------------------------------------------------------------------------------|
+| `capo`            | r_v * W_whole - p_s * W_process (CAPO, eq. 1)                               |
+| `process_only`    | -p_s * W_process; needs no outcome                                          |
+| `first_error`     | as `capo`, but from the first wrong step on every step is penalised (VPPO)  |
+| `flawed_positive` | r_v * (W_whole - max(p) * W_process): a right answer with flaws is penalised|
+|                   | as a whole, a wrong one is not penalised twice (FAPO)                       |
 """
 
 from __future__ import annotations

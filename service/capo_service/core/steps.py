@@ -24,7 +24,7 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _NEWLINE = re.compile(r"\n\s*")
 # A run of full stops is looked at once, from its first character: linear even for "......".
 _SENTENCE_END = re.compile(
-    r"""(?<![.!?…])[.!?…]++["'”’)\]}*_]*+\s+|[。！？]++["”’」』)]*+\s*|\n\s*"""
+    r"""(?<![.!?…])[.!?…]++["'”’)\]}*_]*+\s+|[。！？]++["”’」』)]*+\s*|\n\s*"""  # noqa: RUF001  # typographic quotes and full stops are meant
 )
 _NOT_AN_END = re.compile(
     r"(?:(?:^|\n)\s*\(?\d{1,3}|\b(?:Mr|Mrs|Ms|Dr|St|vs|cf|e\.g|i\.e|approx|Eq|Fig|No))\Z"

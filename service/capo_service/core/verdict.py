@@ -9,6 +9,7 @@ suffices (a token spells at least one character). `tag` is the paper's free text
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class OutputFormat:
 
     @classmethod
     def fitting(cls, n_steps: int, style: Style, max_tokens: int) -> OutputFormat | None:
-        """The shape for a style, its analysis cut to `max_tokens`; None if steps alone exceed it."""
+        """The shape for a style, cut to `max_tokens`; None if the steps alone exceed it."""
         wanted = ANALYSIS_CHARACTERS[style]
         bare = cls(n_steps, 0)
         if bare.max_tokens() > max_tokens:
@@ -126,11 +127,8 @@ def read(text: str, n_steps: int, *, truncated: bool = False) -> Verdict:
     The last list in the text counts. `truncated`: the text was cut off by the token limit, so a
     list that is not closed may lack steps or digits.
     """
-    tag = json_list = None
-    for tag in _OPEN.finditer(text):
-        pass
-    for json_list in _JSON_KEY.finditer(text):
-        pass
+    tag = _last(_OPEN, text)
+    json_list = _last(_JSON_KEY, text)
     if json_list is not None and (tag is None or json_list.start() > tag.start()):
         end = text.find("]", json_list.end())
         if end < 0:
@@ -148,6 +146,11 @@ def read(text: str, n_steps: int, *, truncated: bool = False) -> Verdict:
     if truncated and not ended:
         return Verdict(None, "the list of wrong steps was cut off")
     return _read_list(line, n_steps)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
 
 
 def _read_list(body: str, n_steps: int) -> Verdict:

@@ -126,9 +126,14 @@ class TokenTable:
         """`pieces` with the content of special tokens, or None where there are none."""
         if self.special.keys().isdisjoint(ids):
             return None
-        return [
-            self.special.get(index, piece) for index, piece in zip(ids, pieces, strict=True)
-        ]
+        spelled = [self.special.get(index, piece) for index, piece in zip(ids, pieces, strict=True)]
+        if self.firsts is not None:  # words have a blank before them, save for the very first
+            for position, index in enumerate(ids):
+                if position and index in self.special:
+                    spelled[position] = " " + self.special[index]
+                elif position:
+                    spelled[position] = self.pieces[index] or ""
+        return spelled
 
     def leading_blanks(self, pieces: Sequence[str | bytes], text: str) -> int:
         """How many leading blanks decoding drops from `text`, which the pieces spell."""

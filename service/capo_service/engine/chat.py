@@ -78,7 +78,7 @@ class PromptEncoder:
             index
             for position, original in enumerate(ids)
             for index in (
-                self._spell(self._untrusted.id_to_token(original))
+                self._spell(self._untrusted.id_to_token(original) or "")
                 if original in self.control_ids
                 else ids[position : position + 1]
             )

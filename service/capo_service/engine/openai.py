@@ -125,7 +125,9 @@ class OpenAIEngine:
                 ) from error
             return {}
         except httpx.HTTPError as error:
-            raise ValueError(f"upstream {self._http.base_url} cannot be reached: {error}") from error
+            raise ValueError(
+                f"upstream {self._http.base_url} cannot be reached: {error}"
+            ) from error
         except (KeyError, TypeError, ValueError):
             return {}
         if cards and self.model not in cards:
@@ -133,7 +135,8 @@ class OpenAIEngine:
                 f"upstream {self._http.base_url} has no model {self.model!r}; it has "
                 f"{', '.join(sorted(cards)[:20])}"
             )
-        return cards.get(self.model, {})
+        card: dict[str, Any] = cards.get(self.model, {})
+        return card
 
     async def _watch_upstream(self) -> None:
         while True:

@@ -72,9 +72,7 @@ def test_text_with_blanks_lost_or_gained_at_its_ends_aligns_the_same(kind: str, 
     decoded = tokenizer(kind).decode(ids)
     whole = align(table(kind), ids, decoded)
     stripped = align(table(kind), ids, decoded.strip())
-    owners = [
-        spread(token_spans(each, steps.sentence(each.text))) for each in (whole, stripped)
-    ]
+    owners = [spread(token_spans(each, steps.sentence(each.text))) for each in (whole, stripped)]
     assert owners[0] == owners[1]
 
 

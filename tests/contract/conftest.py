@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kit_service import Service, serving, settings
+
+from capo_service.engine.base import Sampling
+from capo_service.engine.scripted import ScriptedEngine
+
+
+def second_step_wrong(prompt: str, sampling: Sampling) -> str:
+    """A judge that calls every step that says WRONG wrong."""
+    import re
+
+    found = re.findall(r"<step_(\d+) [0-9a-f]{8}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
+    wrong = [int(index) for index, text in found if "WRONG" in text]
+    return f'{{"analysis": "as told", "incorrect_steps": {wrong}}}'
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder: Path = tmp_path_factory.mktemp("tokenizers")
+    limits: dict[str, Any] = {
+        "max_rollouts": 50, "max_body_bytes": 1 << 20, "max_characters": 60_000, "max_steps": 40,
+        "max_response_tokens": 20_000,
+    }  # fmt: skip
+    with serving(ScriptedEngine(second_step_wrong), settings(folder, **limits)) as running:
+        yield running
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        yield client

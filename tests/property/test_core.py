@@ -1,0 +1,175 @@
+"""Laws of segmenting, voting, rewards, verdicts and grammar."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import xgrammar
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from capo_service.core import rewards, steps, verdict, voting
+from capo_service.core.errors import InputError
+from capo_service.core.verdict import OutputFormat
+
+METHODS = ("greedy", "intersection", "majority", "union", "average")
+SEGMENTERS = (steps.blank_line, steps.newline, steps.sentence)
+TEXTS = st.lists(
+    st.sampled_from(["a", "B", ".", "!", "。", "\n", "\n\n", " ", "\t", "1.", "e.g. ", '"', "\r\n", "\u3000"]),
+    max_size=30,
+).map("".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("segmenter", SEGMENTERS)
+@given(text=TEXTS)
+def test_steps_tile_the_text_and_none_is_blank(segmenter: object, text: str) -> None:
+    spans = segmenter(text)  # type: ignore[operator]
+    assert bool(spans) == bool(text.strip())
+    if spans:
+        assert "".join(text[a:b] for a, b in spans) == text
+        assert all(text[a:b].strip() for a, b in spans)
+        assert steps.given(text, spans) == spans
+
+
+@given(text=TEXTS, pattern=st.text(max_size=8), cut=st.sampled_from(["before", "after"]))
+def test_any_pattern_tiles_the_text_or_is_refused(text: str, pattern: str, cut: str) -> None:
+    try:
+        spans = steps.by_pattern(text, pattern, cut)  # type: ignore[arg-type]
+    except InputError as error:
+        assert error.field == "segment.pattern"
+        return
+    assert "".join(text[a:b] for a, b in spans) == (text if text.strip() else "")
+
+
+def critiques(n_steps: int) -> st.SearchStrategy[frozenset[int] | None]:
+    return st.none() | st.frozensets(st.integers(0, n_steps - 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(data=st.data())
+def test_votes_are_those_of_the_paper(method: str, data: st.DataObject) -> None:
+    n_steps = data.draw(st.integers(1, 4))
+    cast = data.draw(st.lists(critiques(n_steps), min_size=1, max_size=7))
+    valid = [c for c in cast if c is not None]
+    counts, count_valid = voting.count_votes(cast, n_steps)
+    if not valid:
+        with pytest.raises(ValueError, match="no valid critique"):
+            voting.penalties(method, counts, count_valid)  # type: ignore[arg-type]
+        return
+    found = voting.penalties(method, counts, count_valid)  # type: ignore[arg-type]
+    for step in range(n_steps):
+        named = [step in critique for critique in valid]
+        expected = {
+            "greedy": all(named),
+            "intersection": all(named),
+            "majority": any(named) and sum(named) >= len(valid) / 2,
+            "union": any(named),
+            "average": sum(named) / len(valid),
+        }[method]
+        assert found[step] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_vote_is_decided_exactly_when_no_further_critique_can_change_it(
+    method: str, data: st.DataObject
+) -> None:
+    """Every way that the remaining critiques can end is tried out."""
+    n_steps = data.draw(st.integers(1, 2))
+    remaining = data.draw(st.integers(0, 3))
+    cast = data.draw(st.lists(critiques(n_steps), min_size=1, max_size=5))
+    subsets = [
+        frozenset(c) for size in range(n_steps + 1)
+        for c in itertools.combinations(range(n_steps), size)
+    ]  # fmt: skip
+    ends = set()
+    for more in itertools.product([None, *subsets], repeat=remaining):
+        counts, valid = voting.count_votes([*cast, *more], n_steps)
+        ends.add(
+            tuple(voting.penalties(method, counts, valid)) if valid else "error"  # type: ignore[arg-type]
+        )
+    counts, valid = voting.count_votes(cast, n_steps)
+    decided = voting.decided(method, counts, valid, remaining)  # type: ignore[arg-type]
+    if method == "average" and remaining:
+        assert not decided  # never claimed, though all may agree already
+    else:
+        assert decided == (len(ends) == 1)
+
+
+@given(
+    outcome=st.floats(0, 1),
+    penalties=st.lists(st.floats(0, 1), min_size=1, max_size=9),
+    w_whole=st.floats(-5, 5),
+    w_process=st.floats(-5, 5),
+    sizes=st.lists(st.integers(0, 5), min_size=9, max_size=9),
+)
+def test_every_token_gets_equation_1_once(
+    outcome: float, penalties: list[float], w_whole: float, w_process: float, sizes: list[int]
+) -> None:
+    edges = [0, *itertools.accumulate(sizes[: len(penalties)])]
+    spans = list(itertools.pairwise(edges))
+    per_step = rewards.step_rewards("capo", penalties, outcome, w_whole, w_process)
+    found = rewards.token_rewards(per_step, spans)
+    assert len(found) == edges[-1]
+    for token, reward in enumerate(found):
+        step = next(s for s, (a, b) in enumerate(spans) if a <= token < b)
+        assert reward == outcome * w_whole - penalties[step] * w_process
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_steps=st.integers(1, 30),
+    style=st.sampled_from(["verdict", "brief", "full"]),
+    data=st.data(),
+)
+def test_the_grammar_takes_every_verdict_and_max_tokens_suffices(
+    n_steps: int, style: str, data: st.DataObject
+) -> None:
+    wrong = data.draw(st.sets(st.integers(0, n_steps - 1)))
+    budget = data.draw(st.integers(1, 3000))
+    shape = OutputFormat.fitting(n_steps, style, budget)  # type: ignore[arg-type]
+    bare = OutputFormat(n_steps, 0)
+    assert (shape is None) == (bare.max_tokens() > budget)
+    assume(shape is not None)
+    assert shape is not None and shape.max_tokens() <= budget
+    analysis = "x" * shape.analysis_characters
+    fields = {"analysis": analysis} if analysis else {}
+    text = json.dumps({**fields, "incorrect_steps": sorted(wrong)})
+    assert accepts(shape.grammar(), text)
+    assert len(text) + 1 <= shape.max_tokens()
+    assert verdict.read(text, n_steps) == verdict.Verdict(frozenset(wrong))
+    for bad in ([n_steps], [0, 0], [*sorted(wrong, reverse=True)] if len(wrong) > 1 else [-1]):
+        assert not accepts(shape.grammar(), json.dumps({**fields, "incorrect_steps": bad})), (
+            "a step that does not exist, twice, or out of order"
+        )
+
+
+def accepts(grammar: str, text: str) -> bool:
+    """Whether the whole text is in the grammar, by the library that vLLM decodes with."""
+    matcher = xgrammar.GrammarMatcher(_compiled(grammar), terminate_without_stop_token=True)
+    return bool(matcher.accept_string(text) and matcher.is_terminated())
+
+
+def _compiled(grammar: str) -> xgrammar.CompiledGrammar:
+    vocabulary = [chr(code) for code in range(32, 127)] + ["</s>"]
+    info = xgrammar.TokenizerInfo(
+        vocabulary, vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[len(vocabulary) - 1]
+    )
+    return xgrammar.GrammarCompiler(info).compile_grammar(grammar)
+
+
+@given(
+    text=st.text(alphabet='<>/incorrect_steps 0123,-*[]{}":\n', max_size=200), n=st.integers(1, 9)
+)
+def test_whatever_a_critique_says_it_names_steps_that_exist_or_is_invalid(
+    text: str, n: int
+) -> None:
+    for truncated in (False, True):
+        found = verdict.read(text, n, truncated=truncated)
+        if found.wrong is None:
+            assert found.reason
+        else:
+            assert found.wrong <= set(range(n))

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from kit import tokenizer
 
 from capo_service.api.app import create_app
 from capo_service.api.runtime import Runtime
 from capo_service.engine.base import Engine
 from capo_service.settings import Settings
+from kit import tokenizer
 
 READY_SECONDS = 60
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from capo_service.engine import embedded
 from tokenizers import Tokenizer
+
+from capo_service.engine import embedded
 
 OUT = Path(__file__).resolve().parent.parent / "client/capo_client/examples/rollouts.jsonl"
 END = "<|im_end|>"

@@ -22,6 +22,7 @@ Answer = wire.Credited | wire.Failed
 RolloutLike = wire.Rollout | Mapping[str, Any]
 
 _RESULT: TypeAdapter[Answer] = TypeAdapter(wire.Result)
+_NOT_FINAL = RETRYABLE | {504}  # at 504 our own deadline has passed too, or is about to
 _CONNECT_SECONDS = 5.0
 _GRACE_SECONDS = 5.0  # the service answers 504 at the deadline; wait a little for that answer
 
@@ -132,7 +133,7 @@ class Chunk:
             rollout = self._pending[position]
         except (ValueError, KeyError, TypeError) as error:
             raise errors.InvalidResponseError(f"not a result: {line[:200]!r}") from error
-        if isinstance(result, wire.Failed) and result.error.status in RETRYABLE:
+        if isinstance(result, wire.Failed) and result.error.status in _NOT_FINAL:
             self._last = result.error
             return None
         self._progress = True

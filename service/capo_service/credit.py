@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from capo_client import wire
-
 from capo_service.core import alignment, rewards, steps, verdict, voting
 from capo_service.core.alignment import Alignment
 from capo_service.core.errors import InputError

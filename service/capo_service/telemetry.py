@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capo_client import wire
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from capo_client import wire
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 

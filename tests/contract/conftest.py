@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from kit_service import Service, serving, settings
 
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine
+from kit_service import Service, serving, settings
 
 
 def second_step_wrong(prompt: str, sampling: Sampling) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from kit import tokenizer
 
 GOOD = "12 + 30 = 42\n\nhalf of it is WRONG 20\n\nso the answer is 7"

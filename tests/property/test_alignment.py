@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import CORPUS, KINDS, owner_by_definition, spread, table, tokenizer
 
 from capo_service.core import steps
 from capo_service.core.alignment import align, from_offsets, token_spans
 from capo_service.core.errors import InputError
+from kit import CORPUS, KINDS, owner_by_definition, spread, table, tokenizer
 
 PIECES = st.sampled_from(
     ["So ", "12", "\n\n", "\n", " ", "é", "因此", "🏃‍♀️", "½", ". ", "<0x41>", "<think>", "Then x",
@@ -94,7 +96,7 @@ def test_any_steps_hold_every_token_once(text: str, data: st.DataObject) -> None
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=8)))
     edges = [0, *cuts, len(text)]
     try:
-        spans = steps.given(text, list(zip(edges, edges[1:], strict=False)))
+        spans = steps.given(text, list(pairwise(edges)))
     except InputError:
         return
     found = token_spans(align(table("gpt2"), encoding.ids, text), spans)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from kit import spread, table, tokenizer
 
 from capo_service.core import steps
 from capo_service.core.alignment import align, from_offsets, token_spans
 from capo_service.core.errors import InputError
 from capo_service.core.vocabulary import TokenTable
+from kit import spread, table, tokenizer
 
 
 def owners(kind: str, ids: list[int], text: str | None = None) -> list[int]:
@@ -150,7 +150,7 @@ def test_no_tokens_align_to_no_text() -> None:
 
 def test_a_decoder_of_another_kind_is_refused_by_name() -> None:
     data = {"model": {"vocab": {"a": 0}}, "decoder": {"type": "CTC"}, "added_tokens": []}
-    with pytest.raises(ValueError, match="CTC.*token_offsets"):
+    with pytest.raises(ValueError, match=r"CTC.*token_offsets"):
         TokenTable.from_json("odd", data)
 
 

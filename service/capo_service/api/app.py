@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar, get_args
 
-from capo_client import wire
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
@@ -20,6 +19,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from capo_client import wire
 from capo_service.api import problems
 from capo_service.api.parsing import Batch, parse, read_body
 from capo_service.api.problems import ProblemError
@@ -130,7 +130,8 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             batch = await _off_loop(len(body), parse, body, settings.max_rollouts)
             call = _Call(runtime, batch, started)
             if NDJSON in request.headers.get("accept", ""):
-                response: Response = await _Stream.begin(call)
+                begun = _Stream.begin(call)
+                response: Response = await _until_disconnect(request.receive, begun)
             else:
                 response = await _until_disconnect(request.receive, call.respond())
             status = response.status_code

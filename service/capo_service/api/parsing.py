@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
-from capo_client import wire
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from capo_client import wire
 from capo_service.api import problems
 
 Item = wire.Rollout | wire.Failed

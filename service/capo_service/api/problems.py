@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from capo_client import wire
 from fastapi.responses import Response
 
+from capo_client import wire
 from capo_service.admission import DrainingError, QueueFullError
 from capo_service.core.errors import InputError
 from capo_service.credit import NoValidCritiqueError

@@ -13,7 +13,6 @@ from importlib import resources
 from pathlib import Path
 
 from capo_client import wire
-
 from capo_service.admission import Admission, QueueFullError
 from capo_service.api import problems
 from capo_service.api.parsing import Batch

@@ -21,6 +21,8 @@ from capo_service.core.loose import fit_loosely
 from capo_service.core.steps import Span
 from capo_service.core.vocabulary import TokenTable
 
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
@@ -137,15 +139,22 @@ def _join_bytes(pieces: list[str | bytes]) -> Alignment:
     out: list[str] = []
     starts, ends = [], []
     length = 0
+    held = b""  # the beginning of a character, which the tokens on both sides of it touch
     for piece in pieces:
-        raw = piece.encode() if isinstance(piece, str) else piece
-        held, _ = decoder.getstate()
-        # Bytes held back are the beginning of a character, which both tokens touch; those that
-        # this token does not continue are a U+FFFD of the tokens before.
-        starts.append(length + (1 if held and not _continues(held, raw) else 0))
-        out.append(decoder.decode(raw))
-        length += len(out[-1])
-        ends.append(length + (1 if decoder.getstate()[0] else 0))
+        start = length
+        if isinstance(piece, str) and not held:
+            text = piece
+        else:
+            raw = piece.encode() if isinstance(piece, str) else piece
+            text = decoder.decode(raw)
+            # Bytes that this token does not continue are a U+FFFD of the tokens before.
+            if held and text[:1] == _REPLACEMENT and not _continues(held, raw):
+                start += 1
+            held = decoder.getstate()[0]
+        out.append(text)
+        length += len(text)
+        starts.append(start)
+        ends.append(length + 1 if held else length)
     out.append(decoder.decode(b"", True))
     return Alignment("".join(out), starts, ends)
 
@@ -191,7 +200,7 @@ def _decode_run(run: bytes) -> tuple[list[str], list[int]]:
     try:
         characters = list(run.decode())
     except UnicodeDecodeError:
-        return ["\N{REPLACEMENT CHARACTER}"] * len(run), [1] * len(run)
+        return [_REPLACEMENT] * len(run), [1] * len(run)
     return characters, [len(character.encode()) for character in characters]
 
 

@@ -1,0 +1,146 @@
+"""The `capo` command, as a process of its own, against a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from capo_service.engine.scripted import ScriptedEngine
+from kit_service import Service, serving, settings
+
+
+def capo(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "capo_client", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )  # fmt: skip
+
+
+def write(path: Path, *rollouts: object) -> Path:
+    lines = (r if isinstance(r, str) else json.dumps(r) for r in rollouts)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def good(number: int) -> dict[str, object]:
+    return {"id": f"r{number}", "question": "q", "response": f"a\n\nb {number}", "outcome": 1}
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_version_and_info(service: Service) -> None:
+    assert capo("--version").stdout.startswith("capo-credit 0.")
+    shown = capo("info", CAPO_URL=service.url).stdout
+    assert "scripted" in shown and "max_steps 40" in shown
+    refused = capo("info", "--url", "http://127.0.0.1:9")
+    assert refused.returncode == 1 and "cannot be reached" in refused.stderr
+
+
+def test_a_file_is_credited_line_by_line_with_bad_lines_in_their_place(
+    service: Service, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "in.jsonl", good(0), "{torn", "", good(1), {"question": "q"}, "[]")
+    out = tmp_path / "out.jsonl"
+    done = capo("credit", source, "--out", out, "--url", service.url)
+    assert done.returncode == 1, done.stderr
+    assert "2 of 5 rollouts credited, 3 errors" in done.stdout
+    assert [(r["line"], r["status"]) for r in lines(out)] == [
+        (1, "ok"), (2, "error"), (4, "ok"), (5, "error"), (6, "error"),
+    ]  # fmt: skip
+    again = capo("credit", source, "--out", out, "--url", "http://127.0.0.1:9")
+    assert "2 of 5 rollouts credited" in again.stdout, "all is done: nothing is sent"
+    changed = write(tmp_path / "in.jsonl", good(5))
+    refused = capo("credit", changed, "--out", out, "--url", service.url)
+    assert refused.returncode == 2 and "another input" in refused.stderr
+
+
+def test_a_job_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", *map(good, range(40)))
+    out = tmp_path / "out.jsonl"
+    engine = ScriptedEngine(delay=0.1)
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        command = [sys.executable, "-m", "capo_client", "credit", str(source), "--out", str(out)]
+        job = subprocess.Popen([*command, "--url", service.url, "--batch-size", "4"])
+        until = time.monotonic() + 60
+        while not out.exists() or len(out.read_text().splitlines()) < 5:
+            assert time.monotonic() < until and job.poll() is None
+            time.sleep(0.05)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        with out.open("a") as file:
+            file.write('{"line": 39, "of": "to')  # a line that the kill cut off
+        before = {r["line"]: r for r in lines_that_are_whole(out)}
+        engine.delay = 0
+        resumed = capo("credit", source, "--out", out, "--url", service.url)
+        assert resumed.returncode == 0, resumed.stderr
+    found = lines(out)
+    assert [r["line"] for r in found] == list(range(1, 41))
+    assert len(before) >= 5 and all(found[line - 1] == r for line, r in before.items())  # type: ignore[operator]
+
+
+def lines_that_are_whole(path: Path) -> list[dict[str, object]]:
+    return [json.loads(t) for t in path.read_text().splitlines(keepends=True) if t.endswith("\n")]
+
+
+def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", *map(good, range(3)))
+    out = tmp_path / "out.jsonl"
+    gone = capo("credit", source, "--out", out, "--url", "http://127.0.0.1:9", "--deadline", "2")
+    assert gone.returncode == 3 and "3 still to do: run the same command again" in gone.stdout
+    assert out.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["--set", "max_stepz=3"], {}, "unknown setting max_stepz (did you mean max_steps?)"),
+        ([], {"CAPO_MODLE": "x"}, "unknown setting CAPO_MODLE (did you mean CAPO_MODEL?)"),
+        ([], {"CAPO_PORT": "many"}, "port: "),
+        (["--engine", "openai"], {}, "engine openai and upstream go together"),
+        (["--engine", "magic"], {}, "engine: "),
+        (["--config", "nowhere.toml"], {}, "config file nowhere.toml is not there"),
+        (["--engine-arg", "oops"], {}, "write name=value"),
+        (["--template", "nowhere.j2"], {}, "template nowhere.j2 is not a file"),
+    ],
+)
+def test_serve_refuses_settings_that_it_cannot_use(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    refused = capo("serve", *arguments, **environment)
+    assert refused.returncode == 2 and says in refused.stderr
+
+
+def test_settings_come_from_options_then_variables_then_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from capo_service.settings import SettingsError, load
+
+    config = tmp_path / "capo.toml"
+    config.write_text('max_steps = 11\nport = 1\nhost = "file"\n[engine_args]\nseed = 3\n')
+    monkeypatch.setenv("CAPO_PORT", "2")
+    monkeypatch.setenv("CAPO_HOST", "variable")
+    found = load(config, host="option")
+    assert (found.max_steps, found.port, found.host) == (11, 2, "option")
+    assert found.engine_args == {"seed": 3}
+    for text, says in [("colour = 1", "unknown setting colour"), ("a = [", "Invalid value")]:
+        config.write_text(text)
+        with pytest.raises(SettingsError, match=says):
+            load(config)
+
+
+def test_serve_names_what_is_missing(tmp_path: Path) -> None:
+    """Without the service's dependencies the command says which extra brings them."""
+    (tmp_path / "fastapi.py").write_text("raise ImportError('no fastapi here')")
+    found = capo("serve", PYTHONPATH=str(tmp_path))
+    assert found.returncode == 2
+    assert "pip install 'capo-credit[service]'" in found.stderr

@@ -1,0 +1,254 @@
+"""What happens when things go wrong: full, late, gone, dead, stopping; and what is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from capo_service.engine.base import Sampling
+from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
+from kit_service import Service, serving, settings
+
+ROLLOUT = {"question": "q", "response": "a\n\nb", "outcome": 1}
+
+
+def body(*rollouts: Any, **options: Any) -> dict[str, Any]:
+    return {"rollouts": list(rollouts) or [ROLLOUT], **options}
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+class Background:
+    """A request in a thread of its own."""
+
+    def __init__(self, service: Service, payload: dict[str, Any], **headers: str) -> None:
+        self.response: httpx.Response | None = None
+        self._thread = threading.Thread(target=self._run, args=(service.url, payload, headers))
+        self._thread.start()
+
+    def _run(self, url: str, payload: dict[str, Any], headers: dict[str, str]) -> None:
+        self.response = httpx.post(f"{url}/credit", json=payload, timeout=60, headers=headers)
+
+    def wait(self) -> httpx.Response:
+        self._thread.join(60)
+        assert self.response is not None
+        return self.response
+
+
+def test_keys_are_needed_where_some_are_set(tmp_path: Path) -> None:
+    with serving(ScriptedEngine(), settings(tmp_path, api_keys=["one", "two"])) as service:
+        for key, status in [(None, 401), ("three", 401), ("two", 200)]:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            response = httpx.post(f"{service.url}/credit", json=body(), headers=headers)
+            assert response.status_code == status
+        assert httpx.get(f"{service.url}/info").status_code == 401
+        assert httpx.get(f"{service.url}/info").headers["www-authenticate"] == "Bearer"
+        assert httpx.get(f"{service.url}/health/ready").status_code == 200
+
+
+def test_before_the_judge_is_loaded_the_service_lives_but_is_not_ready(tmp_path: Path) -> None:
+    class Slow(ScriptedEngine):
+        async def start(self) -> None:
+            await asyncio.sleep(1)
+            await super().start()
+
+    with serving(Slow(), settings(tmp_path), wait=False) as service:
+        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        assert httpx.get(f"{service.url}/health/ready").status_code == 503
+        refused = httpx.post(f"{service.url}/credit", json=body())
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+        assert refused.json()["type"] == "urn:capo:problem:not-ready"
+        eventually(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200)
+        assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
+
+
+def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=1.0)
+    with serving(engine, settings(tmp_path, max_queued=2)) as service:
+        slow = Background(service, body(ROLLOUT, {**ROLLOUT, "outcome": 0}))
+        eventually(lambda: service.runtime.admission.accepted == 2)
+        refused = httpx.post(f"{service.url}/credit", json=body())
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert slow.wait().status_code == 200
+        assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
+        never = httpx.post(f"{service.url}/credit", json=body(*[ROLLOUT] * 3))
+        assert never.status_code == 413 and "max_queued" in never.json()["detail"]
+
+
+def test_a_single_rollout_does_not_wait_for_all_of_a_large_batch(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=0.1)
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        large = Background(service, body(*({**ROLLOUT, "outcome": i / 30} for i in range(30))))
+        eventually(lambda: service.runtime.admission.accepted == 30)
+        assert httpx.post(f"{service.url}/credit", json=body(), timeout=60).status_code == 200
+        assert large.response is None, "the batch of thirty ended first"
+        large.wait()
+
+
+def test_a_deadline_ends_what_is_late_and_keeps_what_is_done(tmp_path: Path) -> None:
+    def script(prompt: str, sampling: Sampling) -> str:
+        return nothing_wrong(prompt, sampling)
+
+    engine = ScriptedEngine(script, delay=0.3)
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        alone = httpx.post(f"{service.url}/credit", json=body(deadline_ms=50))
+        assert alone.status_code == 504
+        assert alone.json()["type"] == "urn:capo:problem:deadline"
+        several = [{**ROLLOUT, "outcome": i / 10} for i in range(10)]
+        response = httpx.post(
+            f"{service.url}/credit", json=body(*several, deadline_ms=1000), timeout=60
+        )
+        found = [r["status"] if r["status"] == "ok" else r["error"]["status"]
+                 for r in response.json()["results"]]  # fmt: skip
+        assert set(found) == {"ok", 504}
+        eventually(lambda: engine.running == 0)
+        assert engine.cancelled
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_caller_that_hangs_up_frees_the_judge(tmp_path: Path, accept: str) -> None:
+    engine = ScriptedEngine(delay=30)
+    with serving(engine, settings(tmp_path)) as service:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{service.url}/credit", json=body(), headers={"Accept": accept}, timeout=0.5
+            )
+        eventually(lambda: engine.running == 0)
+        assert len(engine.cancelled) == 4
+        eventually(lambda: service.runtime.admission.accepted == 0)
+
+
+def test_a_dead_engine_fails_every_waiting_caller_at_once(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=30)
+    with serving(engine, settings(tmp_path, max_running=2)) as service:
+        callers = [
+            Background(service, body({**ROLLOUT, "outcome": i / 10}), Accept=accept)
+            for i, accept in enumerate(["application/json", "application/x-ndjson"] * 3)
+        ]
+        eventually(lambda: service.runtime.admission.accepted == 6)
+        service.loop.call_soon_threadsafe(engine.kill)
+        statuses = []
+        for caller in callers:
+            response = caller.wait()
+            first = json.loads(response.text.splitlines()[0])
+            statuses.append(first.get("error", first)["status"])
+        assert statuses == [503] * 6
+        assert httpx.get(f"{service.url}/health/ready").status_code == 503
+        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        assert httpx.post(f"{service.url}/credit", json=body()).status_code == 503
+
+
+def test_identical_rollouts_in_flight_are_judged_once(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=0.5)
+    with serving(engine, settings(tmp_path)) as service:
+        other = {**ROLLOUT, "id": "another name"}
+        first = Background(service, body(ROLLOUT, other))
+        second = Background(service, body(ROLLOUT, include=["critiques"]))
+        results = first.wait().json()["results"] + second.wait().json()["results"]
+        assert len(engine.prompts) == 4
+        assert sorted(result["cached"] for result in results) == [False, True, True]
+        assert sum(result["usage"]["critiques_run"] for result in results) == 4
+        assert [result["id"] for result in results] == ["0", "another name", "0"]
+
+
+def test_one_caller_that_leaves_does_not_end_what_another_waits_for(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=1.0)
+    with serving(engine, settings(tmp_path)) as service:
+        stays = Background(service, body())
+        eventually(lambda: service.runtime.admission.accepted == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{service.url}/credit", json=body(), timeout=0.3)
+        assert stays.wait().status_code == 200
+        assert not engine.cancelled
+
+
+def test_a_vote_that_is_decided_ends_the_critiques_it_no_longer_needs(tmp_path: Path) -> None:
+    calls = iter(range(100))
+
+    class Uneven(ScriptedEngine):
+        async def complete(self, request: str, *rest: Any) -> Any:
+            self.delay = 0.01 if next(calls) % 8 < 5 else 20
+            return await super().complete(request, *rest)
+
+    engine = Uneven()
+    with serving(engine, settings(tmp_path)) as service:
+        for early_stop in (True, False):
+            engine.aborted.clear()
+            response = httpx.post(
+                f"{service.url}/credit", timeout=60,
+                json=body(voting={"n": 8, "early_stop": early_stop}, deadline_ms=3000),
+            )  # fmt: skip
+            if early_stop:
+                [result] = response.json()["results"]
+                assert result["usage"]["critiques_run"] == 5
+                assert result["steps"][0]["votes"] == {"wrong": 0, "valid": 5, "asked": 8}
+                assert len(engine.aborted) == 3
+            else:
+                assert response.status_code == 504 and not engine.aborted
+
+
+def test_unreadable_critiques_do_not_vote_and_none_readable_is_an_error(tmp_path: Path) -> None:
+    answers: list[str] = []
+    engine = ScriptedEngine(lambda prompt, sampling: answers.pop(0))
+    with serving(engine, settings(tmp_path, critique_format="tag")) as service:
+        answers += ["nonsense", "<incorrect_steps>1</incorrect_steps>", "", "I think step 0"]
+        [result] = httpx.post(
+            f"{service.url}/credit", json=body(include=["critiques"], voting={"early_stop": False})
+        ).json()["results"]
+        assert [step["wrong"] for step in result["steps"]] == [False, True]
+        assert result["steps"][1]["votes"] == {"wrong": 1, "valid": 1, "asked": 4}
+        assert [critique["valid"] for critique in result["critiques"]].count(True) == 1
+        assert all(c["reason"] for c in result["critiques"] if not c["valid"])
+        answers += ["nonsense"] * 4
+        [result] = httpx.post(f"{service.url}/credit", json=body()).json()["results"]
+        assert result["status"] == "error" and result["error"]["status"] == 502
+        assert "none of 4 critiques could be read" in result["error"]["detail"]
+
+
+def test_a_prompt_beyond_the_context_names_both_numbers(tmp_path: Path) -> None:
+    with serving(ScriptedEngine(context_length=2000), settings(tmp_path)) as service:
+        long, short = httpx.post(
+            f"{service.url}/credit",
+            json=body({**ROLLOUT, "response": "x" * 5000}, {**ROLLOUT, "response": "x"}),
+        ).json()["results"]
+        assert long["error"]["status"] == 422
+        assert "context holds 2000" in long["error"]["detail"]
+        assert "prompt has 6" in long["error"]["detail"]
+        assert short["status"] == "ok"
+
+
+def test_each_critique_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    seeds: list[int | None] = []
+
+    def script(prompt: str, sampling: Sampling) -> str:
+        seeds.append(sampling.seed)
+        return nothing_wrong(prompt, sampling)
+
+    with serving(ScriptedEngine(script), settings(tmp_path)) as service:
+        for seed in (7, 7, 8):
+            httpx.post(
+                f"{service.url}/credit", json=body(voting={"seed": seed, "early_stop": False})
+            )
+    assert len(set(seeds[:4])) == 4
+    assert seeds[:4] == seeds[4:8] and set(seeds[:4]).isdisjoint(seeds[8:])
+
+
+def test_stopping_lets_accepted_work_end_and_takes_no_more(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=1.0)
+    with serving(engine, settings(tmp_path, drain_seconds=10)) as service:
+        accepted = Background(service, body())
+        eventually(lambda: service.runtime.admission.accepted == 1)
+    assert accepted.wait().status_code == 200

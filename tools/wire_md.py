@@ -1,0 +1,106 @@
+"""Write docs/wire.md from the models of `capo_client.wire`.
+
+python tools/wire_md.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from capo_client import wire
+from capo_service.api.problems import TYPES
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
+
+HEAD = """\
+# The wire
+
+<!-- Written by `python tools/wire_md.py` from client/capo_client/wire.py; a test holds it so. -->
+
+`POST /credit` takes a `CreditRequest` and answers with a `CreditResponse`, or, with
+`Accept: application/x-ndjson`, with one result a line as each is finished and a `CreditSummary` as
+the last line. `GET /openapi.json` says the same to machines.
+
+- Positions count Unicode code points of `response`, as Python's `str` does; ends are exclusive.
+- Unknown fields of a request are refused by name. Readers of responses must ignore what they do
+  not know.
+- A bad rollout is answered by an error in its place, and the others are credited. A bad envelope,
+  or a service that could credit nothing for now, is answered by a problem (RFC 9457).
+- Every token belongs to exactly one step: the one that holds its first non-blank character. A token
+  without one (blank, or special, such as the end of the text) belongs to the step of the token
+  before it, or to the first step. Nothing is ever tokenized again.
+- `wrong` is `penalty >= 0.5`; only voting `average` knows penalties between 0 and 1.
+- With `early_stop`, critiques that can no longer change any penalty are ended; `votes.valid` and
+  `usage.critiques_run` tell how many ran to their end, `usage.completion_tokens` counts the tokens
+  of the others too (where the engine tells them).
+"""
+
+
+def render() -> str:
+    parts = [HEAD]
+    for title, models in (
+        ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart, wire.Voting,
+                     wire.Reward, wire.Segment)),
+        ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
+                      wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage, wire.Timing,
+                      wire.Problem, wire.Info)),
+    ):  # fmt: skip
+        parts.append(f"\n## {title}\n")
+        parts += [table(model) for model in models]
+    parts.append("\n## Problems\n\n`type` is `urn:capo:problem:` and one of these names.\n\n")
+    parts.append("| name | status | title |\n|---|---|---|\n")
+    parts += [f"| `{name}` | {status} | {title} |\n" for name, (status, title) in TYPES.items()]
+    return "".join(parts)
+
+
+def table(model: type[BaseModel]) -> str:
+    schema = model.model_json_schema()
+    required = set(schema.get("required", ()))
+    rows = [f"\n### {model.__name__}\n\n{' '.join((model.__doc__ or '').split())}\n\n"]
+    rows.append("| field | type | default | |\n|---|---|---|---|\n")
+    for name, field in schema["properties"].items():
+        default = "required" if name in required else f"`{show(field.get('default'))}`"
+        if "default" not in field and name not in required:
+            default = ""
+        note = " ".join(field.get("description", "").split())
+        rows.append(f"| `{name}` | {kind(field)} | {default} | {note} |\n")
+    return "".join(rows)
+
+
+def show(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        return "all defaults"
+    return json.dumps(value)
+
+
+def kind(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return f"`{field['$ref'].rsplit('/', 1)[1]}`"
+    if "anyOf" in field or "oneOf" in field:
+        return " or ".join(kind(part) for part in field.get("anyOf") or field["oneOf"])
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if field.get("type") == "array":
+        if "prefixItems" in field:
+            return "[" + ", ".join(kind(part) for part in field["prefixItems"]) + "]"
+        return f"list of {kind(field['items'])}"
+    bounds = [
+        f"{sign} {field[key]:.15g}"
+        for key, sign in (
+            ("minimum", ">="), ("exclusiveMinimum", ">"),
+            ("maximum", "<="), ("exclusiveMaximum", "<"),
+        )
+        if key in field
+    ]  # fmt: skip
+    return " ".join([str(field.get("type", "any")), *bounds])
+
+
+if __name__ == "__main__":
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(render(), "utf-8")

@@ -30,9 +30,10 @@ from capo_service.api.parsing import parse
 from capo_service.core import alignment, rewards, steps
 from capo_service.core.prompt import PromptTemplate
 from capo_service.core.vocabulary import TokenTable
-from capo_service.credit import Creditor, Policy
+from capo_service.credit import Creditor
 from capo_service.engine.base import Prompt
 from capo_service.engine.scripted import ScriptedEngine
+from capo_service.prepare import Policy, Preparer
 
 OUT = Path("build/bench/core.json")
 TOKENS, STEPS = 2000, 20
@@ -98,10 +99,11 @@ def pipeline(
     source = (resources.files("capo_service") / "templates" / "judge.j2").read_text("utf-8")
     template = PromptTemplate(source)
     answer = json.dumps({"analysis": "x" * 100, "incorrect_steps": [3, 7]})
-    creditor = Creditor(
-        ScriptedEngine(lambda prompt, sampling: answer), None,  # type: ignore[arg-type]  # unused
-        template, {"bench": table}, b"secret", Policy(),
-    )  # fmt: skip
+    engine = ScriptedEngine(lambda prompt, sampling: answer)
+    preparer = Preparer(
+        engine.encode, engine.context_length, template, {"bench": table}, b"secret", Policy()
+    )
+    creditor = Creditor(engine, None)  # type: ignore[arg-type]  # outcomes are given
     body = json.dumps(
         {
             "rollouts": [
@@ -116,7 +118,7 @@ def pipeline(
         batch = parse(body, 1)
         item = batch.items[0]
         assert isinstance(item, wire.Rollout)
-        prepared = creditor.prepare(item, batch.options)
+        prepared = preparer.prepare(item, batch.options)
         judged = await creditor.judge(prepared, item, batch.options)
         return judged.result.model_dump_json().encode()
 
@@ -126,8 +128,7 @@ def pipeline(
     )  # fmt: skip
     segments = [text for text, _ in Prompt(prompt.system, prompt.user).user]
     with asyncio.Runner() as runner:
-        engine = creditor._engine
-        asyncio.run(engine.start())
+        runner.run(engine.start())
         whole = seconds(lambda: runner.run(once()), runs)
     encode = seconds(
         lambda: [tokenizer.encode(s, add_special_tokens=False) for s in segments], runs

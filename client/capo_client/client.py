@@ -7,102 +7,25 @@ whatever met a 429, a 503 or a lost connection, until a deadline that holds for 
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from capo_client import errors, wire
-from capo_client.chunk import (
-    Answer,
-    Chunk,
-    Position,
-    RolloutLike,
-    make_options,
-    refusal,
-    split,
-)
+from capo_client.base import BETWEEN_PROBES, HEADERS, ClientBase, GivenUp, M, Progress, read, settle
+from capo_client.chunk import Answer, Chunk, Position, RolloutLike
 from capo_client.results import CreditBatch
-from capo_client.retry import RetryPolicy
-
-Progress = Callable[[int, int], None]
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
-_PROBE_SECONDS = 10.0
-_BETWEEN_PROBES = 0.5
-
-M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class _GivenUp:
-    """A chunk that could not be credited to its end, and why."""
-
-    error: errors.UnavailableError | errors.DeadlineExceededError
-    failed: list[tuple[Position, Answer]]
-
-
-def _settle(given_up: Sequence[_GivenUp], delivered: bool) -> list[tuple[Position, Answer]]:
-    """Failed results of what was given up; raises its error where nothing else was delivered."""
-    if given_up and not delivered:
-        raise given_up[0].error
-    return [item for chunk in given_up for item in chunk.failed]
-
-
-class _Base:
-    """What both clients are made with.
-
-    Args:
-        url: the service; by default CAPO_URL, or this machine's port 8000.
-        api_key: sent as Bearer; by default CAPO_API_KEY.
-        batch_size: rollouts in one request. Keep rollouts of one question together: the judge
-            reads their common beginning once.
-        concurrency: requests at once.
-        retry: when to try again.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        api_key: str | None = None,
-        batch_size: int = 16,
-        concurrency: int = 8,
-        retry: RetryPolicy | None = None,
-    ) -> None:
-        if batch_size < 1 or concurrency < 1:
-            raise ValueError("batch_size and concurrency must be at least 1")
-        self.url = (url or os.environ.get("CAPO_URL") or DEFAULT_URL).rstrip("/")
-        self.batch_size = batch_size
-        self.concurrency = concurrency
-        self.retry = retry or RetryPolicy()
-        key = api_key or os.environ.get("CAPO_API_KEY")
-        self._settings: dict[str, Any] = {
-            "base_url": self.url,
-            "headers": {"Authorization": f"Bearer {key}"} if key else {},
-            "limits": httpx.Limits(max_connections=concurrency + 2),
-            "timeout": _PROBE_SECONDS,
-        }
-
-    def _chunks(
-        self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
-    ) -> list[Chunk]:
-        until = time.monotonic() + deadline
-        return split(rollouts, make_options(**options), self.batch_size, self.retry, until)
-
-
-class CreditClient(_Base):
-    """Synchronous client; safe to use from several threads. See `_Base` for its arguments.
+class CreditClient(ClientBase):
+    """Synchronous client; safe to use from several threads. See `ClientBase` for its arguments.
 
     `transport` replaces the network in tests.
     """
@@ -176,7 +99,7 @@ class CreditClient(_Base):
     ) -> Generator[tuple[Position, Answer], None, None]:
         chunks = self._chunks(rollouts, deadline, options)
         # Results, exceptions, and None for each chunk that has ended.
-        arrived: queue.SimpleQueue[tuple[Position, Answer] | BaseException | _GivenUp | None]
+        arrived: queue.SimpleQueue[tuple[Position, Answer] | BaseException | GivenUp | None]
         arrived = queue.SimpleQueue()
         stopped = threading.Event()
 
@@ -184,13 +107,13 @@ class CreditClient(_Base):
             try:
                 self._send(chunk, arrived.put, stopped)
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-                arrived.put(_GivenUp(error, chunk.give_up(error)))
+                arrived.put(GivenUp(error, chunk.give_up(error)))
             except BaseException as error:
                 arrived.put(error)
             finally:
                 arrived.put(None)
 
-        given_up: list[_GivenUp] = []
+        given_up: list[GivenUp] = []
         delivered = False
         pool = ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="capo")
         try:
@@ -201,14 +124,14 @@ class CreditClient(_Base):
                 match arrived.get():
                     case None:
                         ended += 1
-                    case _GivenUp() as lost:
+                    case GivenUp() as lost:
                         given_up.append(lost)
                     case BaseException() as error:
                         raise error
                     case item:
                         delivered = True
                         yield item
-            yield from _settle(given_up, delivered)
+            yield from settle(given_up, delivered)
         finally:
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -221,7 +144,7 @@ class CreditClient(_Base):
     ) -> None:
         while not chunk.done:
             request = self._http.build_request(
-                "POST", "/credit", content=chunk.body(), headers=_HEADERS, timeout=chunk.timeout()
+                "POST", "/credit", content=chunk.body(), headers=HEADERS, timeout=chunk.timeout()
             )
             try:
                 with closing(self._http.send(request, stream=True)) as response:
@@ -260,16 +183,16 @@ class CreditClient(_Base):
         while not self.is_ready():
             if time.monotonic() >= until:
                 raise errors.UnavailableError(f"{self.url} is not ready after {seconds:g} s")
-            time.sleep(_BETWEEN_PROBES)
+            time.sleep(BETWEEN_PROBES)
 
     def _get(self, path: str, model: type[M]) -> M:
         try:
-            return _read(self._http.get(path), model)
+            return read(self._http.get(path), model)
         except httpx.TransportError as error:
             raise errors.UnavailableError(f"{self.url} cannot be reached: {error}") from error
 
 
-class AsyncCreditClient(_Base):
+class AsyncCreditClient(ClientBase):
     """Asynchronous client. See `CreditClient`; `transport` replaces the network in tests."""
 
     def __init__(
@@ -324,7 +247,7 @@ class AsyncCreditClient(_Base):
         self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
     ) -> AsyncGenerator[tuple[Position, Answer], None]:
         chunks = self._chunks(rollouts, deadline, options)
-        arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
+        arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | GivenUp | None]
         arrived = asyncio.Queue()
         turns = asyncio.Semaphore(self.concurrency)
 
@@ -333,13 +256,13 @@ class AsyncCreditClient(_Base):
                 async with turns:
                     await self._send(chunk, arrived.put_nowait)
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-                arrived.put_nowait(_GivenUp(error, chunk.give_up(error)))
+                arrived.put_nowait(GivenUp(error, chunk.give_up(error)))
             except Exception as error:
                 arrived.put_nowait(error)
             finally:
                 arrived.put_nowait(None)
 
-        given_up: list[_GivenUp] = []
+        given_up: list[GivenUp] = []
         delivered = False
         tasks = [asyncio.create_task(work(chunk)) for chunk in chunks]
         try:
@@ -348,14 +271,14 @@ class AsyncCreditClient(_Base):
                 match await arrived.get():
                     case None:
                         ended += 1
-                    case _GivenUp() as lost:
+                    case GivenUp() as lost:
                         given_up.append(lost)
                     case BaseException() as error:
                         raise error
                     case item:
                         delivered = True
                         yield item
-            for item in _settle(given_up, delivered):
+            for item in settle(given_up, delivered):
                 yield item
         finally:
             for task in tasks:
@@ -365,7 +288,7 @@ class AsyncCreditClient(_Base):
     async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
         while not chunk.done:
             request = self._http.build_request(
-                "POST", "/credit", content=chunk.body(), headers=_HEADERS, timeout=chunk.timeout()
+                "POST", "/credit", content=chunk.body(), headers=HEADERS, timeout=chunk.timeout()
             )
             try:
                 async with aclosing(await self._http.send(request, stream=True)) as response:
@@ -398,21 +321,10 @@ class AsyncCreditClient(_Base):
         while not await self.is_ready():
             if time.monotonic() >= until:
                 raise errors.UnavailableError(f"{self.url} is not ready after {seconds:g} s")
-            await asyncio.sleep(_BETWEEN_PROBES)
+            await asyncio.sleep(BETWEEN_PROBES)
 
     async def _get(self, path: str, model: type[M]) -> M:
         try:
-            return _read(await self._http.get(path), model)
+            return read(await self._http.get(path), model)
         except httpx.TransportError as error:
             raise errors.UnavailableError(f"{self.url} cannot be reached: {error}") from error
-
-
-def _read(response: httpx.Response, model: type[M]) -> M:
-    if not response.is_success:
-        raise refusal(response)
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        raise errors.InvalidResponseError(
-            f"{response.url} answered {response.text[:200]!r}; is it a capo service?"
-        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -103,7 +102,7 @@ def run(settings: Settings) -> int:
         )
     )
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(server.serve())
+        server.run()
     for failure in failures:
         known = isinstance(failure, ValueError)
         log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)

@@ -59,10 +59,12 @@ class Settings(BaseSettings):
     )
 
     # The server
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any.")
     api_keys: list[SecretStr] = Field([], description="If any: callers must send one as Bearer.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug also logs every request."
+    )
     drain_seconds: float = Field(30, ge=0, description="On stop: time for accepted work to end.")
 
     # Limits

@@ -42,15 +42,16 @@ def test_every_operation_keeps_to_its_description(service: Service) -> None:
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
-def test_wire_md_is_what_the_models_say() -> None:
-    """`python tools/wire_md.py` writes it."""
+def test_the_docs_are_what_the_models_and_settings_say() -> None:
+    """`python tools/docs.py` writes them."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    spec = spec_from_file_location("wire_md", ROOT / "tools" / "wire_md.py")
+    spec = spec_from_file_location("docs", ROOT / "tools" / "docs.py")
     assert spec is not None and spec.loader is not None
     tool = module_from_spec(spec)
     spec.loader.exec_module(tool)
-    assert (ROOT / "docs" / "wire.md").read_text("utf-8") == tool.render()
+    assert (ROOT / "docs" / "wire.md").read_text("utf-8") == tool.wire_md()
+    assert (ROOT / "docs" / "operations.md").read_text("utf-8") == tool.operations_md()
 
 
 def test_the_wire_is_the_one_of_the_design() -> None:

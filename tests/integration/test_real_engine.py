@@ -18,8 +18,8 @@ from capo_client import CreditClient, Rollout, demo, wire
 from capo_client.wire import Credited
 from capo_service.core import steps
 from capo_service.engine import embedded
-from conftest import Running
 from kit import owner_by_definition
+from kit_engine import Running
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 METHODS = ("greedy", "intersection", "majority", "union", "average")

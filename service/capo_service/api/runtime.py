@@ -18,9 +18,10 @@ from capo_service.api import problems
 from capo_service.api.parsing import Batch
 from capo_service.cache import SingleFlight
 from capo_service.core.prompt import PromptTemplate
-from capo_service.credit import Creditor, Judged, Policy, Prepared
+from capo_service.credit import Creditor, Judged
 from capo_service.engine.base import Engine, EngineDeadError
 from capo_service.outcome import Verifier
+from capo_service.prepare import Policy, Prepared, Preparer
 from capo_service.settings import Settings
 from capo_service.telemetry import Telemetry
 from capo_service.vocabularies import load_tables
@@ -59,7 +60,8 @@ class Runtime:
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
         self._template = _load_template(settings.template)
         self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
-        self._creditor: Creditor | None = None
+        self._creditor = Creditor(engine, self._verifier)
+        self._preparer: Preparer | None = None  # until the judge is loaded
         self._on_failure = on_failure
         self._loading: asyncio.Task[None] | None = None
         watch = self.telemetry.watch
@@ -76,7 +78,7 @@ class Runtime:
         """Why a request would be refused now, or None."""
         if self.admission.draining:
             return problems.make("draining", "the service is stopping and takes no new work")
-        if self._creditor is None:
+        if self._preparer is None:
             return problems.make("not-ready", f"the judge {self.engine.model} is still loading")
         if not self.engine.ready:
             return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
@@ -99,9 +101,9 @@ class Runtime:
             return
         self.tokenizers = sorted(tables)
         secret = self.settings.nonce_secret
-        self._creditor = Creditor(
-            self.engine,
-            self._verifier,
+        self._preparer = Preparer(
+            self.engine.encode,
+            self.engine.context_length,
             self._template,
             tables,
             secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
@@ -202,24 +204,24 @@ class Runtime:
         self, rollout: wire.Rollout, options: wire.CreditOptions, request: str
     ) -> tuple[Judged, float]:
         """The judged rollout, and how many seconds it waited for its turn."""
-        if self._creditor is None:
+        if self._preparer is None:
             raise EngineDeadError("the judge is not loaded")
         asked = time.monotonic()
         async with self.admission.turn(request):
             queued = time.monotonic() - asked
-            prepared = await self._prepare(self._creditor, rollout, options)
+            prepared = await self._prepare(self._preparer, rollout, options)
             return await self._creditor.judge(prepared, rollout, options), queued
 
     async def _prepare(
-        self, creditor: Creditor, rollout: wire.Rollout, options: wire.CreditOptions
+        self, preparer: Preparer, rollout: wire.Rollout, options: wire.CreditOptions
     ) -> Prepared:
         characters = sum(
             len(text or "") for text in (rollout.response, rollout.question, rollout.reference)
         )
         tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
         if characters <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
-            return creditor.prepare(rollout, options)
-        return await asyncio.to_thread(creditor.prepare, rollout, options)
+            return preparer.prepare(rollout, options)
+        return await asyncio.to_thread(preparer.prepare, rollout, options)
 
 
 def _key(rollout: wire.Rollout, options: wire.CreditOptions) -> str:

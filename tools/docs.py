@@ -1,6 +1,6 @@
-"""Write docs/wire.md from the models of `capo_client.wire`.
+"""Write docs/wire.md from the models of the wire, and the table of settings in docs/operations.md.
 
-python tools/wire_md.py
+python tools/docs.py
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from pydantic import BaseModel
 
 from capo_client import wire
 from capo_service.api.problems import TYPES
+from capo_service.settings import Settings
 
-OUT = Path(__file__).resolve().parent.parent / "docs" / "wire.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
 
 HEAD = """\
 # The wire
 
-<!-- Written by `python tools/wire_md.py` from client/capo_client/wire.py; a test holds it so. -->
+<!-- Written by `python tools/docs.py` from client/capo_client/wire.py; a test holds it so. -->
 
 `POST /credit` takes a `CreditRequest` and answers with a `CreditResponse`, or, with
 `Accept: application/x-ndjson`, with one result a line as each is finished and a `CreditSummary` as
@@ -40,7 +42,7 @@ the last line. `GET /openapi.json` says the same to machines.
 """
 
 
-def render() -> str:
+def wire_md() -> str:
     parts = [HEAD]
     for title, models in (
         ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart, wire.Voting,
@@ -101,6 +103,19 @@ def kind(field: dict[str, Any]) -> str:
     return " ".join([str(field.get("type", "any")), *bounds])
 
 
+def operations_md() -> str:
+    """docs/operations.md with its table of settings made anew."""
+    text = (DOCS / "operations.md").read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    rows = ["| setting | default | |\n|---|---|---|\n"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        shown = "" if default is None else f"`{default}`"
+        rows.append(f"| `{name}` | {shown} | {field.description or ''} |\n")
+    return before + BEGIN + "".join(rows) + END + after
+
+
 if __name__ == "__main__":
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(render(), "utf-8")
+    (DOCS / "wire.md").write_text(wire_md(), "utf-8")
+    (DOCS / "operations.md").write_text(operations_md(), "utf-8")

@@ -1,0 +1,79 @@
+"""`capo serve` and a vLLM server as processes, for the tests on real engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+READY_SECONDS = 400
+LOG_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    engine: str
+
+    def children(self, name: str) -> list[psutil.Process]:
+        """Processes under this one whose name or command holds `name`."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in found if name in " ".join([child.name(), *child.cmdline()])]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    command: list[str], port: int, ready: str, log: Path, engine: str, **environment: str
+) -> Iterator[Running]:
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+    service = Running(url, process, log, engine)
+    try:
+        until = time.monotonic() + READY_SECONDS
+        while not is_ready(url + ready):
+            tail = log.read_text(errors="replace")[-LOG_CHARACTERS:]
+            assert process.poll() is None and time.monotonic() < until, tail
+            time.sleep(0.2)
+        yield service
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def capo_serve(*arguments: str) -> tuple[list[str], int]:
+    port = free_port()
+    base = [sys.executable, "-m", "capo_client", "serve", "--port", str(port)]
+    return [*base, *arguments], port

@@ -1,0 +1,41 @@
+"""Write docs/demo.svg: one rollout of `capo demo`, as a running service credits it.
+
+    capo serve &
+    python tools/demo_picture.py
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+
+from capo_client import CreditClient, render
+from capo_client.demo import load_examples
+
+OUT = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
+SHOWN = "bakery-lucky"
+
+
+def main() -> None:
+    example = next(each for each in load_examples() if each.id == SHOWN)
+    with CreditClient() as client:
+        rollout = example.rollout(client.info().tokenizers)
+        batch = client.credit([rollout], voting={"n": 8, "early_stop": False})
+    [result] = batch.raise_for_errors()
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    console.print(
+        render.panel(
+            example.question, example.response, result, (-1.0, 2.0), example.known_wrong
+        )
+    )
+    # Fonts would be fetched from elsewhere; the reader's own monospace does.
+    form = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    OUT.write_text(console.export_svg(title="capo demo", code_format=form), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

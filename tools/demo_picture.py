@@ -1,7 +1,7 @@
 """Write docs/demo.svg: one rollout of `capo demo`, as a running service credits it.
 
-    capo serve &
-    python tools/demo_picture.py
+capo serve &
+python tools/demo_picture.py
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def main() -> None:
     [result] = batch.raise_for_errors()
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     console.print(
-        render.panel(
-            example.question, example.response, result, (-1.0, 2.0), example.known_wrong
-        )
+        render.panel(example.question, example.response, result, (-1.0, 2.0), example.known_wrong)
     )
     # Fonts would be fetched from elsewhere; the reader's own monospace does.
     form = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)

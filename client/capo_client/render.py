@@ -13,7 +13,7 @@ from rich.text import Text
 from capo_client.wire import Credited, Failed, Step
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_COLOURS = ("red3", "dark_orange", "gold3", "chartreuse3", "green3")
+_COLOURS = ("red3", "dark_orange", "gold1", "green3")  # -1, 0, +1, +2 with the default weights
 _LONGEST_STEP = 160
 
 

@@ -133,6 +133,7 @@ class VllmEngine:
 
     async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
         from vllm.exceptions import GracefulHTTPError, VLLMError
+        from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
         if self._llm is None:
@@ -140,7 +141,7 @@ class VllmEngine:
         final = None
         try:
             async for output in self._llm.generate(
-                {"prompt_token_ids": prompt.payload}, _sampling_params(sampling), request
+                tokens_input(prompt.payload), _sampling_params(sampling), request
             ):
                 final = output
         except VllmDeadError as error:

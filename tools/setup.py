@@ -46,7 +46,7 @@ def fingerprint() -> str:
     return digest.hexdigest() + "".join(packages)
 
 
-def check_machine() -> None:
+def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Stop with the fix where this machine cannot run the pinned lists."""
     version = sys.version_info[:2]
     if not TESTED[0] <= version <= TESTED[1]:
@@ -60,7 +60,6 @@ def check_machine() -> None:
             f"{platform.machine()}. Fix: pip install '.[service]' in an environment of your own "
             "and use `capo serve --engine openai --upstream URL`"
         )
-    cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and "avx2" not in cpuinfo.read_text().split():
         stop(
             "this processor has no AVX2, which vLLM's CPU build needs. Fix: run the judge on "

@@ -18,6 +18,7 @@ from capo_client import CreditClient, Rollout, demo, wire
 from capo_client.wire import Credited
 from capo_service.core import steps
 from capo_service.engine import embedded
+from capo_service.engine.vllm import VllmEngine
 from kit import owner_by_definition
 from kit_engine import Running
 
@@ -270,6 +271,11 @@ def test_an_upstream_that_is_gone_makes_the_service_not_ready(
     )  # fmt: skip
     assert refused.status_code == 503
     assert httpx.get(f"{openai_service.url}/health/ready").status_code == 503
+
+
+async def test_an_engine_argument_that_vllm_does_not_know_is_named() -> None:
+    with pytest.raises(ValueError, match="vLLM has no engine argument tensor_paralel_size"):
+        await VllmEngine("embedded", {"tensor_paralel_size": 2}).start()
 
 
 def test_a_judge_that_is_not_there_ends_the_service_with_the_reason() -> None:

@@ -142,11 +142,11 @@ class OpenAIEngine:
         while True:
             await asyncio.sleep(_PROBE_SECONDS)
             try:
-                await self._http.get("/models", timeout=10)
+                response = await self._http.get("/models", timeout=10)
             except httpx.HTTPError:
                 self._ready = False
             else:
-                self._ready = True
+                self._ready = response.status_code < 500
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -195,6 +195,9 @@ class OpenAIEngine:
             "max_tokens": sampling.max_tokens,
             **self._constraint(sampling),
         }
+        if sampling.grammar is not None and not self._is_vllm:
+            # A JSON schema leaves blanks and escapes free, which the grammar's bound does not count.
+            body["max_tokens"] = 2 * sampling.max_tokens
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         if self._template_kwargs and not tokens:

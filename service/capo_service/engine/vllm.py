@@ -96,12 +96,6 @@ class VllmEngine:
         log.info("%s from %s is ready after %.0f s", self.model, path, time.monotonic() - started)
 
     def _prepare(self) -> tuple[str, AsyncEngineArgs]:
-        path = self._source
-        if path == embedded.NAME:
-            path = str(embedded.folder())
-            if (os.cpu_count() or 1) <= _FEW_CORES:
-                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        self._encoder = PromptEncoder(path, self._template_kwargs)
         try:
             from vllm import AsyncEngineArgs
         except ImportError as error:
@@ -112,6 +106,12 @@ class VllmEngine:
         known = {field.name for field in fields(AsyncEngineArgs)}
         if unknown := sorted(self._engine_args.keys() - known):
             raise ValueError(f"vLLM has no engine argument {', '.join(unknown)}")
+        path = self._source
+        if path == embedded.NAME:
+            path = str(embedded.folder())
+            if (os.cpu_count() or 1) <= _FEW_CORES:
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        self._encoder = PromptEncoder(path, self._template_kwargs)
         arguments: dict[str, Any] = {
             "model": path,
             "enable_prefix_caching": True,

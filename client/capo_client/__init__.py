@@ -7,7 +7,8 @@ with CreditClient("http://localhost:8000") as client:
 """
 
 from capo_client.arrays import padded_token_rewards
-from capo_client.client import AsyncCreditClient, CreditClient
+from capo_client.async_client import AsyncCreditClient
+from capo_client.client import CreditClient
 from capo_client.errors import (
     CapoError,
     CreditFailedError,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +35,37 @@ def rollouts(count: int) -> list[Rollout]:
     ]  # fmt: skip
 
 
-class Flaky(httpx.BaseTransport):
+class Flaky(httpx.AsyncBaseTransport):
     """The network, failing by plan: an exception, a status with headers, or a cut answer."""
 
     def __init__(self, *plan: Any) -> None:
-        self._inner = httpx.HTTPTransport()
+        self._inner = httpx.AsyncHTTPTransport()
         self._plan = list(plan)
-        self._lock = threading.Lock()
         self.sent: list[list[str]] = []
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with self._lock:
-            step = self._plan.pop(0) if self._plan else None
-            if request.content:
-                self.sent.append([r["id"] for r in json.loads(request.content)["rollouts"]])
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        step = self._plan.pop(0) if self._plan else None
+        if request.content:
+            self.sent.append([r["id"] for r in json.loads(request.content)["rollouts"]])
         if isinstance(step, Exception):
             raise step
         if isinstance(step, int):
             problem = {"type": "t", "title": "T", "status": step, "detail": f"planned {step}"}
             return httpx.Response(step, json=problem, headers={"Retry-After": "0"})
-        response = self._inner.handle_request(request)
+        response = await self._inner.handle_async_request(request)
         if step == "cut":
-            lines = response.read().splitlines(keepends=True)
+            lines = (await response.aread()).splitlines(keepends=True)
             return httpx.Response(200, stream=_Cut(lines[:2]), headers=response.headers)
         return response
 
 
-class _Cut(httpx.SyncByteStream):
+class _Cut(httpx.AsyncByteStream):
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._lines
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for line in self._lines:
+            yield line
         raise httpx.ReadError("cut off")
 
 
@@ -220,6 +222,43 @@ def test_an_answer_of_something_else_is_no_credit() -> None:
             client.credit(rollouts(1))
         with pytest.raises(capo_client.InvalidResponseError, match="is it a capo service"):
             client.info()
+
+
+def test_leaving_a_stream_takes_its_requests_back(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=30)
+    with (
+        serving(engine, settings(tmp_path, max_running=1)) as service,
+        CreditClient(service.url, batch_size=8) as client,
+    ):
+        engine.delay = 0.2
+        stream = client.credit_stream(rollouts(8))
+        next(stream)
+        engine.delay = 30
+        stream.close()
+        for _ in range(500):
+            if service.runtime.admission.accepted == 0:
+                break
+            time.sleep(0.01)
+        assert service.runtime.admission.accepted == 0
+
+
+def test_a_program_that_is_interrupted_or_forgets_to_close_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, capo_client as c; client = c.CreditClient(sys.argv[1]); print('go', flush=True);"
+        "client.credit([c.Rollout(question='q', response='x', outcome=1)])"
+    )
+    with serving(ScriptedEngine(delay=60), settings(tmp_path)) as service:
+        program = subprocess.Popen(
+            [sys.executable, "-c", code, service.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert program.stdout is not None and program.stdout.readline() == b"go\n"
+        while service.runtime.admission.accepted == 0:
+            time.sleep(0.01)
+        program.send_signal(signal.SIGINT)
+        program.communicate(timeout=20)
+        assert program.returncode not in (0, None)
 
 
 async def test_leaving_an_async_stream_ends_its_requests(tmp_path: Path) -> None:

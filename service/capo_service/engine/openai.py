@@ -196,7 +196,7 @@ class OpenAIEngine:
             **self._constraint(sampling),
         }
         if sampling.grammar is not None and not self._is_vllm:
-            # A JSON schema leaves blanks and escapes free, which the grammar's bound does not count.
+            # A JSON schema leaves blanks and escapes free, which the bound does not count.
             body["max_tokens"] = 2 * sampling.max_tokens
         if sampling.seed is not None:
             body["seed"] = sampling.seed

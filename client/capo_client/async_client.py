@@ -1,0 +1,245 @@
+"""`AsyncCreditClient`: sends a batch in chunks, and again what met a 429, a 503 or a lost line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from capo_client import errors, wire
+from capo_client.chunk import Answer, Chunk, Position, RolloutLike, make_options, refusal, split
+from capo_client.results import CreditBatch
+from capo_client.retry import RetryPolicy
+
+Progress = Callable[[int, int], None]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
+_PROBE_SECONDS = 10.0
+_BETWEEN_PROBES = 0.5
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenUp:
+    """A chunk that could not be credited to its end, and why."""
+
+    error: errors.UnavailableError | errors.DeadlineExceededError
+    failed: list[tuple[Position, Answer]]
+
+
+def _settle(given_up: Sequence[_GivenUp], delivered: bool) -> list[tuple[Position, Answer]]:
+    """Failed results of what was given up; raises its error where nothing else was delivered."""
+    if given_up and not delivered:
+        raise given_up[0].error
+    return [item for chunk in given_up for item in chunk.failed]
+
+
+class AsyncCreditClient:
+    """Asynchronous client.
+
+    Args:
+        url: the service; by default CAPO_URL, or this machine's port 8000.
+        api_key: sent as Bearer; by default CAPO_API_KEY.
+        batch_size: rollouts in one request. Keep rollouts of one question together: the judge
+            reads their common beginning once.
+        concurrency: requests at once.
+        retry: when to try again.
+        transport: replaces the network in tests.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        retry: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if batch_size < 1 or concurrency < 1:
+            raise ValueError("batch_size and concurrency must be at least 1")
+        self.url = (url or os.environ.get("CAPO_URL") or DEFAULT_URL).rstrip("/")
+        self.batch_size = batch_size
+        self.concurrency = concurrency
+        self.retry = retry or RetryPolicy()
+        key = api_key or os.environ.get("CAPO_API_KEY")
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            limits=httpx.Limits(max_connections=concurrency + 2),
+            timeout=_PROBE_SECONDS,
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def credit(
+        self,
+        rollouts: Sequence[RolloutLike],
+        *,
+        deadline: float = 600.0,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> CreditBatch:
+        """Credit a batch.
+
+        Args:
+            rollouts: `Rollout` objects, or mappings of the same form (which only the service
+                checks: a bad one then fails alone).
+            deadline: seconds for the whole call, all attempts included.
+            progress: called with (done, all) after each result.
+            options: `voting`, `reward`, `segment`, `show_reference`, `include`, as in `wire`.
+
+        Returns:
+            Results in the order of `rollouts`. What could not be credited is a `Failed` in its
+            place.
+
+        Raises:
+            ProblemResponseError: the service refuses the request itself.
+            UnavailableError, DeadlineExceededError: nothing at all was credited.
+        """
+        results: dict[Position, Answer] = {}
+        async with aclosing(self._stream(rollouts, deadline, options)) as stream:
+            async for position, result in stream:
+                results[position] = result
+                if progress:
+                    progress(len(results), len(rollouts))
+        return CreditBatch([results[position] for position in range(len(rollouts))])
+
+    def credit_stream(
+        self, rollouts: Sequence[RolloutLike], *, deadline: float = 600.0, **options: Any
+    ) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
+        """As `credit`, but yields (position, result) as soon as each rollout is credited."""
+        return self._stream(rollouts, deadline, options)
+
+    def _chunks(
+        self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
+    ) -> list[Chunk]:
+        until = time.monotonic() + deadline
+        return split(rollouts, make_options(**options), self.batch_size, self.retry, until)
+
+    async def _stream(
+        self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
+    ) -> AsyncGenerator[tuple[Position, Answer], None]:
+        chunks = self._chunks(rollouts, deadline, options)
+        arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
+        arrived = asyncio.Queue()
+        turns = asyncio.Semaphore(self.concurrency)
+
+        async def work(chunk: Chunk) -> None:
+            try:
+                async with turns:
+                    await self._send(chunk, arrived.put_nowait)
+            except (errors.UnavailableError, errors.DeadlineExceededError) as error:
+                arrived.put_nowait(_GivenUp(error, chunk.give_up(error)))
+            except Exception as error:
+                arrived.put_nowait(error)
+            finally:
+                arrived.put_nowait(None)
+
+        given_up: list[_GivenUp] = []
+        delivered = False
+        tasks = [asyncio.create_task(work(chunk)) for chunk in chunks]
+        try:
+            ended = 0
+            while ended < len(chunks):
+                match await arrived.get():
+                    case None:
+                        ended += 1
+                    case _GivenUp() as lost:
+                        given_up.append(lost)
+                    case BaseException() as error:
+                        raise error
+                    case item:
+                        delivered = True
+                        yield item
+            for item in _settle(given_up, delivered):
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
+        while not chunk.done:
+            request = self._http.build_request(
+                "POST", "/credit", content=chunk.body(), headers=_HEADERS, timeout=chunk.timeout()
+            )
+            try:
+                async with aclosing(await self._http.send(request, stream=True)) as response:
+                    if response.status_code != 200:
+                        await response.aread()
+                        chunk.refused(response)
+                    else:
+                        async for line in response.aiter_lines():
+                            if (item := chunk.take(line)) is not None:
+                                emit(item)
+            except httpx.TransportError as error:
+                chunk.lost(error)
+            if not chunk.done:
+                await asyncio.sleep(chunk.pause())
+
+    async def info(self) -> wire.Info:
+        """The judge, the tokenizers and the limits of the service."""
+        return await self._get("/info", wire.Info)
+
+    async def is_ready(self) -> bool:
+        """Whether a request would be served now."""
+        try:
+            return (await self._http.get("/health/ready")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def wait_until_ready(self, seconds: float = 600.0) -> None:
+        """Wait for the judge to be loaded.
+
+        Raises:
+            UnavailableError: it is not within `seconds`.
+        """
+        until = time.monotonic() + seconds
+        while not await self.is_ready():
+            if time.monotonic() >= until:
+                raise errors.UnavailableError(f"{self.url} is not ready after {seconds:g} s")
+            await asyncio.sleep(_BETWEEN_PROBES)
+
+    async def _get(self, path: str, model: type[M]) -> M:
+        try:
+            return _read(await self._http.get(path), model)
+        except httpx.TransportError as error:
+            raise errors.UnavailableError(f"{self.url} cannot be reached: {error}") from error
+
+
+def _read(response: httpx.Response, model: type[M]) -> M:
+    """The body of an answer, or what its status stands for, raised."""
+    if not response.is_success:
+        raise refusal(response)
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise errors.InvalidResponseError(
+            f"{response.url} answered {response.text[:200]!r}; is it a capo service?"
+        ) from error

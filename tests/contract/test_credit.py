@@ -47,6 +47,19 @@ def test_a_right_answer_with_one_wrong_step(http: httpx.Client) -> None:
     assert all(c["wrong_steps"] == [1] and c["valid"] for c in result["critiques"])
 
 
+def test_every_token_of_a_wrong_step_of_several_lines_is_marked(http: httpx.Client) -> None:
+    """Others encode stripped lines again to find tokens, and mark nothing in such answers."""
+    text = "First:\n  12 + 30\n  = 42\n\nWRONG:\n\t42 / 6\n\t= 8\n\nSo 8."
+    encoding = tokenizer("gpt2").encode(text)
+    sent = rollout(response=text, response_token_ids=encoding.ids, tokenizer="gpt2")
+    [result] = credit(http, sent)
+    begins, ends = text.index("WRONG"), text.index("So 8")
+    for (start, end), reward in zip(encoding.offsets, result["token_rewards"], strict=True):
+        first = start + len(text[start:end]) - len(text[start:end].lstrip())
+        inside = begins <= first < ends if first < end else begins < start < ends
+        assert reward == (1.0 if inside else 2.0), text[start:end]
+
+
 def test_ids_alone_are_decoded_and_both_ways_of_giving_tokens_agree(http: httpx.Client) -> None:
     encoding = tokenizer("gpt2").encode(GOOD)
     by_ids, by_both, by_offsets = credit(

@@ -246,6 +246,19 @@ def test_each_critique_has_a_seed_of_its_own(tmp_path: Path) -> None:
     assert seeds[:4] == seeds[4:8] and set(seeds[:4]).isdisjoint(seeds[8:])
 
 
+def test_a_template_of_the_operators_own_is_what_the_judge_reads(tmp_path: Path) -> None:
+    template = tmp_path / "mine.j2"
+    template.write_text(
+        "{% block system %}My own rules, {{ style }}.{% endblock %}"
+        "{% block user %}Q {{ question }}{% for s in steps %} {{ s.open }}{{ s.text }}{{ s.close }}"
+        "{% endfor %}{% endblock %}"
+    )
+    engine = ScriptedEngine()
+    with serving(engine, settings(tmp_path, template=template, critique_style="full")) as service:
+        assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
+    assert engine.prompts[0].startswith("My own rules, full.\nQ q <step_0 ")
+
+
 def test_stopping_lets_accepted_work_end_and_takes_no_more(tmp_path: Path) -> None:
     engine = ScriptedEngine(delay=1.0)
     with serving(engine, settings(tmp_path, drain_seconds=10)) as service:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test test-fast lint lock bench-core clean
+.PHONY: setup demo serve test test-fast lint lock clean
 
 setup:
 	@$(PYTHON) tools/setup.py

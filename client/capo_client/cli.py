@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,16 +163,14 @@ def _report(job: FileJob) -> None:
         raise typer.Exit(1)
 
 
-class _explained:
+@contextmanager
+def _explained() -> Iterator[None]:
     """Errors of the client as one line, not as a traceback."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, errors.CapoError):
-            complain.print(f"capo: {error}", highlight=False)
-            raise typer.Exit(1) from None
+    try:
+        yield
+    except errors.CapoError as error:
+        complain.print(f"capo: {error}", highlight=False)
+        raise typer.Exit(1) from None
 
 
 app.command()(demo)

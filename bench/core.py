@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,10 @@ def train() -> Tokenizer:
 def rollout(kind: str, tokenizer: Tokenizer, tokens: int) -> tuple[str, list[int]]:
     """A text of about so many tokens, `STEPS` steps to every `TOKENS` of them, and its ids."""
     size = len(tokenizer.encode(SENTENCES[kind].format(1000, 7000)).ids)
-    sentences = [SENTENCES[kind].format(n, 7 * n) for n in range(max(tokens // size, STEPS))]
-    per_step = max(1, TOKENS // STEPS // size)
-    paragraphs = ["".join(sentences[i : i + per_step]) for i in range(0, len(sentences), per_step)]
-    text = "\n\n".join(paragraphs)
+    count, n_steps = -(-tokens // size), STEPS * tokens // TOKENS
+    sentences = [SENTENCES[kind].format(1000 + n, 7000 + n) for n in range(count)]
+    edges = [count * step // n_steps for step in range(n_steps + 1)]
+    text = "\n\n".join("".join(sentences[i:j]) for i, j in pairwise(edges))
     return text, tokenizer.encode(text).ids
 
 

@@ -184,7 +184,7 @@ def test_a_deadline_keeps_what_was_credited_by_then(tmp_path: Path) -> None:
         serving(ScriptedEngine(delay=0.4), settings(tmp_path, max_running=1)) as service,
         CreditClient(service.url, batch_size=8) as client,
     ):
-        batch = client.credit(rollouts(8), deadline=1.5)
+        batch = client.credit(rollouts(8), deadline=2.2)
         assert 0 < len(batch.credited) < 8
         assert {failed.error.status for failed in batch.failed} == {504}
 

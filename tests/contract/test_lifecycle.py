@@ -109,7 +109,7 @@ def test_a_deadline_ends_what_is_late_and_keeps_what_is_done(tmp_path: Path) -> 
         assert alone.json()["type"] == "urn:capo:problem:deadline"
         several = [{**ROLLOUT, "outcome": i / 10} for i in range(10)]
         response = httpx.post(
-            f"{service.url}/credit", json=body(*several, deadline_ms=1000), timeout=60
+            f"{service.url}/credit", json=body(*several, deadline_ms=2000), timeout=60
         )
         found = [r["status"] if r["status"] == "ok" else r["error"]["status"]
                  for r in response.json()["results"]]  # fmt: skip

@@ -81,6 +81,14 @@ def test_the_blank_that_sentencepiece_drops_moves_nothing() -> None:
     assert found == sorted(found) and set(found) == {0, 1}
 
 
+def test_the_dropped_blank_special_tokens_in_the_text_and_byte_tokens_together() -> None:
+    llama2 = tokenizer("llama2")
+    ids = [*llama2.encode("First").ids, llama2.token_to_id("</s>"), llama2.token_to_id("<0x00>")]
+    text = llama2.decode(ids, skip_special_tokens=False)
+    assert text == "First</s>\x00"
+    assert align(table("llama2"), ids, text).ends[-2:] == [len("First</s>"), len(text)]
+
+
 def test_a_byte_run_that_is_not_utf8_is_one_replacement_for_each_byte() -> None:
     ids = [tokenizer("llama2").token_to_id(f"<0x{byte:02X}>") for byte in b"\xe2\x82\xac\xff"]
     aligned = align(table("llama2"), ids)

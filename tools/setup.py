@@ -1,6 +1,6 @@
 """Make .venv: the pinned lists, then this project. Done anew only when one of them changed.
 
-Needs Python 3.11 or newer with pip, and nothing else. Environment:
+Needs Python 3.11 with pip, and nothing else. Environment:
     TORCH_INDEX_URL   where to find torch's CPU build if pip's own index has none
 """
 
@@ -19,7 +19,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
 LISTS = [ROOT / "requirements" / name for name in ("cpu.txt", "dev.txt")]
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
-TESTED = ((3, 11), (3, 13))
+LISTS_ARE_FOR = (3, 11)
 
 
 def main() -> None:
@@ -49,10 +49,10 @@ def fingerprint() -> str:
 def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Stop with the fix where this machine cannot run the pinned lists."""
     version = sys.version_info[:2]
-    if not TESTED[0] <= version <= TESTED[1]:
+    if version != LISTS_ARE_FOR:
         stop(
-            f"Python {version[0]}.{version[1]} runs this script; 3.11 to 3.13 are supported. "
-            "Fix: make setup PYTHON=python3.11"
+            f"Python {version[0]}.{version[1]} runs this script, and the pinned lists are for 3.11. "
+            "Fix: make setup PYTHON=python3.11, or pip install '.[service,cpu]' without the lists"
         )
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         stop(

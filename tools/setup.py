@@ -51,7 +51,7 @@ def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     version = sys.version_info[:2]
     if version != LISTS_ARE_FOR:
         stop(
-            f"Python {version[0]}.{version[1]} runs this script, and the pinned lists are for 3.11. "
+            f"Python {version[0]}.{version[1]} runs this, and the pinned lists are for 3.11. "
             "Fix: make setup PYTHON=python3.11, or pip install '.[service,cpu]' without the lists"
         )
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):

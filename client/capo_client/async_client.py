@@ -123,29 +123,20 @@ class AsyncCreditClient:
             UnavailableError, DeadlineExceededError: nothing at all was credited.
         """
         results: dict[Position, Answer] = {}
-        async with aclosing(self._stream(rollouts, deadline, options)) as stream:
+        stream = self.credit_stream(rollouts, deadline=deadline, **options)
+        async with aclosing(stream):
             async for position, result in stream:
                 results[position] = result
                 if progress:
                     progress(len(results), len(rollouts))
         return CreditBatch([results[position] for position in range(len(rollouts))])
 
-    def credit_stream(
+    async def credit_stream(
         self, rollouts: Sequence[RolloutLike], *, deadline: float = 600.0, **options: Any
     ) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
-        return self._stream(rollouts, deadline, options)
-
-    def _chunks(
-        self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
-    ) -> list[Chunk]:
         until = time.monotonic() + deadline
-        return split(rollouts, make_options(**options), self.batch_size, self.retry, until)
-
-    async def _stream(
-        self, rollouts: Sequence[RolloutLike], deadline: float, options: dict[str, Any]
-    ) -> AsyncGenerator[tuple[Position, Answer], None]:
-        chunks = self._chunks(rollouts, deadline, options)
+        chunks = split(rollouts, make_options(**options), self.batch_size, self.retry, until)
         arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
         arrived = asyncio.Queue()
         turns = asyncio.Semaphore(self.concurrency)

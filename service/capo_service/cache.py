@@ -33,7 +33,7 @@ class SingleFlight(Generic[T]):
         if flight is None:
             flight = _Flight(asyncio.create_task(work()))
             self._flights[key] = flight
-            flight.task.add_done_callback(partial(self._landed, key, flight))
+            flight.task.add_done_callback(partial(self._land, key, flight))
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task), shared
@@ -43,9 +43,6 @@ class SingleFlight(Generic[T]):
                 self._land(key, flight)  # nobody may join a task that is being cancelled
                 flight.task.cancel()
 
-    def _landed(self, key: str, flight: _Flight[T], _: asyncio.Task[T]) -> None:
-        self._land(key, flight)
-
-    def _land(self, key: str, flight: _Flight[T]) -> None:
+    def _land(self, key: str, flight: _Flight[T], _: asyncio.Task[T] | None = None) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]

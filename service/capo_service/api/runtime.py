@@ -117,11 +117,6 @@ class Runtime:
             ),
         )
 
-    async def loaded(self) -> None:
-        """Wait until the judge is loaded; raises what stopped it."""
-        if self._loading is not None:
-            await self._loading
-
     async def close(self) -> None:
         """Let accepted work end, within `drain_seconds`, then give everything back."""
         if not await self.admission.drain(self.settings.drain_seconds):

@@ -1,4 +1,4 @@
-"""`capo serve`."""
+"""`capo serve` and `capo prompt`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import typer
 import uvicorn
 
 from capo_service.api.app import create_app
+from capo_service.api.runtime import load_template
 from capo_service.engine.base import Engine
+from capo_service.prompts import judge_prompts, write
 from capo_service.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help="The judge: hub name, folder, or `embedded`.")
+        str | None, typer.Option(help="The judge: hub name, folder, `embedded`, or `testbed`.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="`vllm` (in process) or `openai`.")] = None,
     upstream: Annotated[
@@ -68,6 +70,35 @@ def serve(
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
     raise typer.Exit(run(settings))
+
+
+def prompt(
+    file: Annotated[Path, typer.Argument(help="Rollouts, one JSON object a line.")],
+    out: Annotated[Path, typer.Option(help="Prompts, one JSON object a line.")],
+    model: Annotated[
+        str | None, typer.Option(help="A judge whose tokenizer encodes them; without: text only.")
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="A prompt template in place of the built-in.")
+    ] = None,
+    critique_style: Annotated[
+        str | None, typer.Option(help="`verdict`, `brief` or `full`.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting of the service.")
+    ] = None,
+) -> None:
+    """Write what the judge would be asked about rollouts, without a judge."""
+    options = {"model": model, "template": template, "critique_style": critique_style}
+    overrides: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
+    try:
+        settings = load(None, **overrides | _pairs(setting, "--set"))
+        rendered = judge_prompts(file, load_template(settings.template), settings, model)
+        count = write(rendered, out)
+    except (ValueError, OSError) as error:
+        typer.secho(f"capo prompt: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    typer.echo(f"{count} prompts in {out}")
 
 
 def run(settings: Settings) -> int:

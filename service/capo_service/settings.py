@@ -15,9 +15,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from capo_service.prepare import Policy
+
 PREFIX = "CAPO_"
 # Variables of the client and the command line, which share the prefix.
 _NOT_SETTINGS = {"CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG"}
+
+
+def is_testbed(model: str) -> bool:
+    """Whether a judge is one of the testbed's (capo_service.engine.testbed)."""
+    return model == "testbed" or model.startswith("testbed-")
 
 
 class SettingsError(ValueError):
@@ -30,7 +37,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # The judge
-    model: str = Field("embedded", description="Hub name, folder, or `embedded`.")
+    model: str = Field("embedded", description="Hub name, folder, `embedded`, or `testbed`.")
     engine: Literal["vllm", "openai"] = Field("vllm", description="What runs the judge.")
     engine_args: dict[str, Any] = Field({}, description="Any vLLM engine argument, passed through.")
     upstream: str | None = Field(None, description="Engine openai: base URL of the server.")
@@ -46,7 +53,9 @@ class Settings(BaseSettings):
     chat_template_kwargs: dict[str, Any] = Field({}, description="For the judge's chat template.")
     template: Path | None = Field(None, description="A prompt template in place of the built-in.")
     critique_style: Literal["verdict", "brief", "full"] = Field(
-        "brief", description="Length of a critique's analysis: none, 200 or 1,200 characters."
+        default_factory=lambda given: "verdict" if is_testbed(given.get("model", "")) else "brief",
+        description="Length of a critique's analysis: none, 200 or 1,200 characters. By default "
+        "brief; verdict for the testbed's judges, which know no other.",
     )
     critique_format: Literal["json", "tag"] = Field(
         "json", description="json: decoded under a grammar. tag: the paper's free text."
@@ -82,6 +91,17 @@ class Settings(BaseSettings):
     # The rule verifier
     verify_timeout: float = Field(3.0, gt=0, description="Seconds for one answer's verification.")
     verify_workers: int = Field(2, ge=1, description="Processes that verify answers.")
+
+    def policy(self) -> Policy:
+        """What `prepare` needs to know of these settings."""
+        return Policy(
+            style=self.critique_style,
+            format=self.critique_format,
+            max_characters=self.max_characters,
+            max_response_tokens=self.max_response_tokens,
+            max_steps=self.max_steps,
+            max_critiques=self.max_critiques,
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

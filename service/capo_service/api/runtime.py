@@ -21,7 +21,7 @@ from capo_service.core.prompt import PromptTemplate
 from capo_service.credit import Creditor, Judged
 from capo_service.engine.base import Engine, EngineDeadError
 from capo_service.outcome import Verifier
-from capo_service.prepare import Policy, Prepared, Preparer
+from capo_service.prepare import Prepared, Preparer
 from capo_service.settings import Settings
 from capo_service.telemetry import Telemetry
 from capo_service.vocabularies import load_tables
@@ -58,7 +58,7 @@ class Runtime:
         self.admission = Admission(settings.max_queued, settings.max_running)
         self.tokenizers: list[str] = []
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
-        self._template = _load_template(settings.template)
+        self._template = load_template(settings.template)
         self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
         self._creditor = Creditor(engine, self._verifier)
         self._preparer: Preparer | None = None  # until the judge is loaded
@@ -107,14 +107,7 @@ class Runtime:
             self._template,
             tables,
             secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
-            Policy(
-                style=self.settings.critique_style,
-                format=self.settings.critique_format,
-                max_characters=self.settings.max_characters,
-                max_response_tokens=self.settings.max_response_tokens,
-                max_steps=self.settings.max_steps,
-                max_critiques=self.settings.max_critiques,
-            ),
+            self.settings.policy(),
         )
 
     async def close(self) -> None:
@@ -231,7 +224,7 @@ def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:
     return full.model_copy(update=dict.fromkeys(left_out))
 
 
-def _load_template(path: Path | None) -> PromptTemplate:
+def load_template(path: Path | None) -> PromptTemplate:
     if path is not None:
         return PromptTemplate(path.read_text(encoding="utf-8"), str(path))
     built_in = resources.files("capo_service") / "templates" / "judge.j2"

@@ -25,7 +25,7 @@ def folder() -> Path:
     Raises:
         ValueError: the package is not installed, or cannot be read.
     """
-    target = _cache() / f"{TOKENIZER_NAME}-{_version()}"
+    target = cache() / f"{TOKENIZER_NAME}-{_version()}"
     if not (target / "config.json").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
@@ -54,7 +54,8 @@ def _unpack(source: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Where models made on this machine lie."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "capo-credit"
 

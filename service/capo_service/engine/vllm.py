@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from capo_service.engine import embedded
+from capo_service.engine import embedded, testbed
 from capo_service.engine.base import (
     FINISHED_EARLY,
     Completion,
@@ -47,7 +47,7 @@ _FEW_CORES = 4
 
 
 class VllmEngine:
-    """Serves a hub name, a folder, or `embedded`.
+    """Serves a hub name, a folder, `embedded`, or one of the testbed's judges.
 
     Args:
         model: the judge.
@@ -106,20 +106,16 @@ class VllmEngine:
         known = {field.name for field in fields(AsyncEngineArgs)}
         if unknown := sorted(self._engine_args.keys() - known):
             raise ValueError(f"vLLM has no engine argument {', '.join(unknown)}")
-        path = self._source
-        if path == embedded.NAME:
-            path = str(embedded.folder())
-            if (os.cpu_count() or 1) <= _FEW_CORES:
-                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        path, local = local_model(self._source)
+        if local and (os.cpu_count() or 1) <= _FEW_CORES:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._encoder = PromptEncoder(path, self._template_kwargs)
         arguments: dict[str, Any] = {
             "model": path,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
         }
-        if self._source == embedded.NAME:
-            arguments |= _EMBEDDED_ARGUMENTS
-        return path, AsyncEngineArgs(**arguments | self._engine_args)
+        return path, AsyncEngineArgs(**arguments | local | self._engine_args)
 
     async def close(self) -> None:
         llm, self._llm = self._llm, None
@@ -164,6 +160,19 @@ class VllmEngine:
     async def abort(self, request: str) -> None:
         if self._llm is not None:
             await self._llm.abort(request)
+
+
+def local_model(model: str) -> tuple[str, dict[str, Any]]:
+    """Where a judge lies, and the engine arguments of those that are known by a name of ours.
+
+    Raises:
+        ValueError: it is one of ours and is not on this machine.
+    """
+    if model == embedded.NAME:
+        return str(embedded.folder()), dict(_EMBEDDED_ARGUMENTS)
+    if model in testbed.NAMES:
+        return str(testbed.folder(model)), dict(testbed.ARGUMENTS)
+    return model, {}
 
 
 def _sampling_params(sampling: Sampling) -> Any:

@@ -1,0 +1,39 @@
+"""The testbed's judges: tiny models that `capo testbed` (the trainer's) makes on this machine.
+
+They judge one kind of arithmetic story and nothing else. `testbed` is the good one; `testbed-f80`
+and `testbed-f60` are deliberately weaker.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from capo_service.engine.embedded import cache
+
+_FOLDERS = {"testbed": "judge", "testbed-f80": "judge-f80", "testbed-f60": "judge-f60"}
+NAMES = frozenset(_FOLDERS)
+
+# A model of a million parameters on a CPU: small everything, and no compiler.
+ARGUMENTS = {
+    "dtype": "float32",
+    "kv_cache_memory_bytes": 256 << 20,
+    "block_size": 32,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 8192,
+    "enforce_eager": True,
+}
+
+
+def folder(name: str) -> Path:
+    """Where the judge lies.
+
+    Raises:
+        ValueError: it was not made yet.
+    """
+    path = cache() / "testbed" / _FOLDERS[name]
+    if not (path / "config.json").exists():
+        raise ValueError(
+            f"the testbed's judge is not at {path}: make it with `capo testbed` (extra trainer; "
+            "some minutes on two cores)"
+        )
+    return path

@@ -1,0 +1,140 @@
+"""One step's rollouts as tensors, with their rewards, and their log-probabilities."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capo_trainer import recipe
+from capo_trainer.algorithm import advantages, genorm_reward
+from capo_trainer.credit import Credit
+from capo_trainer.rollout import Rollout
+
+
+@dataclass(slots=True)
+class Batch:
+    """B rollouts: prompts padded on the left to P tokens, responses on the right to T.
+
+    `ids`, `attention` (B, P + T); `mask` (B, T) is True at tokens that are learnt from; `outcome`
+    (B,) and `process` (B, T) as in `advantages`; `groups` (B,).
+    """
+
+    ids: Tensor
+    attention: Tensor
+    mask: Tensor
+    outcome: Tensor
+    process: Tensor
+    groups: Tensor
+    counts: Counter[str]
+
+    @property
+    def width(self) -> int:
+        """T."""
+        return self.mask.shape[1]
+
+    def advantages(self, variant: Any) -> Tensor:
+        """(B, T); rollouts that are left out do not count in their group's mean."""
+        return advantages(self.outcome, self.process, self.mask, self.groups, variant)
+
+    def rows(self, chosen: Sequence[int]) -> Batch:
+        """Some of the rollouts."""
+        index = torch.tensor(chosen, dtype=torch.long, device=self.ids.device)
+        return Batch(
+            self.ids[index], self.attention[index], self.mask[index], self.outcome[index],
+            self.process[index], self.groups[index], self.counts,
+        )  # fmt: skip
+
+
+def make_batch(
+    rollouts: Sequence[Rollout], outcomes: Sequence[float | None],
+    credits: dict[int, Credit] | None, settings: recipe.Recipe, pad: int, device: Any,
+) -> Batch:  # fmt: skip
+    """Rewards of rollouts (eq. 1, or eq. 3), and what each can be learnt from.
+
+    Args:
+        rollouts: those of a question side by side.
+        outcomes: r_v; None where it could not be decided, and the rollout is left out.
+        credits: by position; those that lack one fall back to what the recipe says. None: the
+            reward is the outcome alone.
+        settings: the recipe.
+        pad: the id that pads.
+        device: where the tensors go.
+    """
+    count, per_question = len(rollouts), settings.sampling.rollouts_per_prompt
+    before = max(len(r.asked.prompt_ids) for r in rollouts)
+    after = max(max(len(r.ids) for r in rollouts), 1)
+    ids = torch.full((count, before + after), pad, dtype=torch.long)
+    attention = torch.zeros((count, before + after), dtype=torch.long)
+    mask = torch.zeros((count, after), dtype=torch.bool)
+    outcome, process = torch.zeros(count), torch.zeros(count, after)
+    counts: Counter[str] = Counter()
+    for row, (rollout, verified) in enumerate(zip(rollouts, outcomes, strict=True)):
+        start, length = before - len(rollout.asked.prompt_ids), len(rollout.ids)
+        ids[row, start : before + length] = torch.tensor([*rollout.asked.prompt_ids, *rollout.ids])
+        attention[row, start : before + length] = 1
+        credit = (credits or {}).get(row)
+        blank = not rollout.text.strip()
+        counts["blank"] += blank
+        counts["truncated"] += not rollout.finished
+        counts["right"] += verified == 1
+        if verified is None:
+            counts["unverified"] += 1
+            continue
+        if credits is not None and credit is None and not blank:
+            counts["uncredited"] += 1
+            if settings.credit.on_failure == "skip":
+                continue
+        mask[row, :length] = rollout.finished or settings.algorithm.truncated == "keep"
+        outcome[row] = whole_reward(rollout, verified, credit, settings)
+        if credit is not None:
+            counts["steps"] += len(credit.wrong)
+            counts["wrong_steps"] += sum(credit.wrong)
+            if settings.credit.reward == "capo":
+                penalties = torch.tensor(credit.penalties)
+                process[row, :length] = -settings.credit.w_process * penalties
+    groups = torch.arange(count) // per_question
+    tensors = (ids, attention, mask, outcome, process, groups)
+    return Batch(*(tensor.to(device) for tensor in tensors), counts)
+
+
+def whole_reward(
+    rollout: Rollout, verified: float, credit: Credit | None, settings: recipe.Recipe
+) -> float:
+    """The reward of the whole rollout: W_whole * r_v, or eq. 3, and the format reward."""
+    reward = settings.credit.w_whole * verified
+    if settings.credit.reward == "generative_outcome":
+        # r_m: +1 where the judge finds no wrong step, -1 where it finds one, 0 without a judge.
+        judged = 0.0 if credit is None else -1.0 if any(credit.wrong) else 1.0
+        generative = genorm_reward(
+            torch.tensor(verified),
+            torch.tensor(judged),
+            settings.credit.alpha,
+            settings.credit.beta,
+        )
+        reward = settings.credit.w_whole * float(generative)
+    algorithm = settings.algorithm
+    if algorithm.format_reward and re.search(algorithm.format_pattern, rollout.text):
+        reward += algorithm.format_reward
+    return reward
+
+
+def log_probabilities(model: Any, batch: Batch, temperature: float) -> Tensor:
+    """(B, T) float32: of each sampled token under the model at the sampling temperature.
+
+    Top-p is left out, as is usual: a token that the new policy's top-p drops has no ratio.
+    """
+    width = batch.width
+    positions = (batch.attention.cumsum(1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions,
+        logits_to_keep=width + 1, use_cache=False,
+    ).logits[:, :-1]  # fmt: skip
+    logits = logits.float() / temperature
+    chosen = logits.gather(-1, batch.ids[:, -width:, None]).squeeze(-1)
+    return chosen - logits.logsumexp(-1)

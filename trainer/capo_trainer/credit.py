@@ -1,0 +1,202 @@
+"""The trainer's side of the service: rollouts go out while others are sampled."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from capo_client import AsyncCreditClient, CapoError, Credited, wire
+from capo_trainer import recipe
+from capo_trainer.recipe import RecipeError
+from capo_trainer.rollout import Rollout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What the service said of one rollout of L tokens.
+
+    `penalties`: share of W_process taken from each token, in [0, 1]. `wrong`: one bool a step.
+    """
+
+    penalties: list[float]
+    wrong: list[bool]
+
+
+@dataclass(slots=True)
+class Collected:
+    """The credit of one step's rollouts, by position; what is missing has its reason counted."""
+
+    credits: dict[int, Credit] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    usage: wire.Usage = field(default_factory=wire.Usage)
+    waited: float = 0.0  # seconds, from the end of sampling to the last credit
+
+
+class CreditLink:
+    """A connection to the service, on a thread of its own. Close it at the end.
+
+    Raises:
+        RecipeError: the service is not there, is of another version, or does not serve the
+            policy's tokenizer.
+    """
+
+    def __init__(self, settings: recipe.Credit) -> None:
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = AsyncCreditClient(settings.url)
+        self._options = _options(settings)
+        self._sent: list[tuple[list[int], Future[Any]]] = []
+        self._until = 0.0
+        try:
+            self.info = self._run(self._check())
+        except BaseException:
+            self.close()
+            raise
+
+    async def _check(self) -> wire.Info:
+        try:
+            await self._client.wait_until_ready(self._settings.ready_within)
+            info = await self._client.info()
+        except CapoError as error:
+            raise RecipeError(
+                f"the reward service cannot be used: {error}. Start one (`capo serve`), or name "
+                "one by credit.url or CAPO_URL"
+            ) from error
+        ours = importlib.metadata.version("capo-credit")
+        if _series(info.version) != _series(ours) and not self._settings.allow_other_version:
+            raise RecipeError(
+                f"the service at {self._client.url} is version {info.version} and this trainer "
+                f"{ours}: install the same on both, or set credit.allow_other_version = true"
+            )
+        if self._settings.tokenizer not in info.tokenizers:
+            raise RecipeError(
+                f"the service at {self._client.url} does not serve tokenizer "
+                f"{self._settings.tokenizer!r}, but {', '.join(info.tokenizers) or 'none'}: name "
+                "one of these in credit.tokenizer, or start it with "
+                f'--set \'tokenizers={{"{self._settings.tokenizer}": "FOLDER"}}\''
+            )
+        return info
+
+    def begin(self) -> None:
+        """Before a step's rollouts are sent: its deadline starts to run."""
+        self._sent.clear()
+        self._until = time.monotonic() + self._settings.deadline
+
+    def send(self, rollouts: Sequence[tuple[int, Rollout, float | None]]) -> None:
+        """Send rollouts, each with its position and outcome. Returns at once.
+
+        Blank ones are not sent: there is no step to judge.
+        """
+        full = [each for each in rollouts if each[1].text.strip()]
+        if full:
+            bodies = [self._body(*each) for each in full]
+            future = asyncio.run_coroutine_threadsafe(self._credit(bodies), self._loop)
+            self._sent.append(([position for position, _, _ in full], future))
+
+    def _body(self, position: int, rollout: Rollout, outcome: float | None) -> dict[str, Any]:
+        prompt = rollout.asked.prompt
+        return {
+            "id": str(position),
+            "question": prompt.question,
+            "response_token_ids": rollout.ids,
+            "tokenizer": self._settings.tokenizer,
+            "reference": prompt.answer,
+            # Only the steps are asked for; the trainer weighs the outcome itself.
+            "outcome": 0.0 if outcome is None else outcome,
+        }
+
+    async def _credit(self, bodies: list[dict[str, Any]]) -> Any:
+        seconds = max(self._until - time.monotonic(), 0.001)
+        return await self._client.credit(bodies, deadline=seconds, **self._options)
+
+    def collect(self) -> Collected:
+        """Wait for the credit of all that was sent since `begin`."""
+        started = time.monotonic()
+        found = Collected()
+        for positions, future in self._sent:
+            try:
+                batch = future.result()
+            except CapoError as error:
+                found.failures[f"{type(error).__name__}: {error}"] += len(positions)
+                continue
+            found.usage += batch.usage
+            for position, result in zip(positions, batch, strict=True):
+                if isinstance(result, Credited):
+                    found.credits[position] = _credit_of(result)
+                else:
+                    problem = result.error
+                    found.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1
+        self._sent.clear()
+        found.waited = time.monotonic() - started
+        return found
+
+    def close(self) -> None:
+        """Take back what was sent, and close."""
+        for _, future in self._sent:
+            future.cancel()
+        self._run(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Bundles:
+    """Gathers finished rollouts of a question and sends `size` of them together.
+
+    A request for each would cost more than it gains; waiting for the last of a question would
+    leave the judge idle.
+    """
+
+    def __init__(self, size: int, per_question: int, send: Callable[[list[int]], None]) -> None:
+        self._size = size
+        self._per_question = per_question
+        self._send = send
+        self._waiting: dict[int, list[int]] = {}
+        self._seen: Counter[int] = Counter()
+
+    def add(self, position: int) -> None:
+        """The rollout at `position` is finished; those of a question stand side by side."""
+        question = position // self._per_question
+        self._waiting.setdefault(question, []).append(position)
+        self._seen[question] += 1
+        last = self._seen[question] == self._per_question
+        if last or len(self._waiting[question]) == self._size:
+            self._send(self._waiting.pop(question))
+
+
+def _options(settings: recipe.Credit) -> dict[str, Any]:
+    voting: dict[str, Any] = {
+        "method": settings.method, "n": settings.n, "early_stop": settings.early_stop,
+        "temperature": settings.temperature, "top_p": settings.top_p,
+        "max_tokens": settings.max_tokens, "seed": settings.seed,
+    }  # fmt: skip
+    return {
+        "voting": voting,
+        # r_v * 0 - penalty * 1: the share itself, which the recipe's weights are applied to.
+        "reward": {"scheme": "capo", "w_whole": 0.0, "w_process": 1.0},
+        "segment": {"method": settings.segment},
+        "show_reference": settings.show_reference,
+    }
+
+
+def _credit_of(result: Credited) -> Credit:
+    rewards = result.token_rewards or []
+    return Credit([-reward for reward in rewards], [step.wrong for step in result.steps])
+
+
+def _series(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])

@@ -1,0 +1,148 @@
+"""What a run says of itself: the console, metrics.jsonl, TensorBoard, and W&B if asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from capo_trainer.recipe import Recipe, RecipeError
+from capo_trainer.rollout import Rollout
+
+
+class Logs:
+    """Writes on the main process only.
+
+    Args:
+        recipe: the run.
+        enabled: whether this process writes.
+        first: steps done before; what metrics.jsonl tells of later ones is dropped, for a killed
+            run may have gone on after its last checkpoint.
+
+    Raises:
+        RecipeError: W&B is asked for and not installed.
+    """
+
+    def __init__(self, recipe: Recipe, enabled: bool = True, first: int = 0) -> None:
+        self._enabled = enabled
+        self._shown = recipe.logging.samples
+        self._warned: set[str] = set()
+        if not enabled:
+            return
+        recipe.output.mkdir(parents=True, exist_ok=True)
+        path = recipe.output / "metrics.jsonl"
+        kept = [
+            line for line in (path.read_text().splitlines() if path.exists() else [])
+            if (record := _record(line)) and record["step"] <= first and first
+        ]  # fmt: skip
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+        (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
+        self._board, self._wandb = _board(recipe, first), _wandb(recipe)
+        self.console = Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=self.console, disable=not self.console.is_terminal,
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task("", total=recipe.steps, completed=first)
+        if first:
+            self.console.print(f"resumed after step {first}")
+
+    def step(self, step: int, record: dict[str, Any], rollouts: Sequence[Rollout]) -> None:
+        """One training step."""
+        self._write("train", step, record)
+        if not self._enabled:
+            return
+        self._bar.advance(self._task)
+        wrong = record["wrong_step_rate"]
+        line = f"step {step:>4}  right {record['accuracy']:.1%}"
+        line += f"  wrong steps {wrong:.1%}" if wrong is not None else ""
+        line += f"  {record['mean_tokens']:.0f} tokens  loss {record['loss']:+.4f}"
+        line += f"  {record['step_seconds']:.1f} s (waited {record['wait_seconds']:.1f})"
+        self.console.print(line)
+        for name in ("uncredited", "unverified", "truncated", "blank"):
+            if number := record.get(name):
+                self.console.print(f"          {number} of {record['rollouts']} rollouts {name}")
+        for reason in record["failures"]:
+            if reason not in self._warned:
+                self._warned.add(reason)
+                self.console.print(
+                    f"          why uncredited: {reason}", style="yellow", markup=False
+                )
+        for rollout in rollouts[: self._shown]:
+            self.console.print(f"{rollout.asked.prompt.question}\n{rollout.text}\n", markup=False)
+
+    def evaluation(self, step: int, record: dict[str, Any]) -> None:
+        """One evaluation."""
+        self._write("evaluation", step, record)
+        if not self._enabled:
+            return
+        shown = f"evaluation after {step} steps: pass@1 {record['greedy_accuracy']:.1%}"
+        if "greedy_wrong_step_rate" in record:
+            shown += f", wrong steps {record['greedy_wrong_step_rate']:.1%}"
+            shown += f", right with a wrong step {record['greedy_lucky_rate']:.1%}"
+        self.console.print(shown, style="bold")
+
+    def _write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        if not self._enabled:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
+        self._file.flush()
+        numbers = {
+            f"{kind}/{name}": float(value)
+            for name, value in record.items()
+            if isinstance(value, Real)
+        }
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        if self._enabled:
+            self._bar.stop()
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None where a kill cut it short."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _board(recipe: Recipe, first: int) -> Any:
+    if not recipe.logging.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RecipeError(
+            f"logging.tensorboard needs capo-credit[trainer], or set it to false: {error}"
+        ) from None
+    return SummaryWriter(str(recipe.output / "tensorboard"), purge_step=first + 1)
+
+
+def _wandb(recipe: Recipe) -> Any:
+    if recipe.logging.wandb is None:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        raise RecipeError(
+            "logging.wandb is set and wandb is not installed: pip install wandb"
+        ) from None
+    return wandb.init(project=recipe.logging.wandb, config=recipe.model_dump(mode="json"))

@@ -1,0 +1,51 @@
+"""The policy: its weights, its tokenizer, its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from capo_trainer import recipe
+from capo_trainer.recipe import RecipeError
+
+
+def load_policy(settings: recipe.Policy) -> tuple[Any, Any]:
+    """A causal language model in fp32, and its tokenizer.
+
+    Raises:
+        RecipeError: the model cannot be loaded, or has no end token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.model)
+        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"policy.model {settings.model!r} cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"the tokenizer of {settings.model!r} has no end token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # sampled and learning policy must be one and the same
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, tokenizer
+
+
+def cosine(
+    optimiser: torch.optim.Optimizer, settings: recipe.Optimiser, updates: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then cosine decay to `final_share` of the learning rate at the end."""
+    warm = round(settings.warmup * updates)
+
+    def share(update: int) -> float:
+        if update < warm:
+            return (update + 1) / (warm + 1)
+        along = (update - warm) / max(updates - warm, 1)
+        low = settings.final_share
+        return low + (1 - low) * (1 + math.cos(math.pi * min(along, 1.0))) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, share)

@@ -1,0 +1,285 @@
+"""The recipe: everything that decides a training run, as TOML, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from capo_trainer.algorithm import Advantage, Average
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RecipeError(ValueError):
+    """The recipe, or a file that it names, cannot be used; the message says where."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Policy(_Section):
+    """The model that learns."""
+
+    model: str = Field(description="Hub name or folder; `embedded` is the embedded model.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: mixed precision; weights and optimiser stay in fp32."
+    )
+    gradient_checkpointing: bool = False
+    system: str | None = Field(None, description="System turn before each question.")
+    suffix: str = Field("", description="Appended to each question.")
+
+
+class Data(_Section):
+    """Questions to learn from."""
+
+    prompts: Path = Field(description="JSON lines with `question` and `answer`.")
+    shuffle: bool = True
+    verifier: str = Field(
+        "math_verify",
+        description="What decides r_v: `math_verify`, or `module:function` of (response, answer).",
+    )
+    prompts_per_step: Positive = Field(12, description="n questions; all processes together.")
+    max_prompt_tokens: Positive = 1024
+
+
+class Sampling(_Section):
+    """How rollouts are sampled (the paper: 16, at temperature 0.7 and top-p 0.9)."""
+
+    engine: Literal["transformers", "openai"] = "transformers"
+    url: str | None = Field(None, description="Engine openai: base URL, as http://host:8000/v1.")
+    served_model: str | None = Field(None, description="Engine openai: the name it serves.")
+    weight_sync: Literal["none", "vllm_reload"] = Field(
+        "none", description="Engine openai: how the server gets new weights after each step."
+    )
+    rollouts_per_prompt: Annotated[int, Field(ge=2)] = 16
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_tokens: Positive = 1024
+    batch: Positive = Field(64, description="Rollouts sampled at once.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.engine == "openai") != (self.url is not None):
+            raise ValueError("engine openai and url go together: give both, or neither")
+        if self.weight_sync != "none" and self.engine != "openai":
+            raise ValueError("weight_sync is for engine openai")
+        return self
+
+
+class Credit(_Section):
+    """What the service is asked, and what happens when it cannot answer."""
+
+    reward: Literal["capo", "outcome", "generative_outcome"] = Field(
+        "capo",
+        description="capo: eq. 1. outcome: r_v alone, no service. generative_outcome: eq. 3.",
+    )
+    url: str | None = Field(
+        None, description="The service; by default CAPO_URL, or this machine's."
+    )
+    tokenizer: str | None = Field(
+        None, description="The policy's tokenizer by the name that the service knows it by."
+    )
+    method: Literal["greedy", "intersection", "majority", "union", "average"] = "majority"
+    n: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="Critiques, k.")
+    early_stop: bool = True
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    max_tokens: Positive = 2048
+    seed: int | None = None
+    segment: Literal["blank_line", "newline", "sentence"] = "blank_line"
+    w_whole: float = 2.0
+    w_process: float = 1.0
+    alpha: float = Field(1.0, description="generative_outcome: of eq. 3.")
+    beta: float = Field(1.0, description="generative_outcome: of eq. 3.")
+    show_reference: bool = True
+    deadline: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="Seconds for the credit of one step's rollouts, retries included."
+    )
+    ready_within: Annotated[float, Field(ge=0)] = Field(
+        300.0, description="Seconds to wait at the start until the service is ready."
+    )
+    on_failure: Literal["skip", "outcome"] = Field(
+        "skip",
+        description="Rollouts that got no credit: left out, or rewarded by the outcome alone.",
+    )
+    overlap: bool = Field(True, description="Send rollouts while others are still sampled.")
+    bundle: Positive = Field(4, description="Finished rollouts of a question sent together.")
+    allow_other_version: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.method == "greedy" and self.n not in (None, 1):
+            raise ValueError("method greedy takes one critique: leave n out")
+        return self
+
+
+class Algorithm(_Section):
+    """Advantages and loss."""
+
+    advantage: Advantage = "capo"
+    average: Average = Field("rollout", description="rollout: the paper's. token: all alike.")
+    clip_low: Share = 0.2
+    clip_high: Annotated[float, Field(ge=0)] = 0.2
+    kl: Annotated[float, Field(ge=0)] = Field(0.01, description="beta of the KL to the reference.")
+    epochs: Positive = Field(4, description="Passes over each step's rollouts.")
+    minibatch: Positive | None = Field(
+        None, description="Rollouts in one update, all processes together; by default all."
+    )
+    micro_batch: Positive = Field(8, description="Rollouts of one backward pass and process.")
+    truncated: Literal["keep", "mask"] = Field(
+        "keep", description="Rollouts cut off at max_tokens: learnt from, or masked."
+    )
+    format_reward: float = Field(0.0, description="Added to r_v * w_whole where the format holds.")
+    format_pattern: str = Field(
+        r"\\boxed\{.+\}", description="Python regular expression that a well-formed response has."
+    )
+
+
+class Optimiser(_Section):
+    """AdamW with a cosine schedule after a linear warm-up."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-7
+    final_share: Share = Field(0.0, description="Of the learning rate, at the schedule's end.")
+    warmup: Share = Field(0.05, description="Share of all updates.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Evaluation(_Section):
+    """Measured during training."""
+
+    prompts: Path | None = Field(None, description="Held-out questions; none: no evaluation.")
+    every: Positive = Field(10, description="Steps between; and before the first, after the last.")
+    limit: Positive | None = Field(None, description="At most so many questions.")
+    samples: Annotated[int, Field(ge=0)] = Field(
+        0, description="Sampled answers of each question, beside the greedy one."
+    )
+    checker: str = Field(
+        "service",
+        description="What finds wrong steps: `service`, `none`, or `module:function` of "
+        "(question, steps).",
+    )
+
+
+class Checkpoints(_Section):
+    """What a killed run resumes from."""
+
+    every: Positive = 20
+    keep: Positive = 2
+
+
+class Logging(_Section):
+    """Beside the console and metrics.jsonl."""
+
+    tensorboard: bool = True
+    wandb: str | None = Field(None, description="A Weights & Biases project; needs wandb.")
+    samples: Annotated[int, Field(ge=0)] = Field(0, description="Rollouts shown at each step.")
+
+
+class Recipe(_Section):
+    """One training run."""
+
+    output: Path = Field(description="Folder of logs, checkpoints and the trained policy.")
+    steps: Positive = Field(description="Batches of rollouts to learn from.")
+    seed: int = 0
+    policy: Policy
+    data: Data
+    sampling: Sampling = Sampling()
+    credit: Credit = Credit()
+    algorithm: Algorithm = Algorithm()
+    optimiser: Optimiser = Optimiser()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        count = self.rollouts_per_step
+        if self.minibatch > count or count % self.minibatch:
+            raise ValueError(
+                f"algorithm.minibatch = {self.minibatch} does not divide the {count} rollouts of a "
+                "step (data.prompts_per_step * sampling.rollouts_per_prompt)"
+            )
+        if self.credit.reward != "outcome" and self.credit.tokenizer is None:
+            raise ValueError(
+                "credit.tokenizer is missing: the name under which the service serves the "
+                "policy's tokenizer (`capo info` lists them; setting tokenizers adds more)"
+            )
+        return self
+
+    @property
+    def rollouts_per_step(self) -> int:
+        """Of all processes together."""
+        return self.data.prompts_per_step * self.sampling.rollouts_per_prompt
+
+    @property
+    def minibatch(self) -> int:
+        """Rollouts in one update."""
+        return self.algorithm.minibatch or self.rollouts_per_step
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps * self.algorithm.epochs * (self.rollouts_per_step // self.minibatch)
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe; its relative paths are relative to its own folder, `output` excepted.
+
+    Args:
+        path: a TOML file.
+        overrides: dotted name -> value, as {"algorithm.epochs": 1}.
+
+    Raises:
+        RecipeError: it is not there, not TOML, or a value is unknown or wrong.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
+    for section, name in (("data", "prompts"), ("evaluation", "prompts")):
+        given = values.get(section, {}).get(name)
+        if isinstance(given, str):
+            values[section][name] = str(path.parent / Path(given).expanduser())
+    for dotted, value in (overrides or {}).items():
+        *sections, name = dotted.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return make_recipe(values, str(path))
+
+
+def make_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Check values, as `load_recipe` does."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(_explain(item) for item in error.errors())
+        raise RecipeError(f"{source}: {faults}") from None
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(item["loc"][-1]), _names(), n=1)
+        return f"unknown setting {name}" + (f" (did you mean {close[0]}?)" if close else "")
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+def _names() -> list[str]:
+    names = list(Recipe.model_fields)
+    for field in Recipe.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+            names += field.annotation.model_fields
+    return names

@@ -1,0 +1,353 @@
+"""Makes the testbed: a tokenizer, a policy that is right about half the time, and judges of it.
+
+Everything is trained from scratch on this machine. The policy learns from careless demonstrations.
+The judge goes on from there and learns from critiques of what that policy writes, in exactly the
+prompts that the service sends.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capo_trainer.testbed import models, tasks
+from capo_trainer.testbed.models import Example
+from capo_trainer.testbed.tasks import Task
+
+_LIST = re.compile(r"\[([\d, ]*)\]")
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is trained. `quick` is for continuous integration."""
+
+    layers: int = 6
+    hidden: int = 128
+    vocabulary: int = 768
+    policy_updates: int = 900
+    policy_batch: int = 32
+    checking_updates: int = 900
+    judge_updates: int = 500
+    judge_batch: int = 16
+    judge_rollouts: int = 24_000
+    held_out: int = 400
+
+
+QUICK = Sizes(policy_updates=500, checking_updates=600, judge_updates=300)
+# The weaker judges are the good one, stopped when it was this good.
+GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
+
+
+def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
+    """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
+
+    Returns:
+        What testbed.json holds: sizes, and how good each model is on held-out tasks.
+    """
+    started = time.monotonic()
+    torch.manual_seed(seed)
+    rng = random.Random(seed)  # noqa: S311  # data, not a secret
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = [tasks.make_task(random.Random(f"held out {i}")) for i in range(sizes.held_out)]  # noqa: S311
+    seen = {task.question for task in held_out}
+    write_prompts(folder / "eval.jsonl", held_out)
+    training = [
+        task for task in (tasks.make_task(rng) for _ in range(4000)) if task.question not in seen
+    ]
+    write_prompts(folder / "train.jsonl", training)
+
+    tokenizer = models.wrap(_tokenizer(rng, sizes))
+    pad = tokenizer.pad_token_id
+
+    def demonstrations() -> Iterator[Example]:
+        while True:
+            task = tasks.make_task(rng)
+            if task.question not in seen:
+                text = tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
+                yield _solution(tokenizer, task, text)
+
+    model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
+    parameters = sum(p.numel() for p in model.parameters())
+    report(f"policy: {parameters / 1e6:.2f} M parameters")
+    models.train(
+        model, demonstrations, updates=sizes.policy_updates, batch=sizes.policy_batch,
+        learning_rate=5e-3, pad=pad, after=_every(100, "policy", report),
+    )  # fmt: skip
+    quality = {
+        "greedy": _quality(model, tokenizer, held_out),
+        "sampled": _quality(model, tokenizer, held_out, temperature=1.0),
+    }
+    report(f"policy: {quality}")
+    models.save(model, tokenizer, folder / "policy")
+    policy_seconds = time.monotonic() - started
+
+    f1 = _judges(folder, copy.deepcopy(model), model, tokenizer, held_out, rng, sizes, report)
+    found = {
+        "sizes": asdict(sizes), "seed": seed, "parameters": parameters,
+        "policy": quality, "judges": f1, "policy_seconds": round(policy_seconds),
+        "seconds": round(time.monotonic() - started),
+    }  # fmt: skip
+    (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def write_prompts(path: Path, questions: Sequence[Task]) -> None:
+    """A prompt file: JSON lines with `question` and `answer`."""
+    with path.open("w", encoding="utf-8") as file:
+        for task in questions:
+            line = {"question": task.question, "answer": f"\\boxed{{{task.answer}}}"}
+            file.write(json.dumps(line) + "\n")
+
+
+@torch.inference_mode()
+def sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]],
+    *, temperature: float, max_new_tokens: int, batch: int = 256,
+) -> list[str]:  # fmt: skip
+    """One text for each prompt; greedy at temperature 0."""
+    texts: list[str] = []
+    how: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        how |= {"temperature": temperature, "top_k": 0}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch):
+        rows = [prompts[i] for i in order[start : start + batch]]
+        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+        texts += tokenizer.batch_decode(
+            out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
+        )
+    placed = dict(zip(order, texts, strict=True))
+    return [placed[i] for i in range(len(prompts))]
+
+
+def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
+    rollouts = [_Rollout(t, tasks.demonstrate(t, rng, tasks.ALL_KINDS)) for t in _tasks(rng, 1000)]
+    prompts = _prompts(rollouts, None)
+    texts = []
+    for rollout, prompt in zip(rollouts, prompts, strict=True):
+        asked = prompt["messages"][1]["content"].replace(rollout.task.question, "\n")
+        for step in tasks.split(rollout.response):
+            asked = asked.replace(step, "\n")
+        texts += [asked, rollout.task.question, rollout.response, rollout.verdict()]
+    instructions = prompts[0]["messages"][0]["content"]
+    lines = sorted({line for line in instructions.split("\n") if line})
+    return models.train_tokenizer(texts, lines, sizes.vocabulary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    task: Task
+    response: str
+
+    def wrong(self) -> list[bool]:
+        return tasks.check(self.task.question, tasks.split(self.response))
+
+    def verdict(self) -> str:
+        steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
+        return f'{{"incorrect_steps": [{steps}]}}'
+
+
+def _tasks(rng: random.Random, count: int) -> list[Task]:
+    return [tasks.make_task(rng) for _ in range(count)]
+
+
+def _prompts(rollouts: Sequence[_Rollout], model: Path | None) -> list[dict[str, Any]]:
+    """What the service would ask about rollouts, every other one with its reference."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sent, got = Path(scratch) / "rollouts.jsonl", Path(scratch) / "prompts.jsonl"
+        with sent.open("w", encoding="utf-8") as file:
+            for i, rollout in enumerate(rollouts):
+                line = {"question": rollout.task.question, "response": rollout.response}
+                if i % 2:
+                    line["reference"] = f"\\boxed{{{rollout.task.answer}}}"
+                file.write(json.dumps(line) + "\n")
+        command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
+        command += ["--critique-style", "verdict", *(["--model", str(model)] if model else [])]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own
+        with got.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+
+def _solution(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> Example:
+    prompt = policy_prompt(tokenizer, task.question)
+    body = tokenizer.encode(text, add_special_tokens=False)
+    return Example([*prompt, *body, tokenizer.eos_token_id], len(prompt))
+
+
+def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
+    """The ids after which the policy answers."""
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _quality(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Task],
+    temperature: float = 0.0,
+) -> dict[str, float]:  # fmt: skip
+    prompts = [policy_prompt(tokenizer, task.question) for task in questions]
+    texts = sample(model, tokenizer, prompts, temperature=temperature, max_new_tokens=96)
+    rollouts = [_Rollout(task, text) for task, text in zip(questions, texts, strict=True)]
+    right = [tasks.answer_of(r.response) == r.task.answer for r in rollouts]
+    wrong = [r.wrong() for r in rollouts]
+    steps = sum(map(len, wrong))
+    return {
+        "accuracy": sum(right) / len(right),
+        "wrong_steps": sum(map(sum, wrong)) / max(steps, 1),
+        "lucky": sum(ok and any(w) for ok, w in zip(right, wrong, strict=True)) / len(right),
+    }
+
+
+def _judges(
+    folder: Path, base: LlamaForCausalLM, policy: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast, held_out: Sequence[Task], rng: random.Random,
+    sizes: Sizes, report: Report,
+) -> dict[str, float]:  # fmt: skip
+    """Train the judge, and keep it at each grade on the way; the F1 of each."""
+
+    def rollouts(questions: Sequence[Task]) -> list[_Rollout]:
+        prompts = [policy_prompt(tokenizer, task.question) for task in questions]
+        texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
+        pairs = zip(questions, texts, strict=True)
+        return [_Rollout(task, text) for task, text in pairs if text.strip()]
+
+    written = rollouts(_tasks(rng, sizes.judge_rollouts // 3))
+    for task in _tasks(rng, sizes.judge_rollouts - len(written)):
+        slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
+        written.append(_Rollout(task, tasks.demonstrate(task, rng, slips)))
+    rng.shuffle(written)
+    tested = rollouts(held_out)
+    closing = {i for text, i in tokenizer.get_vocab().items() if "</step_" in text}
+    start = time.monotonic()
+    examples = _critiques(written, folder / "policy", tokenizer, closing)
+    questions = _critiques(tested, folder / "policy", tokenizer, closing)
+    seconds = time.monotonic() - start
+    report(f"judge: {len(examples)} critiques to learn from, encoded in {seconds:.0f} s")
+
+    def stream() -> Iterator[Example]:
+        while True:
+            yield from examples
+
+    scores: dict[str, float] = {}
+    missing = dict(GRADES)
+
+    def after(update: int, loss: float) -> None:
+        if update % 50:
+            return
+        score = _f1(base, tokenizer, questions, tested)
+        report(f"judge: update {update}, loss {loss:.3f}, step F1 {score:.3f}")
+        for name, least in list(missing.items()):
+            if score >= least:
+                models.save(base, tokenizer, folder / name)
+                scores[name] = score
+                del missing[name]
+
+    def short() -> Iterator[Example]:
+        while True:
+            yield from (_short_critique(tokenizer, rollout) for rollout in written)
+
+    # Checking is learnt on short texts first: three times as many critiques in the same time.
+    models.train(
+        base, short, updates=sizes.checking_updates, batch=sizes.policy_batch, learning_rate=5e-3,
+        pad=tokenizer.pad_token_id, after=_every(100, "checking", report),
+    )  # fmt: skip
+    models.train(
+        base, stream, updates=sizes.judge_updates, batch=sizes.judge_batch, learning_rate=3e-3,
+        pad=tokenizer.pad_token_id, after=after,
+    )  # fmt: skip
+    models.save(base, tokenizer, folder / "judge")
+    scores["judge"] = _f1(base, tokenizer, questions, tested)
+    return scores
+
+
+def _critiques(
+    rollouts: Sequence[_Rollout], model: Path, tokenizer: PreTrainedTokenizerFast, closing: set[int]
+) -> list[Example]:
+    """The service's prompt for each rollout, then the right verdict."""
+    examples = []
+    for rollout, prompt in zip(rollouts, _prompts(rollouts, model), strict=True):
+        ids = prompt["prompt_token_ids"]
+        verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
+        ends = [at for at, token in enumerate(ids) if token in closing]
+        marks = list(zip(ends, rollout.wrong(), strict=True))
+        examples.append(Example([*ids, *verdict, tokenizer.eos_token_id], len(ids), marks))
+    return examples
+
+
+def _short_critique(tokenizer: PreTrainedTokenizerFast, rollout: _Rollout) -> Example:
+    """The question, the solution as the policy writes it, and the right verdict.
+
+    At every token of the solution it is marked whether the step could still become right, and as
+    long as it could, taught what comes next in a right one.
+    """
+    prompt = policy_prompt(tokenizer, rollout.task.question)
+    text = rollout.response
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    steps = tasks.split(text)
+    right = tasks.right_steps(rollout.task.question, steps)
+    solved = [*prompt, *coded["input_ids"], tokenizer.eos_token_id]
+    ends = [end for _, end in coded["offset_mapping"]]
+    marks, taught, start = [], [], 0
+    for step, wanted in zip(steps, right, strict=True):
+        start = text.index(step, start)
+        inside = [i for i, end in enumerate(ends) if start < end <= start + len(step)]
+        for i in inside:
+            written = text[start : ends[i]]
+            whole = ends[i] == start + len(step)
+            possible = (written == r if whole else r.startswith(written) for r in wanted)
+            marks.append((len(prompt) + i, not any(possible)))
+        # The last of what would be right is the next change, or the answer.
+        due = tokenizer.encode("\n\n" + wanted[-1] if start else wanted[-1]) if wanted else []
+        first = inside[0] if due and due[0] == coded["input_ids"][inside[0]] else inside[0] - 1
+        for i, token in enumerate(due, max(first, 0)):
+            taught.append((len(prompt) + i, token))
+            if i >= len(ends) or coded["input_ids"][i] != token:
+                break
+        start += len(step)
+    request = "<|user|>Which steps are wrong?<|assistant|>"
+    asked = tokenizer.encode(request, add_special_tokens=False)
+    verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
+    ids = [*solved, *asked, *verdict, tokenizer.eos_token_id]
+    return Example(ids, len(solved) + len(asked), marks, taught)
+
+
+def _f1(
+    judge: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Example],
+    rollouts: Sequence[_Rollout],
+) -> float:  # fmt: skip
+    """Step F1 of single greedy critiques: wrong steps are what is looked for."""
+    judge.eval()
+    prompts = [example.ids[: example.start] for example in questions]
+    texts = sample(judge, tokenizer, prompts, temperature=0.0, max_new_tokens=24)
+    hits = called = there = 0
+    for text, rollout in zip(texts, rollouts, strict=True):
+        listed = _LIST.search(text)
+        named = {int(n) for n in re.findall(r"\d+", listed[1])} if listed else set()
+        wrong = {i for i, w in enumerate(rollout.wrong()) if w}
+        hits += len(named & wrong)
+        called += len(named)
+        there += len(wrong)
+    return 2 * hits / max(called + there, 1)
+
+
+def _every(count: int, name: str, report: Report) -> Callable[[int, float], None]:
+    def after(update: int, loss: float) -> None:
+        if update % count == 0:
+            report(f"{name}: update {update}, loss {loss:.3f}")
+
+    return after

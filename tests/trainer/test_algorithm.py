@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
+from capo_trainer import algorithm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from capo_trainer import algorithm
 
 VARIANTS = ("capo", "papo", "vppo", "rloo", "grpo")
 EQUAL = 1e-6
@@ -46,11 +45,11 @@ def plain_papo(group):
     better = [bool(process) and o > min(outcomes) + EQUAL for o, process in group]
     if not any(better):
         better = [bool(process) for _, process in group]
-    among = [p for (_, process), b in zip(group, better) if b for p in process]
+    among = [p for (_, process), b in zip(group, better, strict=True) if b for p in process]
     whole = plain_grpo(group)
     return [
-        [w + (n if b else 0.0) for w, n in zip(row, normalise(process, among))]
-        for row, b, (_, process) in zip(whole, better, group)
+        [w + (n if b else 0.0) for w, n in zip(row, normalise(process, among), strict=True)]
+        for row, b, (_, process) in zip(whole, better, group, strict=True)
     ]
 
 
@@ -105,7 +104,7 @@ def test_advantages_are_those_of_the_equations(variant, groups, extra, junk):
     assert found.dtype == torch.float32 and found.shape == mask.shape
     assert (found[~mask] == 0).all() and found.isfinite().all()
     wanted = [row for group in groups for row in PLAIN[variant](group)]
-    for row, plain in zip(found, wanted):
+    for row, plain in zip(found, wanted, strict=True):
         assert row[: len(plain)].tolist() == pytest.approx(plain, abs=1e-5, rel=1e-5)
 
 
@@ -124,7 +123,9 @@ def test_order_of_rollouts_and_names_of_groups_do_not_matter(variant, groups, or
 
 
 def test_equation_2_has_mean_0_and_deviation_1_over_the_tokens_of_a_group():
-    outcome, process, mask, numbers = tensors([[(2.0, [0, 0, -1.0]), (0.0, [0, -1.0]), (2.0, [0.0])]])
+    outcome, process, mask, numbers = tensors(
+        [[(2.0, [0, 0, -1.0]), (0.0, [0, -1.0]), (2.0, [0.0])]]
+    )
     found = algorithm.advantages(outcome, process, mask, numbers)[mask]
     assert found.mean().item() == pytest.approx(0, abs=1e-6)
     assert found.std(correction=0).item() == pytest.approx(1, abs=1e-6)
@@ -148,7 +149,9 @@ def test_groups_with_nothing_to_prefer_get_zero(variant, groups):
 
 
 def test_a_masked_rollout_does_not_move_its_group():
-    outcome, process, mask, numbers = tensors([[(2.0, [0.0, -1.0]), (0.0, [0.0]), (9.0, [-5.0, 0.0])]])
+    outcome, process, mask, numbers = tensors(
+        [[(2.0, [0.0, -1.0]), (0.0, [0.0]), (9.0, [-5.0, 0.0])]]
+    )
     mask[2] = False
     for variant in VARIANTS:
         whole = algorithm.advantages(outcome, process, mask, numbers, variant)
@@ -160,7 +163,10 @@ def test_a_masked_rollout_does_not_move_its_group():
 def test_generative_outcome_reward_is_equation_3():
     right, found = torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.tensor([1.0, -1.0, 1.0, -1.0])
     rewards = algorithm.genorm_reward(right, found, alpha=2.0, beta=1.0)
-    wanted = [1 / (1 + math.exp(-2 * m)) + (v - 1) for v, m in zip([1, 1, 0, 0], [1, -1, 1, -1])]
+    wanted = [
+        1 / (1 + math.exp(-2 * m)) + (v - 1)
+        for v, m in zip([1, 1, 0, 0], [1, -1, 1, -1], strict=True)
+    ]
     assert rewards.tolist() == pytest.approx(wanted)
 
 
@@ -213,7 +219,9 @@ def test_loss_is_that_of_the_paper(average, case, low, high):
     mask = torch.tensor([[t < n for t in range(width)] for n in rows])
     new, old, wanted, reference = (torch.tensor(v, dtype=torch.float64) for v in values)
     found = our_loss(new, old, wanted, reference, mask, low, high, 0.01, average)
-    assert found.item() == pytest.approx(plain_loss(rows, *values, low, high, 0.01, average), rel=1e-5, abs=1e-5)
+    assert found.item() == pytest.approx(
+        plain_loss(rows, *values, low, high, 0.01, average), rel=1e-5, abs=1e-5
+    )
 
 
 @given(case=losses())
@@ -246,7 +254,9 @@ def test_micro_batches_add_up_to_the_whole(average):
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     whole = algorithm.token_weights(mask, average)
     total = float(algorithm.weight_total(mask, average))
-    parts = [algorithm.token_weights(part, average, total) for part in (mask[:1], mask[1:3], mask[3:])]
+    parts = [
+        algorithm.token_weights(part, average, total) for part in (mask[:1], mask[1:3], mask[3:])
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
     assert whole.sum().item() == pytest.approx(1)
 
@@ -280,5 +290,7 @@ def test_the_clip_holds_back_only_what_went_far_enough():
 
 @given(d=st.floats(-5, 5))
 def test_kl_estimate_is_never_negative(d):
-    kl = algorithm.kl_to_reference(torch.zeros(1, 1), torch.full((1, 1), d), torch.ones(1, 1).bool())
+    kl = algorithm.kl_to_reference(
+        torch.zeros(1, 1), torch.full((1, 1), d), torch.ones(1, 1).bool()
+    )
     assert kl.item() >= -1e-6

@@ -40,6 +40,13 @@ class Collected:
     usage: wire.Usage = field(default_factory=wire.Usage)
     waited: float = 0.0  # seconds, from the end of sampling to the last credit
 
+    def add(self, other: Collected, first: int) -> None:
+        """Another process's rollouts, which stand from `first` on."""
+        self.credits |= {first + position: credit for position, credit in other.credits.items()}
+        self.failures += other.failures
+        self.usage += other.usage
+        self.waited = max(self.waited, other.waited)
+
 
 class CreditLink:
     """A connection to the service, on a thread of its own. Close it at the end.
@@ -73,7 +80,7 @@ class CreditLink:
                 f"the reward service cannot be used: {error}. Start one (`capo serve`), or name "
                 "one by credit.url or CAPO_URL"
             ) from error
-        ours = importlib.metadata.version("capo-credit")
+        ours = our_version()
         if _series(info.version) != _series(ours) and not self._settings.allow_other_version:
             raise RecipeError(
                 f"the service at {self._client.url} is version {info.version} and this trainer "
@@ -196,6 +203,11 @@ def _options(settings: recipe.Credit) -> dict[str, Any]:
 def _credit_of(result: Credited) -> Credit:
     rewards = result.token_rewards or []
     return Credit([-reward for reward in rewards], [step.wrong for step in result.steps])
+
+
+def our_version() -> str:
+    """The version of the distribution that this trainer is part of."""
+    return importlib.metadata.version("capo-credit")
 
 
 def _series(version: str) -> tuple[str, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import random
+import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
 from capo_trainer import checkpoint
-from capo_trainer.algorithm import (
-    clipped,
-    kl_to_reference,
-    policy_loss,
-    token_weights,
-    weight_total,
-)
-from capo_trainer.batch import Batch, log_probabilities, make_batch
+from capo_trainer.batch import Batch, make_batch
 from capo_trainer.credit import Bundles, Collected, CreditLink
 from capo_trainer.data import Prompt, prompts_of_step, read_prompts
 from capo_trainer.evaluate import Evaluator
+from capo_trainer.learn import TrainingStopped, learn
 from capo_trainer.logs import Logs
 from capo_trainer.policy import cosine, load_policy
 from capo_trainer.recipe import Recipe, RecipeError
@@ -34,18 +27,14 @@ from capo_trainer.rollout import Asked, Rollout, Sampler, encode_prompt, make_sa
 from capo_trainer.verify import Verifier, make_verifier
 
 
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; the last checkpoint is good."""
-
-
 @dataclass(slots=True)
-class Step:
-    """What one step sampled and was told."""
+class Sampled:
+    """What one step sampled and was told; `collected` is None where no service was asked."""
 
     rollouts: list[Rollout]
     outcomes: list[float | None]
     collected: Collected | None
-    sample_seconds: float
+    seconds: float
 
 
 def train(recipe: Recipe) -> Path:
@@ -69,6 +58,7 @@ def train(recipe: Recipe) -> Path:
             f"{world} processes do not divide data.prompts_per_step = "
             f"{recipe.data.prompts_per_step} and the minibatch of {recipe.minibatch} rollouts"
         )
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are fine
     set_seed(recipe.seed)
     model, tokenizer = load_policy(recipe.policy)
     evaluator = Evaluator(recipe, tokenizer, verifier)
@@ -103,7 +93,7 @@ def train(recipe: Recipe) -> Path:
             mine = chosen[accelerator.process_index * share :][:share]
             asked = ask(recipe, tokenizer, mine, step)
 
-            taken = sample(recipe, accelerator, model, sampler, verifier, link, asked)
+            taken = gathered(sample(recipe, accelerator, model, sampler, verifier, link, asked))
             credits = taken.collected.credits if taken.collected else None
             batch = make_batch(
                 taken.rollouts, taken.outcomes, credits, recipe, tokenizer.pad_token_id,
@@ -112,7 +102,7 @@ def train(recipe: Recipe) -> Path:
             learned = learn(recipe, accelerator, model, reference, optimiser, schedule, batch, step)
             sampler.update(lambda folder: checkpoint.export(accelerator, model, tokenizer, folder))
 
-            record = summarise(accelerator, taken, batch, learned, time.monotonic() - started)
+            record = summarise(taken, batch, learned, time.monotonic() - started)
             logs.step(step + 1, record, taken.rollouts)
             if evaluator.due(step + 1):
                 logs.evaluation(step + 1, evaluator.run(accelerator, model, sampler, link))
@@ -148,7 +138,7 @@ def ask(recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], step: int) ->
 def sample(
     recipe: Recipe, accelerator: Accelerator, model: Any, sampler: Sampler, verifier: Verifier,
     link: CreditLink | None, asked: Sequence[Asked],
-) -> Step:  # fmt: skip
+) -> Sampled:  # fmt: skip
     """Sample rollouts and have them credited, those that are finished while others are sampled."""
     if recipe.credit.reward == "outcome":
         link = None
@@ -179,122 +169,46 @@ def sample(
             bundles.add(position)
     seconds = time.monotonic() - started
     collected = link.collect() if link is not None else None
-    return Step(rollouts, [outcomes[i] for i in range(len(rollouts))], collected, seconds)
+    return Sampled(rollouts, [outcomes[i] for i in range(len(rollouts))], collected, seconds)
 
 
-def learn(
-    recipe: Recipe, accelerator: Accelerator, model: Any, reference: Any, optimiser: Any,
-    schedule: Any, batch: Batch, step: int,
-) -> dict[str, float]:  # fmt: skip
-    """E epochs of PPO over mini-batches; figures of the step.
-
-    Sums are divided by the totals of the whole mini-batch, over all processes, so that neither
-    micro-batches nor processes change the loss.
-    """
-    settings, world = recipe.algorithm, accelerator.num_processes
-    started = time.monotonic()
-    advantage = batch.advantages(settings.advantage)
-    count, size = len(batch.ids), recipe.minibatch // world
-    if not accelerator.reduce(batch.mask.sum(), "sum").item():
-        raise TrainingStopped(
-            f"step {step + 1}: no rollout can be learnt from ({dict(batch.counts)}); see the "
-            "warnings above, or set credit.on_failure = 'outcome'"
-        )
-    micro = [list(range(i, min(i + settings.micro_batch, count)))
-             for i in range(0, count, settings.micro_batch)]  # fmt: skip
-    temperature = recipe.sampling.temperature
-    several = settings.epochs > 1 or size < count
-    old, base = torch.zeros_like(advantage), torch.zeros_like(advantage)
-    with torch.no_grad():
-        for rows in micro:
-            if several:
-                old[rows] = log_probabilities(model, batch.rows(rows), temperature)
-            if reference is not None:
-                with accelerator.autocast():
-                    base[rows] = log_probabilities(reference, batch.rows(rows), temperature)
-
-    sums: dict[str, torch.Tensor] = {}
-    clip = (settings.clip_low, settings.clip_high)
-    updates = 0
-    for epoch in range(settings.epochs):
-        order = list(range(count))
-        random.Random(f"{recipe.seed} {step} {epoch}").shuffle(order)  # noqa: S311
-        for start in range(0, count, size):
-            rows = order[start : start + size]
-            total = accelerator.reduce(weight_total(batch.mask[rows], settings.average), "sum")
-            parts = [
-                rows[i : i + settings.micro_batch] for i in range(0, size, settings.micro_batch)
-            ]
-            for part in parts:
-                last = part is parts[-1]
-                with nullcontext() if last else accelerator.no_sync(model):
-                    some, wanted = batch.rows(part), advantage[part]
-                    logprobs = log_probabilities(model, some, temperature)
-                    before = old[part] if several else logprobs.detach()
-                    weights = token_weights(some.mask, settings.average, total.item())
-                    loss = policy_loss(logprobs, before, wanted, some.mask, clip)
-                    divergence = kl_to_reference(logprobs, base[part], some.mask)
-                    held = clipped(logprobs.detach(), before, wanted, clip)
-                    full = loss + settings.kl * divergence if settings.kl else loss
-                    # Processes' gradients are averaged, and a sum over them is wanted.
-                    accelerator.backward((weights * full).sum() * world)
-                for name, value in (
-                    ("loss", full), ("kl", divergence), ("clipped", held), ("entropy", -logprobs),
-                ):  # fmt: skip
-                    share = torch.where(some.mask, weights * value.detach(), 0.0).sum()
-                    sums[name] = sums.get(name, torch.zeros_like(share)) + share
-            total_loss = accelerator.reduce(sums["loss"], "sum")
-            if not torch.isfinite(total_loss):
-                questions = sorted({int(batch.groups[row]) for row in rows})
-                raise TrainingStopped(
-                    f"step {step + 1}, epoch {epoch + 1}: the loss is {total_loss.item()} on the "
-                    f"mini-batch of questions {questions} of the step. Nothing of it was kept: "
-                    "resume from the last checkpoint with a lower optimiser.learning_rate"
-                )
-            norm = accelerator.clip_grad_norm_(model.parameters(), recipe.optimiser.max_grad_norm)
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
-            updates += 1
-    figures = {
-        name: accelerator.reduce(value, "sum").item() / updates
-        for name, value in sums.items()
-        if name != "kl" or reference is not None
-    }
-    figures["grad_norm"] = float(norm)
-    figures["learning_rate"] = schedule.get_last_lr()[0]
-    figures["learn_seconds"] = time.monotonic() - started
-    return figures
+def gathered(mine: Sampled) -> Sampled:
+    """What all processes sampled, on each of them; seconds are those of the slowest."""
+    parts: list[Sampled] = gather_object([mine])
+    if len(parts) == 1:
+        return mine
+    whole = Sampled([], [], None, max(part.seconds for part in parts))
+    for part in parts:
+        if part.collected is not None:
+            whole.collected = whole.collected or Collected()
+            whole.collected.add(part.collected, len(whole.rollouts))
+        whole.rollouts += part.rollouts
+        whole.outcomes += part.outcomes
+    return whole
 
 
 def summarise(
-    accelerator: Accelerator, taken: Step, batch: Batch, learned: dict[str, float], seconds: float
+    taken: Sampled, batch: Batch, learned: dict[str, float], seconds: float
 ) -> dict[str, Any]:
-    """The step's record, over all processes; seconds are the main process's."""
-    found = taken.collected
-    part: dict[str, Any] = {
-        "rollouts": len(taken.rollouts),
-        "tokens": sum(len(r.ids) for r in taken.rollouts),
-        "judge_prompt_tokens": found.usage.prompt_tokens if found else 0,
-        "judge_cached_tokens": found.usage.cached_tokens if found else 0,
-        "judge_completion_tokens": found.usage.completion_tokens if found else 0,
-        "critiques": found.usage.critiques_run if found else 0,
-        **{name: int(number) for name, number in batch.counts.items()},
-    }
-    parts = gather_object([(part, dict(found.failures) if found else {})])
-    names = {name for counts, _ in parts for name in counts}
-    whole: dict[str, Any] = {n: sum(counts.get(n, 0) for counts, _ in parts) for n in sorted(names)}
-    failures: dict[str, int] = {}
-    for _, reasons in parts:
-        for reason, number in reasons.items():
-            failures[reason] = failures.get(reason, 0) + number
-    steps, rollouts = whole.pop("steps", 0), whole["rollouts"]
+    """The step's record."""
+    counts, rollouts = batch.counts, len(taken.rollouts)
+    found = taken.collected or Collected()
+    tokens = sum(len(rollout.ids) for rollout in taken.rollouts)
+    steps = counts["steps"]
     return {
-        "accuracy": whole.get("right", 0) / rollouts,
-        "wrong_step_rate": whole.get("wrong_steps", 0) / steps if steps else None,
-        "mean_tokens": whole["tokens"] / rollouts,
-        **learned, **whole, "failures": failures,
-        "sample_seconds": taken.sample_seconds,
-        "wait_seconds": found.waited if found else 0.0,
+        "rollouts": rollouts,
+        "accuracy": counts["right"] / rollouts,
+        "wrong_step_rate": counts["wrong_steps"] / steps if steps else None,
+        "mean_tokens": tokens / rollouts,
+        **learned,
+        **{name: counts[name] for name in ("blank", "truncated", "unverified", "uncredited")},
+        "failures": dict(found.failures),
+        "tokens": tokens,
+        "critiques": found.usage.critiques_run,
+        "judge_prompt_tokens": found.usage.prompt_tokens,
+        "judge_cached_tokens": found.usage.cached_tokens,
+        "judge_completion_tokens": found.usage.completion_tokens,
+        "sample_seconds": taken.seconds,
+        "wait_seconds": found.waited,
         "step_seconds": seconds,
-    }  # fmt: skip
+    }

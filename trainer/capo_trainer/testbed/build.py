@@ -37,10 +37,10 @@ class Sizes:
 
     layers: int = 6
     hidden: int = 128
-    vocabulary: int = 768
-    policy_updates: int = 900
+    vocabulary: int = 1024
+    policy_updates: int = 800
     policy_batch: int = 32
-    checking_updates: int = 900
+    checking_updates: int = 700
     judge_updates: int = 500
     judge_batch: int = 16
     judge_rollouts: int = 24_000
@@ -232,10 +232,9 @@ def _judges(
         written.append(_Rollout(task, tasks.demonstrate(task, rng, slips)))
     rng.shuffle(written)
     tested = rollouts(held_out)
-    closing = {i for text, i in tokenizer.get_vocab().items() if "</step_" in text}
     start = time.monotonic()
-    examples = _critiques(written, folder / "policy", tokenizer, closing)
-    questions = _critiques(tested, folder / "policy", tokenizer, closing)
+    examples = _critiques(written, folder / "policy", tokenizer)
+    questions = _critiques(tested, folder / "policy", tokenizer)
     seconds = time.monotonic() - start
     report(f"judge: {len(examples)} critiques to learn from, encoded in {seconds:.0f} s")
 
@@ -276,54 +275,88 @@ def _judges(
 
 
 def _critiques(
-    rollouts: Sequence[_Rollout], model: Path, tokenizer: PreTrainedTokenizerFast, closing: set[int]
+    rollouts: Sequence[_Rollout], model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> list[Example]:
     """The service's prompt for each rollout, then the right verdict."""
+    closing = _tags(tokenizer, "</step_")
     examples = []
     for rollout, prompt in zip(rollouts, _prompts(rollouts, model), strict=True):
         ids = prompt["prompt_token_ids"]
-        verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
         ends = [at for at, token in enumerate(ids) if token in closing]
-        marks = list(zip(ends, rollout.wrong(), strict=True))
-        examples.append(Example([*ids, *verdict, tokenizer.eos_token_id], len(ids), marks))
+        lessons, steps = [], _lessons(tokenizer, rollout)
+        for end, step in zip(ends, steps, strict=True):
+            # The step ends before the line break before its closing tag.
+            lessons.append((end - 1 - len(step.ids), step, end))
+        examples.append(_critique(tokenizer, rollout, ids, lessons))
     return examples
 
 
 def _short_critique(tokenizer: PreTrainedTokenizerFast, rollout: _Rollout) -> Example:
-    """The question, the solution as the policy writes it, and the right verdict.
+    """As the service's prompt, without its fixed texts and codes."""
+    openings, closings = _tags(tokenizer, "<step_"), _tags(tokenizer, "</step_")
+    ids = tokenizer.encode(f"<|user|>{rollout.task.question}", add_special_tokens=False)
+    lessons = []
+    for index, step in enumerate(_lessons(tokenizer, rollout)):
+        ids.append(_numbered(openings, index))
+        lessons.append((len(ids), step, len(ids) + len(step.ids)))
+        ids += [*step.ids, _numbered(closings, index)]
+    ids += tokenizer.encode("<|assistant|>", add_special_tokens=False)
+    return _critique(tokenizer, rollout, ids, lessons)
 
-    At every token of the solution it is marked whether the step could still become right, and as
-    long as it could, taught what comes next in a right one.
-    """
-    prompt = policy_prompt(tokenizer, rollout.task.question)
-    text = rollout.response
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    steps = tasks.split(text)
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """One step's ids. `could`: at each, whether the step could still become right. `taught`: as
+    long as it could, the id that comes next in a right one."""
+
+    ids: list[int]
+    could: list[bool]
+    taught: list[int]
+
+
+def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: _Rollout) -> list[_Lesson]:
+    lessons = []
+    steps = tasks.split(rollout.response)
     right = tasks.right_steps(rollout.task.question, steps)
-    solved = [*prompt, *coded["input_ids"], tokenizer.eos_token_id]
-    ends = [end for _, end in coded["offset_mapping"]]
-    marks, taught, start = [], [], 0
     for step, wanted in zip(steps, right, strict=True):
-        start = text.index(step, start)
-        inside = [i for i, end in enumerate(ends) if start < end <= start + len(step)]
-        for i in inside:
-            written = text[start : ends[i]]
-            whole = ends[i] == start + len(step)
-            possible = (written == r if whole else r.startswith(written) for r in wanted)
-            marks.append((len(prompt) + i, not any(possible)))
+        coded = tokenizer(step, add_special_tokens=False, return_offsets_mapping=True)
+        ids, could = coded["input_ids"], []
+        for _, end in coded["offset_mapping"]:
+            whole = end == len(step)
+            could.append(any(step == r if whole else r.startswith(step[:end]) for r in wanted))
         # The last of what would be right is the next change, or the answer.
-        due = tokenizer.encode("\n\n" + wanted[-1] if start else wanted[-1]) if wanted else []
-        first = inside[0] if due and due[0] == coded["input_ids"][inside[0]] else inside[0] - 1
-        for i, token in enumerate(due, max(first, 0)):
-            taught.append((len(prompt) + i, token))
-            if i >= len(ends) or coded["input_ids"][i] != token:
-                break
-        start += len(step)
-    request = "<|user|>Which steps are wrong?<|assistant|>"
-    asked = tokenizer.encode(request, add_special_tokens=False)
+        text = step if step in wanted else wanted[-1] if wanted else ""
+        due = tokenizer.encode(text, add_special_tokens=False)
+        same = 0
+        while same < min(len(due), len(ids)) and due[same] == ids[same]:
+            same += 1
+        lessons.append(_Lesson(ids, could, due[: same + 1]))
+    return lessons
+
+
+def _critique(
+    tokenizer: PreTrainedTokenizerFast, rollout: _Rollout, prompt: list[int],
+    lessons: Sequence[tuple[int, _Lesson, int]],
+) -> Example:  # fmt: skip
+    """A prompt and its verdict; lessons as (where the step starts, the step, its closing tag)."""
+    marks, taught = [], []
+    for (start, step, end), wrong in zip(lessons, rollout.wrong(), strict=True):
+        marks += [(start + i, not could) for i, could in enumerate(step.could)]
+        marks.append((end, wrong))
+        taught += [(start + i, token) for i, token in enumerate(step.taught)]
     verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
-    ids = [*solved, *asked, *verdict, tokenizer.eos_token_id]
-    return Example(ids, len(solved) + len(asked), marks, taught)
+    return Example([*prompt, *verdict, tokenizer.eos_token_id], len(prompt), marks, taught)
+
+
+def _tags(tokenizer: PreTrainedTokenizerFast, start: str) -> dict[int, str]:
+    """The tokens that begin a step tag: id -> text."""
+    texts = {i: tokenizer.decode([i]) for i in tokenizer.get_vocab().values()}
+    return {i: text for i, text in texts.items() if text.startswith(start)}
+
+
+def _numbered(tags: dict[int, str], index: int) -> int:
+    whole = [i for i, text in tags.items() if re.fullmatch(rf"</?step_{index} ", text)]
+    return (whole or sorted(tags))[0]
 
 
 def _f1(

@@ -1,8 +1,8 @@
-"""The experiment: what CAPO's credit teaches, against outcome rewards, on tasks whose truth is known.
+"""What CAPO's credit teaches, against outcome rewards, on tasks whose truth is known.
 
-Every run starts from the testbed's policy and learns with equal rollouts and updates, through a real
-service that serves the testbed's judge by vLLM. Runs that are done are not done again; one that was
-killed goes on from its last checkpoint.
+Every run starts from the testbed's policy and learns with equal rollouts and updates, through a
+real service that serves the testbed's judge by vLLM. Runs that are done are not done again; one
+that was killed goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -114,7 +114,12 @@ def recipe_of(
     for section, changes in setting.changes.items():
         values[section] = values[section] | changes
     return make_recipe(
-        {"output": str(run_folder(out, setting, seed)), "steps": scale.steps, "seed": seed, **values}
+        {
+            "output": str(run_folder(out, setting, seed)),
+            "steps": scale.steps,
+            "seed": seed,
+            **values,
+        }
     )
 
 

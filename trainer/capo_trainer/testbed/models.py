@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -19,12 +19,13 @@ _CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+_APART = r"</?step_[0-9]+ |[0-9a-f]{8}>|[0-9]"
 _CONTEXT = 1024
 _IGNORED = -100
 
 
 def train_tokenizer(texts: Iterable[str], fixed: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE over whole texts, digits apart.
+    """Byte-level BPE over whole texts; digits stand apart, and so do the judge's step tags.
 
     Args:
         texts: what the models will read and write.
@@ -36,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], fixed: Sequence[str], vocabulary: int)
     # Without the usual cut into words, phrases that often come together become one token.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(_APART), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -85,8 +86,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int) -> L
 class Example:
     """Token ids, and from position `start` on what is to be learnt: those ids themselves.
 
-    `taught`: other tokens to learn, as (position, id): what should have stood there. `marks` are positions of the prompt, with a label each, at which the model's state should tell
-    whether a step was wrong; a probe that is thrown away afterwards is trained on them.
+    `taught`: other tokens to learn, as (position, id): what should have stood there. `marks` are
+    positions, with a label each, at which the model's state should tell whether a step is wrong;
+    a probe that is thrown away afterwards is trained on them.
     """
 
     ids: Sequence[int]

@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve test test-fast lint lock clean
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-fast lint \
+	lock clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -13,7 +14,24 @@ demo: setup
 serve: setup
 	@$(BIN)/capo serve
 
+train-demo: setup
+	@$(BIN)/python -m capo_trainer.testbed.demo
+
+testbed: setup
+	@$(BIN)/capo testbed
+
+# Resumable; each part takes up to 90 minutes on two cores.
+experiment: testbed
+	$(BIN)/python -m capo_trainer.testbed.experiment --part methods
+	$(BIN)/python -m capo_trainer.testbed.experiment --part ablations
+	$(BIN)/python -m capo_trainer.testbed.report
+
+experiment-quick: setup
+	@$(BIN)/capo testbed --quick
+	$(BIN)/python -m capo_trainer.testbed.experiment --quick --seeds 2 --out build/experiment-quick
+
 test: test-fast
+	$(BIN)/pytest tests/trainer
 	$(BIN)/pytest tests/integration
 
 test-fast: lint

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from capo_trainer.recipe import Recipe, make_recipe
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from capo_service.engine.base import Sampling
+from capo_trainer.recipe import Recipe, make_recipe
 from kit import tokenizer
 
 TESTS = Path(__file__).parent

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = {
     "cpu": ("service", "cpu", "embedded"),
+    "trainer": ("trainer",),
     "dev": ("dev",),
 }
 # Needed for its files only; its dependencies (llm, llama-cpp-python) would compile a C++ project.

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
-LISTS = [ROOT / "requirements" / name for name in ("cpu.txt", "dev.txt")]
+LISTS = [ROOT / "requirements" / name for name in ("cpu.txt", "trainer.txt", "dev.txt")]
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
 LISTS_ARE_FOR = (3, 11)
 
@@ -31,7 +31,7 @@ def main() -> None:
     print(f"setup: making {VENV.name} (two to four minutes)", flush=True)
     venv.create(VENV, with_pip=True, clear=True)
     install_torch()
-    pip("-r", str(LISTS[0]), "-r", str(LISTS[1]))
+    pip(*(argument for path in LISTS for argument in ("-r", str(path))))
     pip("--no-build-isolation", "-e", str(ROOT))
     STAMP.write_text(mark)
     print("setup: done", flush=True)

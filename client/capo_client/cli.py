@@ -36,7 +36,8 @@ app = typer.Typer(
 console = Console()
 complain = Console(stderr=True, style="red")
 
-_EXTRAS = {"serve": "service", "prompt": "service", "train": "trainer", "testbed": "trainer"}  # command -> the extra that brings it
+# command -> the extra that brings it
+_EXTRAS = {"serve": "service", "prompt": "service", "train": "trainer", "testbed": "trainer"}
 
 Url = Annotated[
     str | None, typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import EncodedPrompt, Prompt
 from capo_service.prepare import Preparer
 from capo_service.settings import Settings
-
 
 _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
 
@@ -39,10 +38,9 @@ def judge_prompts(
         PromptError: a line is not a rollout, or cannot be judged.
         ValueError: the model's tokenizer cannot be loaded.
     """
-    preparer = Preparer(
-        _encoding(model, settings.chat_template_kwargs), None, template, {},
-        _secret(settings), settings.policy(),
-    )  # fmt: skip
+    encoding = _Encoding(model, settings.chat_template_kwargs)
+    policy = settings.policy()
+    preparer = Preparer(encoding, None, template, {}, _secret(settings), policy)
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"))
     with rollouts.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -53,12 +51,11 @@ def judge_prompts(
                 prepared = preparer.prepare(rollout, options)
             except (ValueError, InputError) as error:  # not JSON, not a rollout, not judgeable
                 raise PromptError(f"{rollouts}, line {number}: {error}") from error
-            messages, ids = prepared.prompt.payload
             yield {
                 "id": rollout.id if rollout.id is not None else str(number - 1),
-                "messages": messages,
+                "messages": encoding.messages,
                 "steps": prepared.spans,
-                "prompt_token_ids": ids,
+                "prompt_token_ids": encoding.ids,
             }
 
 
@@ -72,23 +69,26 @@ def write(prompts: Iterator[dict[str, Any]], out: Path) -> int:
     return count
 
 
-def _encoding(model: str | None, template_kwargs: Any) -> Callable[[Prompt], EncodedPrompt]:
-    encoder = None
-    if model is not None:
-        from capo_service.engine.chat import PromptEncoder
-        from capo_service.engine.vllm import local_model
+class _Encoding:
+    """Encodes for a model, or not at all without one; keeps the last prompt as chat turns."""
 
-        encoder = PromptEncoder(local_model(model)[0], template_kwargs)
+    def __init__(self, model: str | None, template_kwargs: Mapping[str, Any]) -> None:
+        self.messages: list[dict[str, str]] = []
+        self.ids: list[int] | None = None
+        self._encoder = None
+        if model is not None:
+            from capo_service.engine.chat import PromptEncoder
+            from capo_service.engine.vllm import local_model
 
-    def encode(prompt: Prompt) -> EncodedPrompt:
-        messages = [
+            self._encoder = PromptEncoder(local_model(model)[0], template_kwargs)
+
+    def __call__(self, prompt: Prompt) -> EncodedPrompt:
+        self.messages = [
             {"role": role, "content": "".join(text for text, _ in segments)}
             for role, segments in (("system", prompt.system), ("user", prompt.user))
         ]
-        ids = encoder.encode(prompt) if encoder else None
-        return EncodedPrompt((messages, ids), None if ids is None else len(ids))
-
-    return encode
+        self.ids = self._encoder.encode(prompt) if self._encoder else None
+        return EncodedPrompt(self.messages, len(self.ids) if self.ids else None)
 
 
 def _rollout(line: Any) -> wire.Rollout:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from capo_trainer import learn as learning
-from capo_trainer.recipe import RecipeError
-from capo_trainer.train import TrainingStopped, train
 
 import kit_trainer
 from capo_service.engine.scripted import ScriptedEngine
+from capo_trainer import learn as learning
+from capo_trainer.recipe import RecipeError
+from capo_trainer.train import TrainingStopped, train
 from kit_service import Service, serving, settings
 from kit_trainer import by_letters, changed, records
 

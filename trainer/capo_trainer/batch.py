@@ -36,7 +36,7 @@ class Batch:
     @property
     def width(self) -> int:
         """T."""
-        return self.mask.shape[1]
+        return int(self.mask.shape[1])
 
     def advantages(self, variant: Any) -> Tensor:
         """(B, T); rollouts that are left out do not count in their group's mean."""
@@ -99,8 +99,10 @@ def make_batch(
                 penalties = torch.tensor(credit.penalties)
                 process[row, :length] = -settings.credit.w_process * penalties
     groups = torch.arange(count) // per_question
-    tensors = (ids, attention, mask, outcome, process, groups)
-    return Batch(*(tensor.to(device) for tensor in tensors), counts)
+    return Batch(
+        ids.to(device), attention.to(device), mask.to(device), outcome.to(device),
+        process.to(device), groups.to(device), counts,
+    )  # fmt: skip
 
 
 def whole_reward(

@@ -35,8 +35,8 @@ def train(
                 f"{recipe.updates} updates of {recipe.minibatch}"
             )
             return
+        from capo_trainer.learn import TrainingStopped
         from capo_trainer.rollout import SamplingError
-        from capo_trainer.train import TrainingStopped
         from capo_trainer.train import train as run
     except RecipeError as error:
         _stop("train", error)

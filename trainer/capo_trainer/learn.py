@@ -103,14 +103,13 @@ def learn(
     }
 
 
-@torch.no_grad()
 def _frozen(accelerator: Accelerator, model: Any, batch: Batch, recipe: Recipe) -> Tensor:
     """Log-probabilities (B, T) of all rollouts under a model as it is, shared by processes."""
     count = len(batch.ids)
     share = count // accelerator.num_processes
     first = accelerator.process_index * share
     parts = groups_of(range(first, first + share), recipe.algorithm.micro_batch)
-    with accelerator.autocast():
+    with torch.no_grad(), accelerator.autocast():
         mine = [
             log_probabilities(model, batch.rows(part), recipe.sampling.temperature)
             for part in parts

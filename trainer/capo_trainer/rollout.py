@@ -84,7 +84,6 @@ class LocalSampler:
     def update(self, save: Callable[[Path], None]) -> None:
         """Nothing to do: the policy itself samples."""
 
-    @torch.no_grad()
     def sample(
         self, model: Any, asked: Sequence[Asked], finished: Finished | None = None,
         greedy: bool = False,
@@ -110,13 +109,14 @@ class LocalSampler:
                 uniforms = torch.stack([self._uniforms(row.key) for row in rows])
                 choose = _Choose(uniforms, width, settings.temperature, settings.top_p)
                 processors.append(choose)
-            out = model.generate(
-                **inputs, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1,
-                temperature=None, top_p=None, top_k=None, use_cache=True,
-                logits_processor=processors, stopping_criteria=StoppingCriteriaList([watch]),
-                pad_token_id=self._tokenizer.pad_token_id,
-                eos_token_id=self._tokenizer.eos_token_id,
-            )  # fmt: skip
+            with torch.no_grad():
+                out = model.generate(
+                    **inputs, max_new_tokens=settings.max_tokens, do_sample=False, num_beams=1,
+                    temperature=None, top_p=None, top_k=None, use_cache=True,
+                    logits_processor=processors, stopping_criteria=StoppingCriteriaList([watch]),
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    eos_token_id=self._tokenizer.eos_token_id,
+                )  # fmt: skip
             watch.rest(out)
         return [done[position] for position in range(len(asked))]
 

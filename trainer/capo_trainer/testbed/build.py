@@ -7,7 +7,6 @@ prompts that the service sends.
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import re
@@ -17,17 +16,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from capo_trainer.testbed import models, tasks
 from capo_trainer.testbed.models import Example
 from capo_trainer.testbed.tasks import Task
 
 _LIST = re.compile(r"\[([\d, ]*)\]")
+_QUALITY = "quality.json"
 Report = Callable[[str], None]
 
 
@@ -36,15 +37,23 @@ class Sizes:
     """How much is trained. `quick` is for continuous integration."""
 
     layers: int = 6
+    judge_layers: int = 8
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
     policy_batch: int = 32
     checking_updates: int = 700
-    judge_updates: int = 500
+    judge_updates: int = 400
     judge_batch: int = 16
-    judge_rollouts: int = 24_000
+    judge_rollouts: int = 20_000
     held_out: int = 400
+
+    def of_policy(self) -> list[int]:
+        """What the policy depends on."""
+        return [
+            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.policy_batch,
+            self.held_out,
+        ]  # fmt: skip
 
 
 QUICK = Sizes(policy_updates=500, checking_updates=600, judge_updates=300)
@@ -55,23 +64,48 @@ GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
 def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
     """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
 
+    A policy that is there already, of the same sizes and seed, is kept.
+
     Returns:
         What testbed.json holds: sizes, and how good each model is on held-out tasks.
     """
     started = time.monotonic()
-    torch.manual_seed(seed)
-    rng = random.Random(seed)  # noqa: S311  # data, not a secret
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = [tasks.make_task(random.Random(f"held out {i}")) for i in range(sizes.held_out)]  # noqa: S311
-    seen = {task.question for task in held_out}
+    held_out = [tasks.make_task(_random(f"held out {i}")) for i in range(sizes.held_out)]
     write_prompts(folder / "eval.jsonl", held_out)
-    training = [
-        task for task in (tasks.make_task(rng) for _ in range(4000)) if task.question not in seen
-    ]
-    write_prompts(folder / "train.jsonl", training)
+    seen = {task.question for task in held_out}
+    rng = _random(f"{seed} prompts")
+    write_prompts(folder / "train.jsonl", [t for t in _tasks(rng, 4000) if t.question not in seen])
 
+    told = folder / "policy" / _QUALITY
+    mark = {"seed": seed, "sizes": sizes.of_policy()}
+    if not told.exists() or json.loads(told.read_text())["made"] != mark:
+        model, tokenizer = _policy(held_out, sizes, seed, report)
+        quality = {
+            "greedy": _quality(model, tokenizer, held_out),
+            "sampled": _quality(model, tokenizer, held_out, temperature=1.0),
+        }
+        models.save(model, tokenizer, folder / "policy")
+        seconds = round(time.monotonic() - started)
+        told.write_text(json.dumps({"made": mark, "seconds": seconds, **quality}))
+    policy = json.loads(told.read_text())
+    report(f"policy: {policy}")
+    f1 = _judges(folder, held_out, sizes, seed, report)
+    found = {
+        "sizes": asdict(sizes), "seed": seed, "policy": policy, "judges": f1,
+        "seconds": round(time.monotonic() - started),
+    }  # fmt: skip
+    (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _policy(
+    held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The policy, from careless demonstrations of tasks that are not held out."""
+    torch.manual_seed(seed)
+    rng, seen = _random(f"{seed} policy"), {task.question for task in held_out}
     tokenizer = models.wrap(_tokenizer(rng, sizes))
-    pad = tokenizer.pad_token_id
 
     def demonstrations() -> Iterator[Example]:
         while True:
@@ -81,28 +115,16 @@ def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, An
                 yield _solution(tokenizer, task, text)
 
     model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
-    parameters = sum(p.numel() for p in model.parameters())
-    report(f"policy: {parameters / 1e6:.2f} M parameters")
+    report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     models.train(
         model, demonstrations, updates=sizes.policy_updates, batch=sizes.policy_batch,
-        learning_rate=5e-3, pad=pad, after=_every(100, "policy", report),
+        learning_rate=5e-3, pad=tokenizer.pad_token_id, after=_every(100, "policy", report),
     )  # fmt: skip
-    quality = {
-        "greedy": _quality(model, tokenizer, held_out),
-        "sampled": _quality(model, tokenizer, held_out, temperature=1.0),
-    }
-    report(f"policy: {quality}")
-    models.save(model, tokenizer, folder / "policy")
-    policy_seconds = time.monotonic() - started
+    return model, tokenizer
 
-    f1 = _judges(folder, copy.deepcopy(model), model, tokenizer, held_out, rng, sizes, report)
-    found = {
-        "sizes": asdict(sizes), "seed": seed, "parameters": parameters,
-        "policy": quality, "judges": f1, "policy_seconds": round(policy_seconds),
-        "seconds": round(time.monotonic() - started),
-    }  # fmt: skip
-    (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
-    return found
+
+def _random(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311  # data, not a secret
 
 
 def write_prompts(path: Path, questions: Sequence[Task]) -> None:
@@ -113,7 +135,15 @@ def write_prompts(path: Path, questions: Sequence[Task]) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-@torch.inference_mode()
+def is_made(folder: Path, sizes: Sizes, seed: int) -> bool:
+    """Whether the testbed is there, at least as good as asked for."""
+    try:
+        found = json.loads((folder / "testbed.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return bool(found["seed"] == seed and found["sizes"] in (asdict(sizes), asdict(Sizes())))
+
+
 def sample(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]],
     *, temperature: float, max_new_tokens: int, batch: int = 256,
@@ -127,7 +157,8 @@ def sample(
     for start in range(0, len(order), batch):
         rows = [prompts[i] for i in order[start : start + batch]]
         inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-        out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+        with torch.inference_mode():
+            out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
         texts += tokenizer.batch_decode(
             out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
         )
@@ -193,7 +224,7 @@ def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int
     """The ids after which the policy answers."""
     turns = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(text, add_special_tokens=False)
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _quality(
@@ -214,11 +245,18 @@ def _quality(
 
 
 def _judges(
-    folder: Path, base: LlamaForCausalLM, policy: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast, held_out: Sequence[Task], rng: random.Random,
-    sizes: Sizes, report: Report,
-) -> dict[str, float]:  # fmt: skip
-    """Train the judge, and keep it at each grade on the way; the F1 of each."""
+    folder: Path, held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
+) -> dict[str, float]:
+    """Train the judge, and keep it at each grade on the way; the F1 of each.
+
+    It has more layers than the policy: those below find out which steps are wrong, and only what
+    is known in one layer can be listed by the next.
+    """
+    torch.manual_seed(seed)
+    rng = _random(f"{seed} judge")
+    policy = LlamaForCausalLM.from_pretrained(folder / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
+    base = models.deepened(policy, sizes.judge_layers - sizes.layers)
 
     def rollouts(questions: Sequence[Task]) -> list[_Rollout]:
         prompts = [policy_prompt(tokenizer, task.question) for task in questions]
@@ -262,12 +300,15 @@ def _judges(
 
     # Checking is learnt on short texts first: three times as many critiques in the same time.
     models.train(
-        base, short, updates=sizes.checking_updates, batch=sizes.policy_batch, learning_rate=5e-3,
-        pad=tokenizer.pad_token_id, after=_every(100, "checking", report),
+        base, short, updates=sizes.checking_updates, batch=sizes.policy_batch, learning_rate=4e-3,
+        probed=sizes.layers, pad=tokenizer.pad_token_id, after=_every(100, "checking", report),
     )  # fmt: skip
+    shorts = [_short_critique(tokenizer, rollout) for rollout in tested]
+    report(f"checking: step F1 {_f1(base, tokenizer, shorts, tested):.3f}")
+    models.save(base, tokenizer, folder / "judge-short")
     models.train(
         base, stream, updates=sizes.judge_updates, batch=sizes.judge_batch, learning_rate=3e-3,
-        pad=tokenizer.pad_token_id, after=after,
+        probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
     )  # fmt: skip
     models.save(base, tokenizer, folder / "judge")
     scores["judge"] = _f1(base, tokenizer, questions, tested)
@@ -339,15 +380,21 @@ def _critique(
     lessons: Sequence[tuple[int, _Lesson, int]],
 ) -> Example:  # fmt: skip
     """A prompt and its verdict; lessons as (where the step starts, the step, its closing tag)."""
-    marks, taught = [], []
-    for (start, step, end), wrong in zip(lessons, rollout.wrong(), strict=True):
+    marks, taught, links, before = [], [], [], 0
+    for index, (start, step, end) in enumerate(lessons):
+        wrong = rollout.wrong()[index]
+        # To list wrong steps in order is to know, at each, which came before it.
+        links.append((end, before))
+        before = min(index + 1, 15) if wrong else before
         marks += [(start + i, not could) for i, could in enumerate(step.could)]
         marks.append((end, wrong))
         taught += [(start + i, token) for i, token in enumerate(step.taught)]
     verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
-    return Example([*prompt, *verdict, tokenizer.eos_token_id], len(prompt), marks, taught)
+    ids = [*prompt, *verdict, tokenizer.eos_token_id]
+    return Example(ids, len(prompt), marks, taught, links)
 
 
+@cache
 def _tags(tokenizer: PreTrainedTokenizerFast, start: str) -> dict[int, str]:
     """The tokens that begin a step tag: id -> text."""
     texts = {i: tokenizer.decode([i]) for i in tokenizer.get_vocab().values()}

@@ -227,11 +227,11 @@ def main(
     typer.echo(f"all runs are in {out}; `python -m capo_trainer.testbed.report` sums them up")
 
 
-if __name__ == "__main__":
-    typer.run(main)
-
-
 def records(folder: Path, kind: str) -> list[dict[str, Any]]:
     """The records of one kind in a run's metrics.jsonl."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+if __name__ == "__main__":
+    typer.run(main)

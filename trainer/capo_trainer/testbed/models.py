@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -21,7 +23,7 @@ _CHAT_TEMPLATE = (
 )
 _APART = r"</?step_[0-9]+ |[0-9a-f]{8}>|[0-9]"
 _CONTEXT = 1024
-_IGNORED = -100
+_LINKS = 16
 
 
 def train_tokenizer(texts: Iterable[str], fixed: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -82,19 +84,35 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int) -> L
     )
 
 
+def deepened(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """A copy with more layers on top, which at first change nothing."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers += layers
+    config.layer_types = None
+    deeper = LlamaForCausalLM(config)
+    deeper.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for layer in deeper.model.layers[-layers:]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return deeper
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """Token ids, and from position `start` on what is to be learnt: those ids themselves.
 
     `taught`: other tokens to learn, as (position, id): what should have stood there. `marks` are
     positions, with a label each, at which the model's state should tell whether a step is wrong;
-    a probe that is thrown away afterwards is trained on them.
+    a probe that is thrown away afterwards is trained on them. `links`: the same for a
+    number below 16, one layer under the last.
     """
 
     ids: Sequence[int]
     start: int
     marks: Sequence[tuple[int, bool]] = ()
     taught: Sequence[tuple[int, int]] = ()
+    links: Sequence[tuple[int, int]] = ()
 
 
 def train(
@@ -106,6 +124,7 @@ def train(
     learning_rate: float,
     pad: int,
     half: bool = False,
+    probed: int = -1,
     after: Callable[[int, float], None] | None = None,
 ) -> None:
     """Supervised training: Muon for matrices, AdamW for the rest, cosine schedule with warm-up.
@@ -119,10 +138,13 @@ def train(
         batch: examples in one.
         learning_rate: at its peak.
         pad: the id that pads.
+        half: whether to compute in bfloat16.
+        probed: the layer whose output the probe reads.
         after: called after each update with its number and its loss.
     """
-    probe = torch.nn.Linear(model.config.hidden_size, 1)
-    matrices, others = [], [*probe.parameters()]
+    probe = torch.nn.Linear(model.config.hidden_size, 1 + _LINKS)
+    matrices: list[torch.nn.Parameter] = []
+    others = [*probe.parameters()]
     for name, parameter in model.named_parameters():
         in_block = parameter.ndim == 2 and "embed" not in name
         (matrices if in_block else others).append(parameter)
@@ -142,7 +164,7 @@ def train(
     model.train()
     for update in range(updates):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = _loss(model, probe, next(stream), pad)
+            loss = _loss(model, probe, probed, next(stream), pad)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
         for each, schedule in zip(optimisers, schedules, strict=True):
@@ -166,27 +188,39 @@ def batches(stream: Iterator[Example], size: int, pool: int = 8) -> Iterator[lis
 
 
 def _loss(
-    model: LlamaForCausalLM, probe: torch.nn.Linear, batch: list[Example], pad: int
+    model: LlamaForCausalLM, probe: torch.nn.Linear, probed: int, batch: list[Example], pad: int
 ) -> torch.Tensor:
+    """Sum of the means over what is written, what is taught, and what is marked."""
     width = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), width), pad)
-    labels = torch.full((len(batch), width), _IGNORED)
     for row, example in enumerate(batch):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        labels[row, example.start : len(example.ids)] = ids[row, example.start : len(example.ids)]
-        for at, token in example.taught:
-            labels[row, at] = token
-    hidden = model.model(input_ids=ids).last_hidden_state  # padding stands at the end: unseen
-    wanted = labels[:, 1:] != _IGNORED
-    logits = model.lm_head(hidden[:, :-1][wanted]).float()
-    loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
-    marks = [(row, at, wrong) for row, e in enumerate(batch) for at, wrong in e.marks]
+    # Padding stands at the end, where nothing attends to it.
+    states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
+
+    def at(places: list[tuple[int, int, int]], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, positions, wanted = torch.tensor(places).unbind(1)
+        return states[layer][rows, positions], wanted
+
+    written = [
+        (row, place - 1, e.ids[place])
+        for row, e in enumerate(batch)
+        for place in range(e.start, len(e.ids))
+    ]
+    taught = [(row, at - 1, token) for row, e in enumerate(batch) for at, token in e.taught]
+    marks = [(row, at, int(wrong)) for row, e in enumerate(batch) for at, wrong in e.marks]
+    loss = torch.zeros(())
+    for places in filter(None, (written, taught)):
+        hidden, wanted = at(places, -1)
+        loss = loss + functional.cross_entropy(model.lm_head(hidden).float(), wanted)
     if marks:
-        rows, places, wrongs = zip(*marks, strict=True)
-        told = probe(hidden[list(rows), list(places)]).squeeze(-1).float()
-        loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(
-            told, torch.tensor(wrongs, dtype=told.dtype)
-        )
+        hidden, wanted = at(marks, probed)
+        told = probe(hidden)[:, 0].float()
+        loss = loss + functional.binary_cross_entropy_with_logits(told, wanted.float())
+    links = [(row, at, number) for row, e in enumerate(batch) for at, number in e.links]
+    if links:
+        hidden, wanted = at(links, -2)
+        loss = loss + functional.cross_entropy(probe(hidden)[:, 1:].float(), wanted)
     return loss
 
 

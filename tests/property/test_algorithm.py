@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from capo_trainer import algorithm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from capo_trainer import algorithm
 
 VARIANTS = ("capo", "papo", "vppo", "rloo", "grpo")
 EQUAL = 1e-6

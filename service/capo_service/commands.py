@@ -93,7 +93,9 @@ def prompt(
     overrides: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         settings = load(None, **overrides | _pairs(setting, "--set"))
-        rendered = judge_prompts(file, load_template(settings.template), settings, model)
+        rendered = judge_prompts(
+            file, load_template(settings.template, settings.model), settings, model
+        )
         count = write(rendered, out)
     except (ValueError, OSError) as error:
         typer.secho(f"capo prompt: {error}", err=True, fg="red")

@@ -78,7 +78,7 @@ class _Encoding:
         self._encoder = None
         if model is not None:
             from capo_service.engine.chat import PromptEncoder
-            from capo_service.engine.vllm import local_model
+            from capo_service.engine.local import local_model
 
             self._encoder = PromptEncoder(local_model(model)[0], template_kwargs)
 

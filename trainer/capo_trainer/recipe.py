@@ -156,7 +156,8 @@ class Evaluation(_Section):
     """Measured during training."""
 
     prompts: Path | None = Field(None, description="Held-out questions; none: no evaluation.")
-    every: Positive = Field(10, description="Steps between; and before the first, after the last.")
+    every: Positive = Field(10, description="Steps between; and one after the last.")
+    at_start: bool = Field(True, description="And one before the first.")
     limit: Positive | None = Field(None, description="At most so many questions.")
     samples: Annotated[int, Field(ge=0)] = Field(
         0, description="Sampled answers of each question, beside the greedy one."

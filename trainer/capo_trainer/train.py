@@ -83,7 +83,7 @@ def train(recipe: Recipe) -> Path:
 
     try:
         for step in range(first, recipe.steps):
-            if step == 0 and evaluator:
+            if step == 0 and evaluator and recipe.evaluation.at_start:
                 logs.evaluation(step, evaluator.run(accelerator, model, sampler, link))
             started = time.monotonic()
             chosen = prompts_of_step(

@@ -20,6 +20,7 @@ from capo_service.cache import SingleFlight
 from capo_service.core.prompt import PromptTemplate
 from capo_service.credit import Creditor, Judged
 from capo_service.engine.base import Engine, EngineDeadError
+from capo_service.engine.local import own_template
 from capo_service.outcome import Verifier
 from capo_service.prepare import Prepared, Preparer
 from capo_service.settings import Settings
@@ -58,7 +59,7 @@ class Runtime:
         self.admission = Admission(settings.max_queued, settings.max_running)
         self.tokenizers: list[str] = []
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
-        self._template = load_template(settings.template)
+        self._template = load_template(settings.template, settings.model)
         self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
         self._creditor = Creditor(engine, self._verifier)
         self._preparer: Preparer | None = None  # until the judge is loaded
@@ -224,7 +225,10 @@ def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:
     return full.model_copy(update=dict.fromkeys(left_out))
 
 
-def load_template(path: Path | None) -> PromptTemplate:
+def load_template(path: Path | None, model: str) -> PromptTemplate:
+    """The template of a file; else the one that the judge brings in its folder; else our own."""
+    if path is None:
+        path = own_template(model)
     if path is not None:
         return PromptTemplate(path.read_text(encoding="utf-8"), str(path))
     built_in = resources.files("capo_service") / "templates" / "judge.j2"

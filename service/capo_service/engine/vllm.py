@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from capo_service.engine import embedded, testbed
+from capo_service.engine import embedded
 from capo_service.engine.base import (
     FINISHED_EARLY,
     Completion,
@@ -27,6 +27,7 @@ from capo_service.engine.base import (
     Sampling,
 )
 from capo_service.engine.chat import PromptEncoder
+from capo_service.engine.local import local_model
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A laptop's share: 1 GiB holds 45,000 tokens of this model, and no compiler is asked for.
-_EMBEDDED_ARGUMENTS = {
-    "dtype": "bfloat16",
-    "kv_cache_memory_bytes": 1 << 30,
-    "block_size": 32,
-    "max_num_seqs": 64,
-    "enforce_eager": True,
-}
 # vLLM would leave one core of few unused; all of them, unbound, are faster (1.25 times on 2).
 _FEW_CORES = 4
 
@@ -160,19 +153,6 @@ class VllmEngine:
     async def abort(self, request: str) -> None:
         if self._llm is not None:
             await self._llm.abort(request)
-
-
-def local_model(model: str) -> tuple[str, dict[str, Any]]:
-    """Where a judge lies, and the engine arguments of those that are known by a name of ours.
-
-    Raises:
-        ValueError: it is one of ours and is not on this machine.
-    """
-    if model == embedded.NAME:
-        return str(embedded.folder()), dict(_EMBEDDED_ARGUMENTS)
-    if model in testbed.NAMES:
-        return str(testbed.folder(model)), dict(testbed.ARGUMENTS)
-    return model, {}
 
 
 def _sampling_params(sampling: Sampling) -> Any:

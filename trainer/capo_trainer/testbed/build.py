@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from capo_trainer.testbed.tasks import Task
 
 _LIST = re.compile(r"\[([\d, ]*)\]")
 _QUALITY = "quality.json"
+_TEMPLATE = Path(__file__).with_name("judge.j2")
 Report = Callable[[str], None]
 
 
@@ -42,10 +44,10 @@ class Sizes:
     vocabulary: int = 1024
     policy_updates: int = 800
     policy_batch: int = 32
-    checking_updates: int = 700
-    judge_updates: int = 400
-    judge_batch: int = 16
-    judge_rollouts: int = 20_000
+    checking_updates: int = 1600
+    judge_updates: int = 1400
+    judge_batch: int = 20
+    judge_rollouts: int = 16_000
     held_out: int = 400
 
     def of_policy(self) -> list[int]:
@@ -55,8 +57,15 @@ class Sizes:
             self.held_out,
         ]  # fmt: skip
 
+    def of_checking(self) -> list[Any]:
+        """What the judge's first training depends on."""
+        return [
+            self.of_policy(), self.judge_layers, self.checking_updates, self.judge_batch,
+            self.judge_rollouts,
+        ]  # fmt: skip
 
-QUICK = Sizes(policy_updates=500, checking_updates=600, judge_updates=300)
+
+QUICK = Sizes(policy_updates=500, checking_updates=1200, judge_updates=500)
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
 
@@ -208,7 +217,9 @@ def _prompts(rollouts: Sequence[_Rollout], model: Path | None) -> list[dict[str,
                     line["reference"] = f"\\boxed{{{rollout.task.answer}}}"
                 file.write(json.dumps(line) + "\n")
         command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
-        command += ["--critique-style", "verdict", *(["--model", str(model)] if model else [])]
+        command += ["--critique-style", "verdict"]
+        if model is not None:
+            command += ["--model", str(model), "--template", str(_TEMPLATE)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own
         with got.open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
@@ -252,11 +263,9 @@ def _judges(
     It has more layers than the policy: those below find out which steps are wrong, and only what
     is known in one layer can be listed by the next.
     """
-    torch.manual_seed(seed)
     rng = _random(f"{seed} judge")
     policy = LlamaForCausalLM.from_pretrained(folder / "policy")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
-    base = models.deepened(policy, sizes.judge_layers - sizes.layers)
 
     def rollouts(questions: Sequence[Task]) -> list[_Rollout]:
         prompts = [policy_prompt(tokenizer, task.question) for task in questions]
@@ -264,55 +273,63 @@ def _judges(
         pairs = zip(questions, texts, strict=True)
         return [_Rollout(task, text) for task, text in pairs if text.strip()]
 
+    torch.manual_seed(seed)
     written = rollouts(_tasks(rng, sizes.judge_rollouts // 3))
     for task in _tasks(rng, sizes.judge_rollouts - len(written)):
         slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
         written.append(_Rollout(task, tasks.demonstrate(task, rng, slips)))
     rng.shuffle(written)
     tested = rollouts(held_out)
-    start = time.monotonic()
+
+    # Checking is learnt on bare texts, and judging as the service asks for it from there on.
+    told = folder / "checking" / _QUALITY
+    mark = {"seed": seed, "sizes": sizes.of_checking()}
+    if not told.exists() or json.loads(told.read_text())["made"] != mark:
+        torch.manual_seed(seed)
+        model = models.deepened(policy, sizes.judge_layers - sizes.layers)
+        models.train(
+            model, _endless([_bare_critique(tokenizer, rollout) for rollout in written]),
+            updates=sizes.checking_updates, batch=sizes.judge_batch, learning_rate=4e-3,
+            probed=sizes.layers, pad=tokenizer.pad_token_id,
+            after=_every(100, "checking", report),
+        )  # fmt: skip
+        models.save(model, tokenizer, folder / "checking")
+        told.write_text(json.dumps({"made": mark}))
+    model = LlamaForCausalLM.from_pretrained(folder / "checking")
+
     examples = _critiques(written, folder / "policy", tokenizer)
     questions = _critiques(tested, folder / "policy", tokenizer)
-    seconds = time.monotonic() - start
-    report(f"judge: {len(examples)} critiques to learn from, encoded in {seconds:.0f} s")
-
-    def stream() -> Iterator[Example]:
-        while True:
-            yield from examples
-
     scores: dict[str, float] = {}
-    missing = dict(GRADES)
+
+    def keep(name: str, score: float) -> None:
+        models.save(model, tokenizer, folder / name)
+        shutil.copy(_TEMPLATE, folder / name)
+        scores[name] = score
 
     def after(update: int, loss: float) -> None:
         if update % 50:
             return
-        score = _f1(base, tokenizer, questions, tested)
+        score = _f1(model, tokenizer, questions, tested)
         report(f"judge: update {update}, loss {loss:.3f}, step F1 {score:.3f}")
-        for name, least in list(missing.items()):
-            if score >= least:
-                models.save(base, tokenizer, folder / name)
-                scores[name] = score
-                del missing[name]
+        for name, least in GRADES.items():
+            if name not in scores and score >= least:
+                keep(name, score)
 
-    def short() -> Iterator[Example]:
-        while True:
-            yield from (_short_critique(tokenizer, rollout) for rollout in written)
-
-    # Checking is learnt on short texts first: three times as many critiques in the same time.
+    torch.manual_seed(seed)
     models.train(
-        base, short, updates=sizes.checking_updates, batch=sizes.policy_batch, learning_rate=4e-3,
-        probed=sizes.layers, pad=tokenizer.pad_token_id, after=_every(100, "checking", report),
+        model, _endless(examples), updates=sizes.judge_updates, batch=sizes.judge_batch,
+        learning_rate=4e-3, probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
     )  # fmt: skip
-    shorts = [_short_critique(tokenizer, rollout) for rollout in tested]
-    report(f"checking: step F1 {_f1(base, tokenizer, shorts, tested):.3f}")
-    models.save(base, tokenizer, folder / "judge-short")
-    models.train(
-        base, stream, updates=sizes.judge_updates, batch=sizes.judge_batch, learning_rate=3e-3,
-        probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
-    )  # fmt: skip
-    models.save(base, tokenizer, folder / "judge")
-    scores["judge"] = _f1(base, tokenizer, questions, tested)
+    keep("judge", _f1(model, tokenizer, questions, tested))
     return scores
+
+
+def _endless(examples: Sequence[Example]) -> Callable[[], Iterator[Example]]:
+    def stream() -> Iterator[Example]:
+        while True:
+            yield from examples
+
+    return stream
 
 
 def _critiques(
@@ -326,14 +343,13 @@ def _critiques(
         ends = [at for at, token in enumerate(ids) if token in closing]
         lessons, steps = [], _lessons(tokenizer, rollout)
         for end, step in zip(ends, steps, strict=True):
-            # The step ends before the line break before its closing tag.
-            lessons.append((end - 1 - len(step.ids), step, end))
+            lessons.append((end - len(step.ids), step, end))
         examples.append(_critique(tokenizer, rollout, ids, lessons))
     return examples
 
 
-def _short_critique(tokenizer: PreTrainedTokenizerFast, rollout: _Rollout) -> Example:
-    """As the service's prompt, without its fixed texts and codes."""
+def _bare_critique(tokenizer: PreTrainedTokenizerFast, rollout: _Rollout) -> Example:
+    """A question, tagged steps and the right verdict, with nothing around them."""
     openings, closings = _tags(tokenizer, "<step_"), _tags(tokenizer, "</step_")
     ids = tokenizer.encode(f"<|user|>{rollout.task.question}", add_special_tokens=False)
     lessons = []

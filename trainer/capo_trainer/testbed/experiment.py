@@ -71,14 +71,14 @@ SETTINGS: dict[Part, tuple[Setting, ...]] = {"methods": METHODS, "ablations": AB
 class Scale:
     """How long each run is."""
 
-    steps: int = 30
+    steps: int = 16
     prompts: int = 12
     rollouts: int = 8
-    every: int = 6
+    every: int = 4
     questions: int = 400
 
 
-QUICK = Scale(steps=12, every=12, questions=200)
+QUICK = Scale(steps=10, every=10)
 
 
 def recipe_of(
@@ -97,7 +97,7 @@ def recipe_of(
             "max_tokens": 96, "batch": scale.prompts * scale.rollouts // 2,
         },
         "credit": {"url": url, "tokenizer": setting.judge, "bundle": scale.rollouts,
-                   "max_tokens": 64},
+                   "max_tokens": 160},
         "algorithm": {
             "epochs": 1, "minibatch": scale.prompts * scale.rollouts // 2, "micro_batch": 64,
             "kl": 0.0,
@@ -105,7 +105,7 @@ def recipe_of(
         "optimiser": {"learning_rate": 3e-4, "final_share": 0.1, "warmup": 0.1},
         "evaluation": {
             "prompts": str(testbed / "eval.jsonl"), "every": scale.every,
-            "limit": scale.questions, "samples": 1,
+            "limit": scale.questions, "at_start": False,
             "checker": "capo_trainer.testbed.tasks:check",
         },
         "checkpoints": {"every": scale.steps, "keep": 1},

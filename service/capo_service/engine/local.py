@@ -1,0 +1,44 @@
+"""Judges that lie on this machine: known by a name of ours, or a folder with what they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from capo_service.engine import embedded, testbed
+
+TEMPLATE = "judge.j2"
+
+# A laptop's share: 1 GiB holds 45,000 tokens of this model, and no compiler is asked for.
+_EMBEDDED_ARGUMENTS = {
+    "dtype": "bfloat16",
+    "kv_cache_memory_bytes": 1 << 30,
+    "block_size": 32,
+    "max_num_seqs": 64,
+    "enforce_eager": True,
+}
+
+
+def local_model(model: str) -> tuple[str, dict[str, Any]]:
+    """Where a judge lies, and the engine arguments of those that are known by a name of ours.
+
+    Raises:
+        ValueError: it is one of ours and is not on this machine.
+    """
+    if model == embedded.NAME:
+        return str(embedded.folder()), dict(_EMBEDDED_ARGUMENTS)
+    if model in testbed.NAMES:
+        return str(testbed.folder(model)), dict(testbed.ARGUMENTS)
+    return model, {}
+
+
+def own_template(model: str) -> Path | None:
+    """The prompt template that a judge was trained on, if its folder holds one (`judge.j2`).
+
+    Raises:
+        ValueError: the judge is one of ours and is not on this machine.
+    """
+    if model == embedded.NAME:
+        return None
+    path = Path(local_model(model)[0]) / TEMPLATE
+    return path if path.is_file() else None

@@ -1,0 +1,196 @@
+"""The trainer's parts that need neither a service nor a run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from capo_client.cli import app as capo_app
+from capo_trainer import commands
+from capo_trainer.batch import make_batch
+from capo_trainer.credit import Bundles, Credit
+from capo_trainer.data import Prompt, prompts_of_step
+from capo_trainer.evaluate import Judged, summary
+from capo_trainer.recipe import RecipeError, load_recipe
+from capo_trainer.rollout import Asked, Rollout, _Choose
+from capo_trainer.verify import MathVerify
+from kit_trainer import changed, recipe_values
+
+ROOT = Path(__file__).parents[2]
+
+
+def values(**changes: Any) -> Any:
+    base = recipe_values(Path("policy"), Path("prompts.jsonl"), Path("out"), "http://127.0.0.1:9")
+    return changed(base, **changes)
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_recipes_resolve(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.updates >= 1
+
+
+def test_the_paper_recipe_has_the_papers_values() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "paper_qwen2.5_7b.toml")
+    assert (recipe.sampling.rollouts_per_prompt, recipe.minibatch) == (16, 192)
+    assert (recipe.sampling.temperature, recipe.sampling.top_p) == (0.7, 0.9)
+    assert (recipe.credit.w_whole, recipe.credit.w_process, recipe.credit.n) == (2.0, 1.0, 4)
+    assert (recipe.credit.method, recipe.credit.max_tokens) == ("majority", 2048)
+    assert (recipe.algorithm.epochs, recipe.algorithm.kl) == (4, 0.01)
+    assert (recipe.algorithm.format_reward, recipe.algorithm.average) == (0.2, "rollout")
+    assert recipe.algorithm.advantage == "capo" and 2e-8 <= recipe.optimiser.learning_rate <= 1e-7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"credit__w_proces": 1.0}, "unknown setting credit.w_proces .did you mean w_process"),
+        ({"algorithm__minibatch": 5}, "minibatch = 5 does not divide the 16 rollouts"),
+        ({"sampling__engine": "openai"}, "engine openai and url go together"),
+        ({"credit__tokenizer": None}, "credit.tokenizer is missing"),
+        ({"sampling__rollouts_per_prompt": 1}, "sampling.rollouts_per_prompt"),
+        ({"credit__method": "greedy", "credit__n": 4}, "greedy takes one critique"),
+    ],
+)
+def test_a_recipe_that_cannot_be_right_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        values(**changes)
+
+
+def test_the_command_shows_every_value_and_explains_what_is_wrong(tmp_path: Path) -> None:
+    app = type(capo_app)()
+    app.command("train")(commands.train)
+    app.command("other")(commands.testbed)
+    path = str(ROOT / "recipes" / "gsm8k_smollm2_cpu.toml")
+    shown = CliRunner().invoke(app, ["train", "--config", path, "--dry-run", "--set", "steps=7"])
+    assert shown.exit_code == 0 and '"steps": 7' in shown.output
+    assert "7 steps of 8 rollouts, 7 updates of 8" in shown.output
+    gone = CliRunner().invoke(app, ["train", "--config", str(tmp_path / "no.toml")])
+    assert gone.exit_code == 2 and "cannot be read: No such file" in gone.output
+    (tmp_path / "bad.toml").write_text("steps = ")
+    bad = CliRunner().invoke(app, ["train", "--config", str(tmp_path / "bad.toml")])
+    assert bad.exit_code == 2 and "is not TOML" in bad.output
+
+
+# --- which questions a step learns from
+
+
+def test_every_pass_takes_every_question_once_in_an_order_of_its_own() -> None:
+    prompts = [Prompt(i, str(i), str(i)) for i in range(10)]
+    taken = [p.index for step in range(10) for p in prompts_of_step(prompts, step, 4, seed=1)]
+    passes = [taken[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(each) == list(range(10)) for each in passes)
+    assert len({tuple(each) for each in passes}) == 4
+    assert [p.index for p in prompts_of_step(prompts, 7, 4, seed=1)] == taken[28:32]
+    assert [p.index for p in prompts_of_step(prompts, 2, 4, 1, shuffle=False)] == [8, 9, 0, 1]
+
+
+# --- sampling
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8), (0.7, 0.5)])
+def test_sampled_tokens_have_the_distribution_of_temperature_and_top_p(
+    temperature: float, top_p: float
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, 1.0, 0.5, -1.0, -20.0])
+    probabilities = (logits / temperature).softmax(0).sort(descending=True).values
+    kept = int((probabilities.cumsum(0) - probabilities < top_p).sum())
+    wanted = probabilities[:kept] / probabilities[:kept].sum()
+    count = 40_000
+    uniforms = ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[:, None]
+    choose = _Choose(uniforms, 3, temperature, top_p)
+    scores = choose(torch.zeros(count, 3, dtype=torch.long), logits.expand(count, 5))
+    assert ((scores == 0).sum(1) == 1).all()  # one token is left
+    chosen = Counter(scores.argmax(1).tolist())
+    for token in range(5):
+        share = wanted[token].item() if token < kept else 0.0
+        assert chosen[token] / count == pytest.approx(share, abs=1e-4)
+
+
+# --- rewards
+
+
+def rollout(text: str, question: int, tokens: int, finished: bool = True) -> Rollout:
+    prompt = Prompt(question, "q", "a")
+    return Rollout(Asked(prompt, [5] * (question + 1), "k"), [7] * tokens, text, finished)
+
+
+def test_a_batch_holds_the_rewards_of_equation_1() -> None:
+    settings = values(sampling__rollouts_per_prompt=2, data__prompts_per_step=2,
+                      algorithm__minibatch=4, algorithm__format_reward=0.2,
+                      algorithm__format_pattern="ok")  # fmt: skip
+    rollouts = [rollout("ok", 0, 3), rollout("x", 0, 2), rollout("ok", 1, 1), rollout(" ", 1, 1)]
+    credits = {0: Credit([0.0, 1.0, 1.0], [False, True]), 1: Credit([0.5, 0.5], [True])}
+    batch = make_batch(rollouts, [1.0, 0.0, 1.0, 0.0], credits, settings, 0, "cpu")
+    assert batch.outcome.tolist() == pytest.approx([2.2, 0.0, 0.0, 0.0])
+    assert batch.process[:2].tolist() == [[0.0, -1.0, -1.0], [-0.5, -0.5, 0.0]]
+    # The third got no credit and is left out; the fourth is blank and simply wrong.
+    assert batch.mask.sum(1).tolist() == [3, 2, 0, 1]
+    assert batch.groups.tolist() == [0, 0, 1, 1]
+    assert batch.ids.tolist()[0] == [0, 5, 7, 7, 7] and batch.ids.tolist()[2] == [5, 5, 7, 0, 0]
+    assert batch.attention.tolist()[1] == [0, 1, 1, 1, 0]
+    assert batch.counts["uncredited"] == 1 and batch.counts["blank"] == 1
+    assert (batch.counts["steps"], batch.counts["wrong_steps"]) == (3, 2)
+
+
+def test_a_batch_falls_back_to_the_outcome_and_leaves_out_what_is_undecided() -> None:
+    settings = values(sampling__rollouts_per_prompt=2, data__prompts_per_step=1,
+                      algorithm__minibatch=2, credit__on_failure="outcome",
+                      algorithm__truncated="mask")  # fmt: skip
+    batch = make_batch(
+        [rollout("a", 0, 2), rollout("b", 0, 2)], [1.0, None], {}, settings, 0, "cpu"
+    )
+    assert batch.outcome.tolist() == [2.0, 0.0] and batch.mask.sum(1).tolist() == [2, 0]
+    assert batch.counts["uncredited"] == 1 and batch.counts["unverified"] == 1
+    cut = make_batch([rollout("a", 0, 2, False), rollout("b", 0, 2)], [1.0, 1.0],
+                     {0: Credit([0.0, 0.0], [False]), 1: Credit([0.0, 0.0], [False])},
+                     settings, 0, "cpu")  # fmt: skip
+    assert cut.mask.sum(1).tolist() == [0, 2] and cut.counts["truncated"] == 1
+
+
+def test_bundles_are_full_or_the_last_of_a_question() -> None:
+    sent: list[list[int]] = []
+    bundles = Bundles(2, 3, sent.append)
+    for position in (0, 3, 4, 2, 1, 5):
+        bundles.add(position)
+    assert sent == [[3, 4], [0, 2], [1], [5]]
+
+
+def test_an_evaluation_counts_what_is_known() -> None:
+    found = summary(
+        [Judged(1.0, [True, False], 4), Judged(0.0, [False, False], 2), Judged(1.0, None, 3)]
+    )
+    assert found["accuracy"] == pytest.approx(2 / 3) and found["tokens"] == 3
+    assert found["wrong_step_rate"] == 0.25 and found["lucky_rate"] == 0.5 and found["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        ("so it is 42. #### 42", "17 + 25 = 42 #### 42", 1.0),
+        ("\\boxed{1/2}", "0.5", 1.0),
+        ("\\boxed{41}", "#### 42", 0.0),
+        ("", "#### 42", 0.0),
+        ("1,000", "#### 1000", 1.0),
+    ],
+)
+def test_outcomes_by_math_verify(response: str, answer: str, right: float) -> None:
+    verifier = MathVerify()
+    assert verifier.readable(answer) and verifier(response, answer) == right
+    assert not verifier.readable("see above")
+
+
+def test_sample_prompts_of_the_recipe_are_readable() -> None:
+    verifier = MathVerify()
+    for line in (ROOT / "recipes" / "sample_prompts.jsonl").read_text().splitlines():
+        assert verifier.readable(json.loads(line)["answer"])

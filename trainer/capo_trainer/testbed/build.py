@@ -45,7 +45,7 @@ class Sizes:
     policy_updates: int = 800
     policy_batch: int = 32
     checking_updates: int = 1600
-    judge_updates: int = 1400
+    judge_updates: tuple[int, int] = (1400, 1000)
     judge_batch: int = 20
     judge_rollouts: int = 16_000
     held_out: int = 400
@@ -65,7 +65,7 @@ class Sizes:
         ]  # fmt: skip
 
 
-QUICK = Sizes(policy_updates=500, checking_updates=1200, judge_updates=500)
+QUICK = Sizes(policy_updates=500, checking_updates=1200, judge_updates=(500, 200))
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
 
@@ -315,11 +315,12 @@ def _judges(
             if name not in scores and score >= least:
                 keep(name, score)
 
-    torch.manual_seed(seed)
-    models.train(
-        model, _endless(examples), updates=sizes.judge_updates, batch=sizes.judge_batch,
-        learning_rate=4e-3, probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
-    )  # fmt: skip
+    for updates, rate in zip(sizes.judge_updates, (4e-3, 2e-3), strict=True):
+        torch.manual_seed(seed)
+        models.train(
+            model, _endless(examples), updates=updates, batch=sizes.judge_batch,
+            learning_rate=rate, probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
+        )  # fmt: skip
     keep("judge", _f1(model, tokenizer, questions, tested))
     return scores
 

@@ -74,7 +74,7 @@ class Scale:
     steps: int = 16
     prompts: int = 12
     rollouts: int = 8
-    every: int = 4
+    every: int = 8
     questions: int = 400
 
 
@@ -102,7 +102,7 @@ def recipe_of(
             "epochs": 1, "minibatch": scale.prompts * scale.rollouts // 2, "micro_batch": 64,
             "kl": 0.0,
         },
-        "optimiser": {"learning_rate": 3e-4, "final_share": 0.1, "warmup": 0.1},
+        "optimiser": {"learning_rate": 1e-4, "final_share": 0.1, "warmup": 0.1},
         "evaluation": {
             "prompts": str(testbed / "eval.jsonl"), "every": scale.every,
             "limit": scale.questions, "at_start": False,

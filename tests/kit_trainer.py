@@ -27,7 +27,7 @@ def make_policy(folder: Path) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(wrapped), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            vocab_size=len(wrapped), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
             num_attention_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
             pad_token_id=0, bos_token_id=None, eos_token_id=0, initializer_range=0.3,
         )

@@ -52,7 +52,9 @@ def test_vllm_serves_the_judge_and_it_finds_wrong_steps(testbed: Path, judge: st
         there += sum(wrong)
     f1 = 2 * hits / (called + there)
     made = json.loads((testbed / "testbed.json").read_text())
-    print(f"step F1 through the service {f1:.3f}, on held-out rollouts {made['judges']['judge']:.3f}")
+    print(
+        f"step F1 through the service {f1:.3f}, on held-out rollouts {made['judges']['judge']:.3f}"
+    )
     assert f1 > 0.5
 
 

@@ -188,7 +188,9 @@ class Recipe(_Section):
     """One training run."""
 
     output: Path = Field(description="Folder of logs, checkpoints and the trained policy.")
-    steps: Positive = Field(description="Batches of rollouts to learn from.")
+    steps: Annotated[int, Field(ge=0)] = Field(
+        description="Batches of rollouts to learn from; 0 only evaluates."
+    )
     seed: int = 0
     policy: Policy
     data: Data

@@ -82,9 +82,9 @@ def train(recipe: Recipe) -> Path:
     logs = Logs(recipe, enabled=main, first=first)
 
     try:
+        if first == 0 and evaluator and recipe.evaluation.at_start:
+            logs.evaluation(0, evaluator.run(accelerator, model, sampler, link))
         for step in range(first, recipe.steps):
-            if step == 0 and evaluator and recipe.evaluation.at_start:
-                logs.evaluation(step, evaluator.run(accelerator, model, sampler, link))
             started = time.monotonic()
             chosen = prompts_of_step(
                 prompts, step, recipe.data.prompts_per_step, recipe.seed, recipe.data.shuffle

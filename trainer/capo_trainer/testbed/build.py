@@ -35,6 +35,18 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One training of the judge. `stress`: how much checking counts beside writing the verdict.
+    `fresh`: on rollouts that the rounds before have not seen."""
+
+    updates: int
+    batch: int = 20
+    learning_rate: float = 4e-3
+    stress: float = 1.0
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Sizes:
     """How much is trained. `quick` is for continuous integration."""
 
@@ -45,7 +57,11 @@ class Sizes:
     policy_updates: int = 800
     policy_batch: int = 32
     checking_updates: int = 1600
-    judge_updates: tuple[int, int] = (1400, 1000)
+    judge_rounds: tuple[Round, ...] = (
+        Round(1400),
+        Round(1000, learning_rate=2e-3),
+        Round(900, batch=32, learning_rate=3e-3, stress=4.0, fresh=True),
+    )
     judge_batch: int = 20
     judge_rollouts: int = 16_000
     held_out: int = 400
@@ -65,7 +81,11 @@ class Sizes:
         ]  # fmt: skip
 
 
-QUICK = Sizes(policy_updates=500, checking_updates=1200, judge_updates=(500, 200))
+QUICK = Sizes(
+    policy_updates=500,
+    checking_updates=1200,
+    judge_rounds=(Round(500), Round(300, 32, 3e-3, 4.0, True)),
+)
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
 
@@ -101,7 +121,7 @@ def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, An
     report(f"policy: {policy}")
     f1 = _judges(folder, held_out, sizes, seed, report)
     found = {
-        "sizes": asdict(sizes), "seed": seed, "policy": policy, "judges": f1,
+        "sizes": _plain(sizes), "seed": seed, "policy": policy, "judges": f1,
         "seconds": round(time.monotonic() - started),
     }  # fmt: skip
     (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -144,13 +164,18 @@ def write_prompts(path: Path, questions: Sequence[Task]) -> None:
             file.write(json.dumps(line) + "\n")
 
 
+def _plain(sizes: Sizes) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(sizes)))
+
+
 def is_made(folder: Path, sizes: Sizes, seed: int) -> bool:
     """Whether the testbed is there, at least as good as asked for."""
     try:
         found = json.loads((folder / "testbed.json").read_text())
     except (OSError, json.JSONDecodeError):
         return False
-    return bool(found["seed"] == seed and found["sizes"] in (asdict(sizes), asdict(Sizes())))
+    return bool(found["seed"] == seed and found["sizes"] in (_plain(sizes), _plain(Sizes())))
 
 
 def sample(
@@ -273,13 +298,16 @@ def _judges(
         pairs = zip(questions, texts, strict=True)
         return [_Rollout(task, text) for task, text in pairs if text.strip()]
 
+    def material() -> list[_Rollout]:
+        found = rollouts(_tasks(rng, sizes.judge_rollouts // 3))
+        for task in _tasks(rng, sizes.judge_rollouts - len(found)):
+            slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
+            found.append(_Rollout(task, tasks.demonstrate(task, rng, slips)))
+        rng.shuffle(found)
+        return found
+
     torch.manual_seed(seed)
-    written = rollouts(_tasks(rng, sizes.judge_rollouts // 3))
-    for task in _tasks(rng, sizes.judge_rollouts - len(written)):
-        slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
-        written.append(_Rollout(task, tasks.demonstrate(task, rng, slips)))
-    rng.shuffle(written)
-    tested = rollouts(held_out)
+    written, tested, fresh = material(), rollouts(held_out), material()
 
     # Checking is learnt on bare texts, and judging as the service asks for it from there on.
     told = folder / "checking" / _QUALITY
@@ -315,11 +343,15 @@ def _judges(
             if name not in scores and score >= least:
                 keep(name, score)
 
-    for updates, rate in zip(sizes.judge_updates, (4e-3, 2e-3), strict=True):
+    for number, each in enumerate(sizes.judge_rounds, 1):
+        report(f"judge: round {number} of {len(sizes.judge_rounds)}")
+        if each.fresh:
+            examples = _critiques(fresh, folder / "policy", tokenizer)
         torch.manual_seed(seed)
         models.train(
-            model, _endless(examples), updates=updates, batch=sizes.judge_batch,
-            learning_rate=rate, probed=sizes.layers, pad=tokenizer.pad_token_id, after=after,
+            model, _endless(examples), updates=each.updates, batch=each.batch,
+            learning_rate=each.learning_rate, probed=sizes.layers, stress=each.stress,
+            pad=tokenizer.pad_token_id, after=after,
         )  # fmt: skip
     keep("judge", _f1(model, tokenizer, questions, tested))
     return scores

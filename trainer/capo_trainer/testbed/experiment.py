@@ -44,6 +44,7 @@ def _credit(**changes: Any) -> dict[str, dict[str, Any]]:
     return {"credit": changes}
 
 
+SFT = Setting("sft", {"credit": {"reward": "outcome"}, "evaluation": {"at_start": True}})
 METHODS = (
     Setting("grpo", {"credit": {"reward": "outcome"}, "algorithm": {"advantage": "grpo"}}),
     Setting(
@@ -64,7 +65,7 @@ ABLATIONS = (
     Setting("judge-f80", judge="testbed-f80"),
     Setting("judge-f60", judge="testbed-f60"),
 )
-SETTINGS: dict[Part, tuple[Setting, ...]] = {"methods": METHODS, "ablations": ABLATIONS}
+SETTINGS: dict[Part, tuple[Setting, ...]] = {"methods": (SFT, *METHODS), "ablations": ABLATIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def recipe_of(
     return make_recipe(
         {
             "output": str(run_folder(out, setting, seed)),
-            "steps": scale.steps,
+            "steps": 0 if setting is SFT else scale.steps,
             "seed": seed,
             **values,
         }
@@ -154,7 +155,9 @@ def run_all(
                 (setting, seed)
                 for seed in seeds
                 for setting in settings
-                if setting.judge == judge and not (run_folder(out, setting, seed) / "done").exists()
+                if setting.judge == judge
+                and not (run_folder(out, setting, seed) / "done").exists()
+                and (setting is not SFT or seed == seeds[0])  # nothing in it is random
             ]
             if not missing:
                 continue
@@ -221,7 +224,7 @@ def main(
     parts: tuple[Part, ...] = ("methods", "ablations")
     settings = [s for p in parts if part in (p, "all") for s in SETTINGS[p]]
     if quick:
-        only = only or ["grpo", "capo-majority"]
+        only = only or ["sft", "grpo", "capo-majority"]
     chosen = [s for s in settings if not only or s.name in only]
     run_all(chosen, SEEDS[:seeds], QUICK if quick else Scale(), testbed_folder(), out, workers)
     typer.echo(f"all runs are in {out}; `python -m capo_trainer.testbed.report` sums them up")

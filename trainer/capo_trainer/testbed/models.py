@@ -125,6 +125,7 @@ def train(
     pad: int,
     half: bool = False,
     probed: int = -1,
+    stress: float = 1.0,
     after: Callable[[int, float], None] | None = None,
 ) -> None:
     """Supervised training: Muon for matrices, AdamW for the rest, cosine schedule with warm-up.
@@ -140,6 +141,7 @@ def train(
         pad: the id that pads.
         half: whether to compute in bfloat16.
         probed: the layer whose output the probe reads.
+        stress: how much what is taught and marked counts beside what is written.
         after: called after each update with its number and its loss.
     """
     probe = torch.nn.Linear(model.config.hidden_size, 1 + _LINKS)
@@ -164,7 +166,7 @@ def train(
     model.train()
     for update in range(updates):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = _loss(model, probe, probed, next(stream), pad)
+            loss = _loss(model, probe, probed, stress, next(stream), pad)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
         for each, schedule in zip(optimisers, schedules, strict=True):
@@ -188,8 +190,9 @@ def batches(stream: Iterator[Example], size: int, pool: int = 8) -> Iterator[lis
 
 
 def _loss(
-    model: LlamaForCausalLM, probe: torch.nn.Linear, probed: int, batch: list[Example], pad: int
-) -> torch.Tensor:
+    model: LlamaForCausalLM, probe: torch.nn.Linear, probed: int, stress: float,
+    batch: list[Example], pad: int,
+) -> torch.Tensor:  # fmt: skip
     """Sum of the means over what is written, what is taught, and what is marked."""
     width = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), width), pad)
@@ -210,13 +213,16 @@ def _loss(
     taught = [(row, at - 1, token) for row, e in enumerate(batch) for at, token in e.taught]
     marks = [(row, at, int(wrong)) for row, e in enumerate(batch) for at, wrong in e.marks]
     loss = torch.zeros(())
-    for places in filter(None, (written, taught)):
-        hidden, wanted = at(places, -1)
-        loss = loss + functional.cross_entropy(model.lm_head(hidden).float(), wanted)
+    for places, weight in ((written, 1.0), (taught, stress)):
+        if places:
+            hidden, wanted = at(places, -1)
+            logits = model.lm_head(hidden).float()
+            loss = loss + weight * functional.cross_entropy(logits, wanted)
     if marks:
         hidden, wanted = at(marks, probed)
         told = probe(hidden)[:, 0].float()
-        loss = loss + functional.binary_cross_entropy_with_logits(told, wanted.float())
+        errors = functional.binary_cross_entropy_with_logits(told, wanted.float())
+        loss = loss + stress * errors
     links = [(row, at, number) for row, e in enumerate(batch) for at, number in e.links]
     if links:
         hidden, wanted = at(links, -2)

@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from capo_trainer.testbed.experiment import ABLATIONS, METHODS, SEEDS, Setting, records, run_folder
+from capo_trainer.testbed.experiment import (
+    ABLATIONS,
+    METHODS,
+    SEEDS,
+    SFT,
+    Setting,
+    records,
+    run_folder,
+)
 
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -21,8 +29,6 @@ _MEASURES = {
     "greedy_accuracy": "answer accuracy",
     "greedy_wrong_step_rate": "wrong steps",
     "greedy_lucky_rate": "right with a wrong step",
-    "sampled_accuracy": "accuracy, sampled",
-    "sampled_wrong_step_rate": "wrong steps, sampled",
     "greedy_tokens": "tokens",
 }
 _BASE = "capo-majority"
@@ -55,11 +61,11 @@ def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dic
                 for name in _MEASURES
             },
             "judge_tokens_per_train_token": [
-                sum(_judge_tokens(r) for r in steps) / sum(r["tokens"] for r in steps)
+                sum(_judge_tokens(r) for r in steps) / max(sum(r["tokens"] for r in steps), 1)
                 for steps in trained
             ],
             "critiques_per_rollout": [
-                sum(r["critiques"] for r in steps) / sum(r["rollouts"] for r in steps)
+                sum(r["critiques"] for r in steps) / max(sum(r["rollouts"] for r in steps), 1)
                 for steps in trained
             ],
             "uncredited": sum(r["uncredited"] for steps in trained for r in steps),
@@ -92,13 +98,6 @@ def table(found: dict[str, Any], names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def before(found: dict[str, Any]) -> dict[str, Any]:
-    """The policy before any learning, as a setting of its own: it is the same in every run."""
-    first = next(iter(found.values()))
-    curves = {name: [values[0][:1]] for name, values in first["curves"].items()}
-    return {"curves": curves, "judge_tokens_per_train_token": [0.0], "steps": [0], "seeds": 1}
-
-
 def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> None:
     """Measures over training, with bands of 95%."""
     import matplotlib
@@ -112,16 +111,14 @@ def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> No
     for axis, measure in zip(axes, shown, strict=True):
         factor = 1 if measure.endswith("tokens") else 100
         for number, name in enumerate(n for n in names if n in found):
-            intervals = [interval(values) for values in found[name]["curves"][measure]]
+            start = found["sft"]["curves"][measure] if "sft" in found else []
+            at = [0] * len(start) + found[name]["steps"]
+            intervals = [interval(values) for values in start + found[name]["curves"][measure]]
             means = [factor * mean for mean, _ in intervals]
-            [line] = axis.plot(
-                found[name]["steps"], means, styles[number % 4], label=name, linewidth=1.8
-            )
+            [line] = axis.plot(at, means, styles[number % 4], label=name, linewidth=1.8)
             low = [factor * (mean - half) for mean, half in intervals]
             high = [factor * (mean + half) for mean, half in intervals]
-            axis.fill_between(
-                found[name]["steps"], low, high, color=line.get_color(), alpha=0.12, linewidth=0
-            )
+            axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         axis.set_title(_MEASURES[measure] + ("" if factor == 1 else ", %"))
         axis.set_xlabel("training steps")
         axis.grid(alpha=0.3)
@@ -160,13 +157,12 @@ def main(
     docs: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs"),
 ) -> None:
     """Sum up what the experiment found."""
-    found = collect(out, [*METHODS, *ABLATIONS], SEEDS)
+    found = collect(out, [SFT, *METHODS, *ABLATIONS], SEEDS)
     if not found:
         typer.echo(f"no finished run in {out}: run `make experiment`", err=True)
         raise typer.Exit(1)
     folder = docs / "experiment"
     folder.mkdir(parents=True, exist_ok=True)
-    found = {"sft": before(found), **found}
     (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     methods = [setting.name for setting in METHODS]
     ablations = [setting.name for setting in ABLATIONS]

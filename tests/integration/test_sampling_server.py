@@ -1,0 +1,76 @@
+"""Sampling by a real vLLM server, and new weights reaching it while it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import kit_trainer
+from capo_trainer.data import Prompt
+from capo_trainer.policy import load_policy
+from capo_trainer.recipe import Policy, Sampling
+from capo_trainer.rollout import Asked, LocalSampler, ServerSampler, encode_prompt
+from kit_engine import Running, free_port, running
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kit_trainer.make_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def server(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    port = free_port()
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy),
+        "--served-model-name", "policy", "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "float32", "--kv-cache-memory-bytes", str(64 << 20), "--enforce-eager",
+        "--block-size", "32", "--max-model-len", "128",
+    ]  # fmt: skip
+    environment = {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1",
+    }  # fmt: skip
+    log = tmp_path_factory.mktemp("logs") / "vllm.log"
+    with running(command, port, "/health", log, "policy", **environment) as started:
+        yield started
+
+
+def test_a_server_samples_as_the_policy_does_and_follows_its_weights(
+    server: Running, policy: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_policy(Policy(model=str(policy)))
+    settings = Sampling(
+        engine="openai", url=f"{server.url}/v1", weight_sync="vllm_reload", max_tokens=12,
+        temperature=1.0, top_p=1.0,
+    )  # fmt: skip
+    sampler = ServerSampler(tokenizer, settings, 0, tmp_path / "weights")
+    local = LocalSampler(tokenizer, settings, 0)
+    asked = [
+        Asked(Prompt(i, text, "1"), encode_prompt(tokenizer, text, Policy(model="")), f"key {i}")
+        for i, text in enumerate(["First we add", "Then 12 and", "crêpes", "x = (a"] * 2)
+    ]
+
+    def compare() -> list[list[int]]:
+        theirs = [r.ids for r in sampler.sample(None, asked, greedy=True)]
+        assert theirs == [r.ids for r in local.sample(model, asked, greedy=True)]
+        return theirs
+
+    before = compare()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    sampler.update(save)
+    assert compare() != before
+    seen: list[int] = []
+    sampled = sampler.sample(None, asked, lambda position, rollout: seen.append(position))
+    assert sorted(seen) == list(range(8)) and all(0 < len(r.ids) <= 13 for r in sampled)

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import re
 import resource
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessPool
 
+from capo_client.answers import answer_part, as_maths
 from capo_service.core.errors import InputError
 
 _MEMORY_BYTES = 4 << 30
-_TAIL_CHARACTERS = 4000  # a final answer stands at the end; the rest need not be searched
-# Where a final answer is marked as such; math-verify finds \boxed{} by itself.
-_MARK = re.compile(r"####[ \t]*|\\boxed\b|^[ \t]*(?:A|(?:Final )?Answer):[ \t]*", re.M | re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Verifier:
             raise RuntimeError("start() comes first")
         future = self._pool.schedule(
             _verify,
-            args=(_answer_part(response), _answer_part(reference)),
+            args=(answer_part(response), answer_part(reference)),
             timeout=self._timeout,
         )
         try:
@@ -88,15 +85,6 @@ class Verifier:
             self._pool = None
 
 
-def _answer_part(text: str) -> str:
-    tail = text[-_TAIL_CHARACTERS:]
-    marks = list(_MARK.finditer(tail))
-    if not marks or marks[-1][0].startswith("\\"):
-        return tail
-    answer = tail[marks[-1].end() :].partition("\n")[0]
-    return answer if answer.strip() else tail
-
-
 def _prepare_worker() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
@@ -107,16 +95,8 @@ def _verify(response: str, reference: str) -> bool | None:
     """Whether the answers agree; None when the reference has none. Runs in a worker."""
     from math_verify import parse, verify
 
-    gold = parse(_as_maths(reference), parsing_timeout=None)
+    gold = parse(as_maths(reference), parsing_timeout=None)
     if not gold:
         return None
-    answer = parse(_as_maths(response), parsing_timeout=None)
+    answer = parse(as_maths(response), parsing_timeout=None)
     return bool(answer) and verify(gold, answer, timeout_seconds=None)
-
-
-def _as_maths(text: str) -> str:
-    """Short bare answers (`x^2 + 1`, `1/2`) are maths, though no delimiter says so."""
-    bare = text.strip()
-    if len(bare) <= 100 and "\n" not in bare and not re.search(r"[$\\]|[A-Za-z]{2}", bare):
-        return f"${bare}$"
-    return text

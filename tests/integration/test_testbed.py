@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from capo_client import CreditClient, Rollout
 from capo_trainer.commands import testbed_folder
-from capo_trainer.testbed import tasks
-from capo_trainer.testbed.experiment import records, serving
+from capo_trainer.testbed import common, tasks
+from capo_trainer.testbed.experiment import QUICK, records, serving
+from capo_trainer.testbed.judge import judge_prompts
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -32,45 +34,50 @@ def judge(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield url
 
 
-def test_vllm_serves_the_judge_and_it_finds_wrong_steps(testbed: Path, judge: str) -> None:
-    import random
+def test_the_service_has_from_vllm_what_transformers_would_write(testbed: Path, judge: str) -> None:
+    rng = common.stream("served")
+    solved = [
+        common.Solution(task, tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS))
+        for task in common.make_tasks(rng, 100)
+    ]
+    model = LlamaForCausalLM.from_pretrained(testbed / "judge")
+    tokenizer = AutoTokenizer.from_pretrained(testbed / "judge", padding_side="left")
+    # Every other prompt of judge_prompts has a reference.
+    prompts = [p["prompt_token_ids"] for p in judge_prompts(solved, testbed / "judge")]
+    wanted = common.sample(model, tokenizer, prompts, temperature=0, max_new_tokens=40)
 
-    rng = random.Random("served")
-    rollouts, truth = [], []
-    for task in (tasks.make_task(rng) for _ in range(200)):
-        text = tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
-        rollouts.append(Rollout(question=task.question, response=text, outcome=0.0))
-        truth.append(tasks.check(task.question, tasks.split(text)))
+    rollouts = [
+        Rollout(
+            question=s.task.question, response=s.response, outcome=0.0,
+            reference=f"\\boxed{{{s.task.answer}}}" if i % 2 else None,
+        )
+        for i, s in enumerate(solved)
+    ]  # fmt: skip
     with CreditClient(judge) as client:
-        assert "testbed" in client.info().tokenizers
-        batch = client.credit(rollouts, voting={"method": "greedy"}).raise_for_errors()
-    hits = called = there = 0
-    for result, wrong in zip(batch.credited, truth, strict=True):
-        assert len(result.steps) == len(wrong)
-        hits += sum(step.wrong and w for step, w in zip(result.steps, wrong, strict=True))
-        called += sum(step.wrong for step in result.steps)
-        there += sum(wrong)
-    f1 = 2 * hits / (called + there)
-    made = json.loads((testbed / "testbed.json").read_text())
-    print(
-        f"step F1 through the service {f1:.3f}, on held-out rollouts {made['judges']['judge']:.3f}"
-    )
-    assert f1 > 0.5
+        assert client.info().tokenizers == ["testbed"]
+        batch = client.credit(rollouts, voting={"method": "greedy"}, include=["critiques"])
+    found = [(result.critiques or [])[0].text for result in batch.raise_for_errors().credited]
+    # Rounding differs between the two, and a free judge need not follow the grammar.
+    same = sum(one == other for one, other in zip(found, wanted, strict=True))
+    right = sum(text == s.verdict() for text, s in zip(found, solved, strict=True))
+    print(f"{same} of 100 verdicts are those of transformers, {right} are right")
+    assert same >= 90
 
 
 def test_the_quick_experiment_teaches(testbed: Path, judge: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capo_trainer.testbed.experiment", "--quick", "--seeds", "2"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, env={**os.environ})
-    found = {}
     for setting in ("grpo", "capo-majority"):
-        runs = [tmp_path / setting / f"seed-{seed}" for seed in (0, 1)]
-        for run in runs:
+        for run in (tmp_path / setting / f"seed-{seed}" for seed in (0, 1)):
             steps = records(run, "train")
+            assert len(steps) == QUICK.steps
             assert sum(r["uncredited"] for r in steps) == 0
             assert (sum(r["judge_completion_tokens"] for r in steps) > 0) == (setting != "grpo")
-        last = [records(run, "evaluation")[-1] for run in runs]
-        found[setting] = sum(r["greedy_wrong_step_rate"] for r in last) / len(last)
-    before = json.loads((testbed / "testbed.json").read_text())["policy"]["greedy"]["wrong_steps"]
-    print(f"wrong steps: before {before:.3f}, after {found}")
-    # Two short runs carry no more than this.
-    assert found["capo-majority"] < before
+    last = {
+        name: [records(tmp_path / name / f"seed-{seed}", "evaluation")[-1] for seed in seeds]
+        for name, seeds in (("sft", (0,)), ("grpo", (0, 1)), ("capo-majority", (0, 1)))
+    }
+    rates = {n: fmean(r["greedy_wrong_step_rate"] for r in found) for n, found in last.items()}
+    print(f"wrong steps: {rates}")
+    # All that two short runs with a poor judge can carry: something is learnt from the outcome.
+    assert min(rates["grpo"], rates["capo-majority"]) < rates["sft"]

@@ -56,7 +56,8 @@ def testbed(
     again: Annotated[bool, typer.Option(help="Make it anew if it is there.")] = False,
 ) -> None:
     """Make the testbed: a tiny policy, and its judges, for `capo serve --model testbed`."""
-    from capo_trainer.testbed.build import QUICK, Sizes, build, is_made
+    from capo_trainer.testbed.build import build, is_made
+    from capo_trainer.testbed.common import QUICK, Sizes
 
     target = folder or testbed_folder()
     sizes = QUICK if quick else Sizes()

@@ -8,11 +8,9 @@ import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from capo_client.answers import answer_part, as_maths
 from capo_trainer.recipe import RecipeError
 
-# Where a final answer is marked as such; math-verify finds \boxed{} by itself.
-_MARK = re.compile(r"####[ \t]*|\\boxed\b|^[ \t]*(?:A|(?:Final )?Answer):[ \t]*", re.M | re.I)
-_TAIL_CHARACTERS = 4000
 _PLAIN = re.compile(r"-?[\d,]*\.?\d+")
 
 
@@ -43,7 +41,7 @@ class MathVerify:
         self._gold: dict[str, Any] = {}
 
     def readable(self, answer: str) -> bool:
-        part = _answer_part(answer).strip()
+        part = answer_part(answer).strip()
         return _PLAIN.fullmatch(part) is not None or bool(self._read(answer))
 
     def __call__(self, response: str, answer: str) -> float | None:
@@ -61,7 +59,7 @@ class MathVerify:
             return None
 
     def _read(self, text: str) -> Any:
-        return self._parse(_as_maths(_answer_part(text)), parsing_timeout=self._seconds)
+        return self._parse(as_maths(answer_part(text)), parsing_timeout=self._seconds)
 
 
 class _Function:
@@ -100,20 +98,3 @@ def named_function(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise RecipeError(f"{name!r} is not a function")
     return found  # type: ignore[no-any-return]  # what it returns is its user's promise
-
-
-def _answer_part(text: str) -> str:
-    tail = text[-_TAIL_CHARACTERS:]
-    marks = list(_MARK.finditer(tail))
-    if not marks or marks[-1][0].startswith("\\"):
-        return tail
-    answer = tail[marks[-1].end() :].partition("\n")[0]
-    return answer if answer.strip() else tail
-
-
-def _as_maths(text: str) -> str:
-    """Short bare answers (`x^2 + 1`, `1/2`) are maths, though no delimiter says so."""
-    bare = text.strip()
-    if len(bare) <= 100 and "\n" not in bare and not re.search(r"[$\\]|[A-Za-z]{2}", bare):
-        return f"${bare}$"
-    return text

@@ -1,0 +1,131 @@
+"""What the making of the policy and of the judges share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capo_trainer.testbed import tasks
+from capo_trainer.testbed.tasks import Task
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One training of the judge. `stress`: how much checking counts beside writing the verdict.
+    `fresh`: on rollouts that the rounds before have not seen."""
+
+    updates: int
+    batch: int = 20
+    learning_rate: float = 4e-3
+    stress: float = 1.0
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is trained."""
+
+    layers: int = 6
+    judge_layers: int = 8
+    hidden: int = 128
+    vocabulary: int = 1024
+    policy_updates: int = 800
+    policy_batch: int = 32
+    checking_updates: int = 1600
+    judge_rounds: tuple[Round, ...] = (
+        Round(1400),
+        Round(1000, learning_rate=2e-3),
+        Round(900, batch=32, learning_rate=3e-3, stress=4.0, fresh=True),
+    )
+    judge_batch: int = 20
+    judge_rollouts: int = 16_000
+    held_out: int = 400
+
+    def of_policy(self) -> list[int]:
+        """What the policy depends on."""
+        return [
+            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.policy_batch,
+            self.held_out,
+        ]  # fmt: skip
+
+    def of_checking(self) -> list[Any]:
+        """What the judge's first training depends on."""
+        return [
+            self.of_policy(), self.judge_layers, self.checking_updates, self.judge_batch,
+            self.judge_rollouts,
+        ]  # fmt: skip
+
+
+# Poor models, in a few minutes: for tests of everything but what they know.
+QUICK = Sizes(
+    policy_updates=400, checking_updates=500, judge_rounds=(Round(300),), judge_rollouts=5000
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a policy, or a careless pupil, wrote for a task."""
+
+    task: Task
+    response: str
+
+    def wrong(self) -> list[bool]:
+        """Which steps are wrong."""
+        return tasks.check(self.task.question, tasks.split(self.response))
+
+    def verdict(self) -> str:
+        """What a judge should write."""
+        steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
+        return f'{{"incorrect_steps": [{steps}]}}'
+
+
+def stream(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311  # data, not a secret
+
+
+def make_tasks(rng: random.Random, count: int) -> list[Task]:
+    return [tasks.make_task(rng) for _ in range(count)]
+
+
+def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
+    """The ids after which the policy answers."""
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]],
+    *, temperature: float, max_new_tokens: int, batch: int = 256,
+) -> list[str]:  # fmt: skip
+    """One text for each prompt; greedy at temperature 0."""
+    texts: list[str] = []
+    how: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        how |= {"temperature": temperature, "top_k": 0}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch):
+        rows = [prompts[i] for i in order[start : start + batch]]
+        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        with torch.inference_mode():
+            out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+        texts += tokenizer.batch_decode(
+            out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
+        )
+    placed = dict(zip(order, texts, strict=True))
+    return [placed[i] for i in range(len(prompts))]
+
+
+def every(count: int, name: str, report: Report) -> Callable[[int, float], None]:
+    def after(update: int, loss: float) -> None:
+        if update % count == 0:
+            report(f"{name}: update {update}, loss {loss:.3f}")
+
+    return after

@@ -82,7 +82,7 @@ def recipe_values(policy: Path, prompts: Path, output: Path, url: str | None) ->
             else {"reward": "outcome"}
         ),
         "algorithm": {"epochs": 2, "minibatch": 8, "micro_batch": 4, "kl": 0.01},
-        "optimiser": {"learning_rate": 1e-2},
+        "optimiser": {"learning_rate": 1e-3},
         "checkpoints": {"every": 1},
         "logging": {"tensorboard": False},
     }  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_penalised_step_becomes_less_likely_and_a_praised_one_more(
     values: dict, tmp_path: Path
 ) -> None:
     # The judge's rule is the whole reward: outcome weighs nothing.
-    recipe = changed(values, steps=25, credit__w_whole=0.0, algorithm__kl=0.0,
+    recipe = changed(values, steps=25, optimiser__learning_rate=1e-2, credit__w_whole=0.0, algorithm__kl=0.0,
                      data__prompts_per_step=8, algorithm__minibatch=32)  # fmt: skip
     train(recipe)
     rates = [r["wrong_step_rate"] for r in records(recipe.output)]

@@ -94,7 +94,7 @@ def _policy(
     model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
     report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     models.train(
-        model, demonstrations, updates=sizes.policy_updates, batch=sizes.policy_batch,
+        model, demonstrations, updates=sizes.policy_updates, batch=sizes.batch,
         learning_rate=5e-3, pad=tokenizer.pad_token_id, after=every(100, "policy", report),
     )  # fmt: skip
     return model, tokenizer

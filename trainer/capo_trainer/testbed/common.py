@@ -18,55 +18,38 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training of the judge. `stress`: how much checking counts beside writing the verdict.
-    `fresh`: on rollouts that the rounds before have not seen."""
+    """One training of the judge, on rollouts of its own. `stress`: how much it counts to find
+    wrong steps, beside writing down which they are."""
 
     updates: int
-    batch: int = 20
-    learning_rate: float = 4e-3
-    stress: float = 1.0
-    fresh: bool = False
+    learning_rate: float
+    stress: float
+    rollouts: int = 16_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is trained."""
+    """How much is trained; batches are in examples."""
 
     layers: int = 6
     judge_layers: int = 8
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
-    policy_batch: int = 32
-    checking_updates: int = 1600
-    judge_rounds: tuple[Round, ...] = (
-        Round(1400),
-        Round(1000, learning_rate=2e-3),
-        Round(900, batch=32, learning_rate=3e-3, stress=4.0, fresh=True),
-    )
-    judge_batch: int = 20
-    judge_rollouts: int = 16_000
+    judge_rounds: tuple[Round, ...] = (Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0))
+    batch: int = 32
     held_out: int = 400
 
     def of_policy(self) -> list[int]:
         """What the policy depends on."""
         return [
-            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.policy_batch,
+            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.batch,
             self.held_out,
-        ]  # fmt: skip
-
-    def of_checking(self) -> list[Any]:
-        """What the judge's first training depends on."""
-        return [
-            self.of_policy(), self.judge_layers, self.checking_updates, self.judge_batch,
-            self.judge_rollouts,
         ]  # fmt: skip
 
 
 # Poor models, in a few minutes: for tests of everything but what they know.
-QUICK = Sizes(
-    policy_updates=400, checking_updates=500, judge_rounds=(Round(300),), judge_rollouts=5000
-)
+QUICK = Sizes(policy_updates=400, judge_rounds=(Round(400, 4e-3, 4.0, 5000),))
 
 
 @dataclass(frozen=True, slots=True)

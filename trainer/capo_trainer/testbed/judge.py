@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from capo_trainer.testbed.common import (
     Report,
     Sizes,
     Solution,
-    every,
     make_tasks,
     policy_prompt,
     sample,
@@ -47,12 +45,14 @@ def train_judges(
 ) -> dict[str, float]:
     """Train the judge, and keep it at each grade on the way; the F1 of each.
 
-    It has more layers than the policy: those below find out which steps are wrong, and only what
+    It is the policy with more layers: those below find out which steps are wrong, and only what
     is known in one layer can be listed by the next.
     """
+    torch.manual_seed(seed)
     rng = stream(f"{seed} judge")
     policy = LlamaForCausalLM.from_pretrained(folder / "policy")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
+    model = models.deepened(policy, sizes.judge_layers - sizes.layers)
 
     def rollouts(questions: Sequence[Task]) -> list[Solution]:
         prompts = [policy_prompt(tokenizer, task.question) for task in questions]
@@ -60,35 +60,16 @@ def train_judges(
         pairs = zip(questions, texts, strict=True)
         return [Solution(task, text) for task, text in pairs if text.strip()]
 
-    def material() -> list[Solution]:
-        found = rollouts(make_tasks(rng, sizes.judge_rollouts // 3))
-        for task in make_tasks(rng, sizes.judge_rollouts - len(found)):
+    def material(count: int) -> list[Example]:
+        """A third from the policy; the rest slips in every way, or not at all."""
+        found = rollouts(make_tasks(rng, count // 3))
+        for task in make_tasks(rng, count - len(found)):
             slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
             found.append(Solution(task, tasks.demonstrate(task, rng, slips)))
         rng.shuffle(found)
-        return found
+        return _critiques(found, folder / "policy", tokenizer)
 
-    torch.manual_seed(seed)
-    written, tested = material(), rollouts(held_out)
-    fresh = material() if any(each.fresh for each in sizes.judge_rounds) else []
-
-    # Checking is learnt on bare texts, and judging as the service asks for it from there on.
-    told = folder / "checking" / "quality.json"
-    mark = {"seed": seed, "sizes": sizes.of_checking()}
-    if not told.exists() or json.loads(told.read_text())["made"] != mark:
-        torch.manual_seed(seed)
-        model = models.deepened(policy, sizes.judge_layers - sizes.layers)
-        models.train(
-            model, _endless([_bare_critique(tokenizer, rollout) for rollout in written]),
-            updates=sizes.checking_updates, batch=sizes.judge_batch, learning_rate=4e-3,
-            probed=sizes.layers, pad=tokenizer.pad_token_id,
-            after=every(100, "checking", report),
-        )  # fmt: skip
-        models.save(model, tokenizer, folder / "checking")
-        told.write_text(json.dumps({"made": mark}))
-    model = LlamaForCausalLM.from_pretrained(folder / "checking")
-
-    examples = _critiques(written, folder / "policy", tokenizer)
+    tested = rollouts(held_out)
     questions = _critiques(tested, folder / "policy", tokenizer)
     scores: dict[str, float] = {}
 
@@ -108,11 +89,8 @@ def train_judges(
 
     for number, each in enumerate(sizes.judge_rounds, 1):
         report(f"judge: round {number} of {len(sizes.judge_rounds)}")
-        if each.fresh:
-            examples = _critiques(fresh, folder / "policy", tokenizer)
-        torch.manual_seed(seed)
         models.train(
-            model, _endless(examples), updates=each.updates, batch=each.batch,
+            model, _endless(material(each.rollouts)), updates=each.updates, batch=sizes.batch,
             learning_rate=each.learning_rate, probed=sizes.layers, stress=each.stress,
             pad=tokenizer.pad_token_id, after=after,
         )  # fmt: skip
@@ -132,7 +110,8 @@ def _critiques(
     rollouts: Sequence[Solution], model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> list[Example]:
     """The service's prompt for each rollout, then the right verdict."""
-    closing = _tags(tokenizer, "</step_")
+    vocabulary = tokenizer.get_vocab().values()
+    closing = {i for i in vocabulary if tokenizer.decode([i]).startswith("</step_")}
     examples = []
     for rollout, prompt in zip(rollouts, judge_prompts(rollouts, model), strict=True):
         ids = prompt["prompt_token_ids"]
@@ -142,19 +121,6 @@ def _critiques(
             lessons.append((end - len(step.ids), step, end))
         examples.append(_critique(tokenizer, rollout, ids, lessons))
     return examples
-
-
-def _bare_critique(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> Example:
-    """A question, tagged steps and the right verdict, with nothing around them."""
-    openings, closings = _tags(tokenizer, "<step_"), _tags(tokenizer, "</step_")
-    ids = tokenizer.encode(f"<|user|>{rollout.task.question}", add_special_tokens=False)
-    lessons = []
-    for index, step in enumerate(_lessons(tokenizer, rollout)):
-        ids.append(_numbered(openings, index))
-        lessons.append((len(ids), step, len(ids) + len(step.ids)))
-        ids += [*step.ids, _numbered(closings, index)]
-    ids += tokenizer.encode("<|assistant|>", add_special_tokens=False)
-    return _critique(tokenizer, rollout, ids, lessons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +170,6 @@ def _critique(
     verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
     ids = [*prompt, *verdict, tokenizer.eos_token_id]
     return Example(ids, len(prompt), marks, taught, links)
-
-
-@cache
-def _tags(tokenizer: PreTrainedTokenizerFast, start: str) -> dict[int, str]:
-    """The tokens that begin a step tag: id -> text."""
-    texts = {i: tokenizer.decode([i]) for i in tokenizer.get_vocab().values()}
-    return {i: text for i, text in texts.items() if text.startswith(start)}
-
-
-def _numbered(tags: dict[int, str], index: int) -> int:
-    whole = [i for i, text in tags.items() if re.fullmatch(rf"</?step_{index} ", text)]
-    return (whole or sorted(tags))[0]
 
 
 def _f1(

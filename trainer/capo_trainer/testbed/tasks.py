@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SEPARATOR = "\n\n"
-_LARGEST = 99  # of every number on the true path
+_LARGEST = 69  # of every number on the true path
 _NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana")
 _THINGS = ("coins", "beads", "cards", "nuts", "pens", "figs", "shells", "stamps")
 _ADD = ("wins", "finds", "buys", "gets")
@@ -102,7 +102,7 @@ ALL_KINDS = Slips(carry_hard=0.3, carry_easy=0.3, digit=0.08, sign=0.05, copy=0.
 
 def make_task(rng: random.Random) -> Task:
     """A task of three to six changes."""
-    start = rng.randint(5, 60)
+    start = rng.randint(5, 49)
     value = start
     name, thing = rng.choice(_NAMES), rng.choice(_THINGS)
     sentences = [f"{name} has {start} {thing}."]
@@ -112,7 +112,7 @@ def make_task(rng: random.Random) -> Task:
         roll = rng.random()
         if roll < 0.8:
             verbs, symbol = (_ADD, "+") if roll < 0.4 else (_SUBTRACT, "-")
-            verb, number = rng.choice(verbs), rng.randint(2, 49)
+            verb, number = rng.choice(verbs), rng.randint(2, 39)
             told = f"{verb} {number}"
         else:
             verb = rng.choice(tuple(_FIXED))

@@ -20,7 +20,7 @@ from kit import tokenizer
 TESTS = Path(__file__).parent
 
 
-def make_policy(folder: Path) -> Path:
+def make_policy(folder: Path, tied: bool = True) -> Path:
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer("gpt2"), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
@@ -28,7 +28,7 @@ def make_policy(folder: Path) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(wrapped), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+            num_attention_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
             pad_token_id=0, bos_token_id=None, eos_token_id=0, initializer_range=0.3,
         )
     )  # fmt: skip

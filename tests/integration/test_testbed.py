@@ -79,5 +79,5 @@ def test_the_quick_experiment_teaches(testbed: Path, judge: str, tmp_path: Path)
     }
     rates = {n: fmean(r["greedy_wrong_step_rate"] for r in found) for n, found in last.items()}
     print(f"wrong steps: {rates}")
-    # All that two short runs with a poor judge can carry: something is learnt from the outcome.
-    assert min(rates["grpo"], rates["capo-majority"]) < rates["sft"]
+    # Two short runs carry no comparison of methods.
+    assert rates["capo-majority"] < rates["sft"]

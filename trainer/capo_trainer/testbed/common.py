@@ -36,7 +36,7 @@ class Sizes:
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
-    judge_rounds: tuple[Round, ...] = (Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0))
+    judge_rounds: tuple[Round, ...] = (Round(700, 4e-3, 4.0), Round(500, 2e-3, 2.0))
     batch: int = 32
     held_out: int = 400
 
@@ -48,8 +48,8 @@ class Sizes:
         ]  # fmt: skip
 
 
-# Poor models, in a few minutes: for tests of everything but what they know.
-QUICK = Sizes(policy_updates=400, judge_rounds=(Round(400, 4e-3, 4.0, 5000),))
+# In six minutes rather than fifteen; for tests.
+QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
 
 
 @dataclass(frozen=True, slots=True)

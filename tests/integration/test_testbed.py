@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from capo_client import CreditClient, Rollout
-from capo_trainer.commands import testbed_folder
+from capo_trainer.places import testbed_folder
 from capo_trainer.testbed import common, tasks
 from capo_trainer.testbed.experiment import QUICK, records, serving
 from capo_trainer.testbed.judge import judge_prompts

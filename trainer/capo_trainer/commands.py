@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from capo_trainer.places import testbed_folder
 from capo_trainer.recipe import RecipeError, load_recipe
 
 
@@ -67,12 +67,6 @@ def testbed(
     found = build(target, sizes, seed, typer.echo)
     typer.echo(json.dumps(found, indent=2))
     typer.echo(f"the testbed is in {target}, after {found['seconds']} s")
-
-
-def testbed_folder() -> Path:
-    """Where the service looks for the testbed's judges, too."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "capo-credit" / "testbed"
 
 
 def _pairs(given: list[str] | None) -> dict[str, Any]:

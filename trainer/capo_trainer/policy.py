@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from capo_trainer import recipe
+from capo_trainer.places import cache_folder
 from capo_trainer.recipe import RecipeError
 
 
@@ -18,9 +20,10 @@ def load_policy(settings: recipe.Policy) -> tuple[Any, Any]:
     Raises:
         RecipeError: the model cannot be loaded, or has no end token.
     """
+    name = _embedded() if settings.model == "embedded" else settings.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.model)
-        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise RecipeError(f"policy.model {settings.model!r} cannot be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
@@ -33,6 +36,17 @@ def load_policy(settings: recipe.Policy) -> tuple[Any, Any]:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, tokenizer
+
+
+def _embedded() -> Path:
+    """The embedded model, where the service unpacked it."""
+    found = sorted(cache_folder().glob("SmolLM2-135M-Instruct-*/config.json"))
+    if not found:
+        raise RecipeError(
+            "policy.model = 'embedded' is not on this machine: `capo serve` unpacks it; start it "
+            "once, or name a model"
+        )
+    return found[-1].parent
 
 
 def cosine(

@@ -90,8 +90,8 @@ def train(recipe: Recipe) -> Path:
                 prompts, step, recipe.data.prompts_per_step, recipe.seed, recipe.data.shuffle
             )
             share = len(chosen) // world
-            mine = chosen[accelerator.process_index * share :][:share]
-            asked = ask(recipe, tokenizer, mine, step)
+            start = accelerator.process_index * share
+            asked = ask(recipe, tokenizer, chosen[start : start + share], step, start)
 
             taken = gathered(sample(recipe, accelerator, model, sampler, verifier, link, asked))
             credits = taken.collected.credits if taken.collected else None
@@ -118,10 +118,15 @@ def train(recipe: Recipe) -> Path:
     return target
 
 
-def ask(recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], step: int) -> list[Asked]:
-    """n rollouts of each question, side by side, each with a random stream of its own."""
+def ask(
+    recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], step: int, start: int
+) -> list[Asked]:
+    """n rollouts of each question, side by side, each with a random stream of its own.
+
+    `start` is the place of the first question in the whole step.
+    """
     asked = []
-    for prompt in prompts:
+    for place, prompt in enumerate(prompts, start):
         ids = encode_prompt(tokenizer, prompt.question, recipe.policy)
         if len(ids) > recipe.data.max_prompt_tokens:
             raise TrainingStopped(
@@ -129,7 +134,7 @@ def ask(recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], step: int) ->
                 f"data.max_prompt_tokens ({recipe.data.max_prompt_tokens}) or leave it out"
             )
         asked += [
-            Asked(prompt, ids, f"step {step} prompt {prompt.index} rollout {number}")
+            Asked(prompt, ids, f"step {step} question {place} rollout {number}")
             for number in range(recipe.sampling.rollouts_per_prompt)
         ]
     return asked

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from capo_trainer.commands import testbed, testbed_folder
+from capo_trainer.commands import testbed
+from capo_trainer.places import testbed_folder
 from capo_trainer.testbed.experiment import METHODS, Scale, recipe_of, serving
 from capo_trainer.train import train
 

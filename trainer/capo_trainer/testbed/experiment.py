@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from capo_trainer.commands import testbed_folder
+from capo_trainer.places import testbed_folder
 from capo_trainer.recipe import Recipe, make_recipe
 
 Part = Literal["methods", "ablations"]

@@ -43,7 +43,7 @@ class Logs:
         self._file = path.open("a", encoding="utf-8")
         (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
         self._board, self._wandb = _board(recipe, first), _wandb(recipe)
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             console=self.console, disable=not self.console.is_terminal,

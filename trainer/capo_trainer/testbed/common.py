@@ -36,7 +36,7 @@ class Sizes:
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
-    judge_rounds: tuple[Round, ...] = (Round(700, 4e-3, 4.0), Round(500, 2e-3, 2.0))
+    judge_rounds: tuple[Round, ...] = (Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0))
     batch: int = 32
     held_out: int = 400
 

@@ -22,6 +22,12 @@ from capo_service.settings import Settings, SettingsError, load
 log = logging.getLogger(__name__)
 
 
+TemplateOption = Annotated[
+    Path | None, typer.Option(help="A prompt template in place of the built-in.")
+]
+StyleOption = Annotated[str | None, typer.Option(help="`verdict`, `brief` or `full`.")]
+
+
 def serve(
     model: Annotated[
         str | None, typer.Option(help="The judge: hub name, folder, `embedded`, or `testbed`.")
@@ -32,12 +38,8 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="A prompt template in place of the built-in.")
-    ] = None,
-    critique_style: Annotated[
-        str | None, typer.Option(help="`verdict`, `brief` or `full`.")
-    ] = None,
+    template: TemplateOption = None,
+    critique_style: StyleOption = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML file of settings.", envvar="CAPO_CONFIG")
     ] = None,
@@ -78,12 +80,8 @@ def prompt(
     model: Annotated[
         str | None, typer.Option(help="A judge whose tokenizer encodes them; without: text only.")
     ] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="A prompt template in place of the built-in.")
-    ] = None,
-    critique_style: Annotated[
-        str | None, typer.Option(help="`verdict`, `brief` or `full`.")
-    ] = None,
+    template: TemplateOption = None,
+    critique_style: StyleOption = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the service.")
     ] = None,

@@ -15,16 +15,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from capo_service.engine import testbed
 from capo_service.prepare import Policy
 
 PREFIX = "CAPO_"
 # Variables of the client and the command line, which share the prefix.
 _NOT_SETTINGS = {"CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG"}
-
-
-def is_testbed(model: str) -> bool:
-    """Whether a judge is one of the testbed's (capo_service.engine.testbed)."""
-    return model == "testbed" or model.startswith("testbed-")
 
 
 class SettingsError(ValueError):
@@ -53,7 +49,7 @@ class Settings(BaseSettings):
     chat_template_kwargs: dict[str, Any] = Field({}, description="For the judge's chat template.")
     template: Path | None = Field(None, description="A prompt template in place of the built-in.")
     critique_style: Literal["verdict", "brief", "full"] = Field(
-        default_factory=lambda given: "verdict" if is_testbed(given.get("model", "")) else "brief",
+        default_factory=lambda given: "verdict" if given.get("model") in testbed.NAMES else "brief",
         description="Length of a critique's analysis: none, 200 or 1,200 characters. By default "
         "brief; verdict for the testbed's judges, which know no other.",
     )

@@ -59,7 +59,7 @@ def learn(
     updates, norm = 0, 0.0
     for epoch in range(settings.epochs):
         order = list(range(count))
-        random.Random(f"{recipe.seed} {step} {epoch}").shuffle(order)  # noqa: S311
+        random.Random(f"{recipe.seed} {step} {epoch}").shuffle(order)  # noqa: S311  # an order
         for rows in groups_of(order, size):
             total = float(weight_total(batch.mask[rows], settings.average))
             told = torch.zeros(len(sums), device=advantage.device)

@@ -159,8 +159,8 @@ def _critique(
 ) -> Example:  # fmt: skip
     """A prompt and its verdict; lessons as (where the step starts, the step, its closing tag)."""
     marks, taught, links, before = [], [], [], 0
-    for index, (start, step, end) in enumerate(lessons):
-        wrong = rollout.wrong()[index]
+    judged = zip(lessons, rollout.wrong(), strict=True)
+    for index, ((start, step, end), wrong) in enumerate(judged):
         # To list wrong steps in order is to know, at each, which came before it.
         links.append((end, before))
         before = min(index + 1, 15) if wrong else before

@@ -72,7 +72,7 @@ SETTINGS: dict[Part, tuple[Setting, ...]] = {"methods": (SFT, *METHODS), "ablati
 class Scale:
     """How long each run is."""
 
-    steps: int = 16
+    steps: int = 32
     prompts: int = 12
     rollouts: int = 8
     every: int = 8

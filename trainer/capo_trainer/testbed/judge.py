@@ -35,6 +35,7 @@ from capo_trainer.testbed.models import Example
 from capo_trainer.testbed.tasks import Task
 
 TEMPLATE = Path(__file__).with_name("judge.j2")
+_TAG = "</step_"
 _LIST = re.compile(r"\[([\d, ]*)\]")
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
@@ -58,7 +59,8 @@ def train_judges(
         prompts = [policy_prompt(tokenizer, task.question) for task in questions]
         texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
         pairs = zip(questions, texts, strict=True)
-        return [Solution(task, text) for task, text in pairs if text.strip()]
+        # Now and then one is gibberish with a tag of the judge's in it, which is a single token.
+        return [Solution(t, text) for t, text in pairs if text.strip() and _TAG not in text]
 
     def material(count: int) -> list[Example]:
         """A third from the policy; the rest slips in every way, or not at all."""
@@ -79,7 +81,7 @@ def train_judges(
         scores[name] = score
 
     def after(update: int, loss: float) -> None:
-        if update % 50:
+        if update % (50 if len(scores) < len(GRADES) else 200):
             return
         score = _f1(model, tokenizer, questions, tested)
         report(f"judge: update {update}, loss {loss:.3f}, step F1 {score:.3f}")
@@ -111,7 +113,7 @@ def _critiques(
 ) -> list[Example]:
     """The service's prompt for each rollout, then the right verdict."""
     vocabulary = tokenizer.get_vocab().values()
-    closing = {i for i in vocabulary if tokenizer.decode([i]).startswith("</step_")}
+    closing = {i for i in vocabulary if tokenizer.decode([i]).startswith(_TAG)}
     examples = []
     for rollout, prompt in zip(rollouts, judge_prompts(rollouts, model), strict=True):
         ids = prompt["prompt_token_ids"]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import uvicorn
 
 from capo_service.api.app import create_app
 from capo_service.api.runtime import Runtime
+from capo_service.api.server import server_config
 from capo_service.engine.base import Engine
 from capo_service.settings import Settings
 from kit import tokenizer
@@ -31,7 +34,8 @@ class Service:
 @contextmanager
 def serving(engine: Engine, settings: Settings, wait: bool = True) -> Iterator[Service]:
     app = create_app(settings, engine)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    config = server_config(settings.model_copy(update={"port": 0}), app)
+    server = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def main() -> None:
@@ -45,8 +49,9 @@ def serving(engine: Engine, settings: Settings, wait: bool = True) -> Iterator[S
         while not server.started or (wait and app.state.runtime.why_not_ready is not None):
             assert thread.is_alive() and time.monotonic() < until, "the service did not start"
             time.sleep(0.01)
+        scheme = "https" if config.is_ssl else "http"
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Service(f"http://127.0.0.1:{port}", app.state.runtime, loops[0])
+        yield Service(f"{scheme}://127.0.0.1:{port}", app.state.runtime, loops[0])
     finally:
         server.should_exit = True
         thread.join(READY_SECONDS)
@@ -63,3 +68,35 @@ def settings(folder: Path, **given: object) -> Settings:
         "tokenizers": tokenizers, "verify_workers": 1, "drain_seconds": 1, "nonce_secret": "s",
     }  # fmt: skip
     return Settings(**{**defaults, **given})  # type: ignore[arg-type]
+
+
+ROLLOUT = {"question": "q", "response": "a\n\nb", "outcome": 1}
+
+
+def body(*rollouts: Any, **options: Any) -> dict[str, Any]:
+    return {"rollouts": list(rollouts) or [ROLLOUT], **options}
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+class Background:
+    """A request in a thread of its own."""
+
+    def __init__(self, service: Service | str, payload: dict[str, Any], **headers: str) -> None:
+        self.response: httpx.Response | None = None
+        url = service if isinstance(service, str) else service.url
+        self._thread = threading.Thread(target=self._run, args=(url, payload, headers))
+        self._thread.start()
+
+    def _run(self, url: str, payload: dict[str, Any], headers: dict[str, str]) -> None:
+        self.response = httpx.post(f"{url}/credit", json=payload, timeout=60, headers=headers)
+
+    def wait(self) -> httpx.Response:
+        self._thread.join(60)
+        assert self.response is not None
+        return self.response

@@ -110,7 +110,7 @@ def operations_md() -> str:
     after = rest.partition(END)[2]
     rows = ["| setting | default | |\n|---|---|---|\n"]
     for name, field in Settings.model_fields.items():
-        default = field.get_default()
+        default = None if field.default_factory else field.default
         shown = "" if default is None else f"`{default}`"
         rows.append(f"| `{name}` | {shown} | {field.description or ''} |\n")
     return before + BEGIN + "".join(rows) + END + after

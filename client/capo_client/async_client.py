@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -50,6 +52,10 @@ class AsyncCreditClient:
     Args:
         url: the service; by default CAPO_URL, or this machine's port 8000.
         api_key: sent as Bearer; by default CAPO_API_KEY.
+        ca: PEM file of the authorities to trust in place of the public ones; by default
+            CAPO_CA_FILE.
+        cert: PEM files (certificate, private key) that this client shows to a service with
+            mutual TLS; by default CAPO_CERT_FILE and CAPO_KEY_FILE.
         batch_size: rollouts in one request. Keep rollouts of one question together: the judge
             reads their common beginning once.
         concurrency: requests at once.
@@ -62,6 +68,8 @@ class AsyncCreditClient:
         url: str | None = None,
         *,
         api_key: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
         batch_size: int = 16,
         concurrency: int = 8,
         retry: RetryPolicy | None = None,
@@ -79,6 +87,7 @@ class AsyncCreditClient:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx.Limits(max_connections=concurrency + 2),
             timeout=_PROBE_SECONDS,
+            verify=_tls(ca, cert),
             transport=transport,
         )
 
@@ -178,8 +187,9 @@ class AsyncCreditClient:
     async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
         while not chunk.done:
             request = self._http.build_request(
-                "POST", "/credit", content=chunk.body(), headers=_HEADERS, timeout=chunk.timeout()
-            )
+                "POST", "/credit", content=chunk.body(), headers=_HEADERS | _trace_headers(),
+                timeout=chunk.timeout(),
+            )  # fmt: skip
             try:
                 async with aclosing(await self._http.send(request, stream=True)) as response:
                     if response.status_code != 200:
@@ -222,6 +232,34 @@ class AsyncCreditClient:
             return _read(await self._http.get(path), model)
         except httpx.TransportError as error:
             raise errors.UnavailableError(f"{self.url} cannot be reached: {error}") from error
+
+
+def _tls(
+    ca: str | os.PathLike[str] | None,
+    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
+) -> ssl.SSLContext | bool:
+    ca = ca or os.environ.get("CAPO_CA_FILE")
+    if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
+        cert = file, os.environ.get("CAPO_KEY_FILE") or file
+    if ca is None and cert is None:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(*cert)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"ca {ca} or cert {cert} cannot be used: {error}") from error
+    return context
+
+
+def _trace_headers() -> dict[str, str]:
+    """`traceparent` (W3C Trace Context) of the caller's span, where it uses OpenTelemetry."""
+    headers: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry.propagate import inject
+
+        inject(headers)
+    return headers
 
 
 def _read(response: httpx.Response, model: type[M]) -> M:

@@ -42,6 +42,10 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def expected_wait(self, rollouts: int) -> int:
+        """Whole seconds, at least 1, until so many of the accepted rollouts are answered."""
+        return max(1, math.ceil(self._seconds * rollouts / self.max_running))
+
     @contextmanager
     def admit(self, rollouts: int) -> Iterator[None]:
         """Hold room for a request of so many rollouts.
@@ -54,8 +58,7 @@ class Admission:
             raise DrainingError
         excess = self.accepted + rollouts - self.max_queued
         if excess > 0:
-            wait = self._seconds * excess / self.max_running
-            raise QueueFullError(max(1, math.ceil(wait)))
+            raise QueueFullError(self.expected_wait(excess))
         self.accepted += rollouts
         self._idle.clear()
         try:

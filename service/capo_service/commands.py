@@ -1,4 +1,4 @@
-"""`capo serve` and `capo prompt`."""
+"""`capo serve`, `capo prompt` and `capo key`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 
+from capo_service import logs, tracing
 from capo_service.api.app import create_app
 from capo_service.api.runtime import load_template
+from capo_service.api.server import Server, server_config
 from capo_service.engine.base import Engine
+from capo_service.keys import KeyFileError, make_key
 from capo_service.prompts import judge_prompts, write
 from capo_service.settings import Settings, SettingsError, load
 
@@ -101,12 +103,25 @@ def prompt(
     typer.echo(f"{count} prompts in {out}")
 
 
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is, as logs will call it.")],
+) -> None:
+    """Make an API key: the key on standard error, its entry for `api_keys_file` on standard output.
+
+    capo key team-a >> keys.toml
+    """
+    try:
+        value, entry = make_key(name)
+    except KeyFileError as error:
+        typer.secho(f"capo key: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    typer.echo(f"{name}'s key, shown only now: {value}", err=True)
+    typer.echo(entry)
+
+
 def run(settings: Settings) -> int:
     """Serve until a signal; 1 if the judge could not be loaded."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.set_up(settings)
     # vLLM reports usage to its makers unless told otherwise; a judge may be nobody's business.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -117,23 +132,15 @@ def run(settings: Settings) -> int:
         server.should_exit = True
 
     try:
+        flush_traces = tracing.set_up(settings)
         app = create_app(settings, make_engine(settings), on_failure)
-    except ValueError as error:  # a template that is not valid
+    except ValueError as error:  # a template or key file that is not valid, no exporter
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         return 2
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
-            server_header=False,
-        )
-    )
+    server = Server(server_config(settings, app), app.state.runtime)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
+    flush_traces()
     for failure in failures:
         known = isinstance(failure, ValueError)
         log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)

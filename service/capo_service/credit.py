@@ -9,11 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from opentelemetry import trace
+
 from capo_client import wire
 from capo_service.core import rewards, verdict, voting
 from capo_service.core.verdict import Verdict
 from capo_service.engine.base import FINISHED_EARLY, Completion, Engine, EngineError, Sampling
 from capo_service.prepare import Prepared
+
+tracer = trace.get_tracer(__name__)
 
 _ABORT_GRACE = 2.0  # seconds until a critique that was ended early is cancelled outright
 
@@ -72,13 +76,15 @@ class Creditor:
             EngineDeadError, EngineBusyError: as the engine raises them.
         """
         outcome_task = asyncio.create_task(self._outcome(prepared, rollout, options))
-        ballots_task = asyncio.create_task(self._ballots(prepared, options.voting))
+        ballots_task = asyncio.create_task(self._traced_ballots(prepared, options.voting))
         started = time.monotonic()
         try:
             outcome, ballots = await asyncio.gather(outcome_task, ballots_task)
         finally:
             await _cancel([outcome_task, ballots_task])
-        return Judged(_credit(prepared, options, outcome, ballots), time.monotonic() - started)
+        seconds = time.monotonic() - started
+        with tracer.start_as_current_span("vote"):
+            return Judged(_credit(prepared, options, outcome, ballots), seconds)
 
     async def _outcome(
         self, prepared: Prepared, rollout: wire.Rollout, options: wire.CreditOptions
@@ -89,6 +95,10 @@ class Creditor:
             return None
         verified = await self._verifier.verify(prepared.response, rollout.reference)
         return wire.Outcome(value=verified.value, source="math_verify", detail=verified.detail)
+
+    async def _traced_ballots(self, prepared: Prepared, asked: wire.Voting) -> list[Ballot]:
+        with tracer.start_as_current_span("engine", attributes={"critiques": asked.critiques}):
+            return await self._ballots(prepared, asked)
 
     async def _ballots(self, prepared: Prepared, asked: wire.Voting) -> list[Ballot]:
         """Sample critiques, all at once, and end those that the vote no longer needs."""

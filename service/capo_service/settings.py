@@ -20,7 +20,9 @@ from capo_service.prepare import Policy
 
 PREFIX = "CAPO_"
 # Variables of the client and the command line, which share the prefix.
-_NOT_SETTINGS = {"CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG"}
+_NOT_SETTINGS = {
+    "CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG", "CAPO_CA_FILE", "CAPO_CERT_FILE", "CAPO_KEY_FILE",
+}  # fmt: skip
 
 
 class SettingsError(ValueError):
@@ -66,11 +68,36 @@ class Settings(BaseSettings):
     # The server
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any.")
-    api_keys: list[SecretStr] = Field([], description="If any: callers must send one as Bearer.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="debug also logs every request."
-    )
     drain_seconds: float = Field(30, ge=0, description="On stop: time for accepted work to end.")
+
+    # Who may call
+    api_keys: list[SecretStr] = Field([], description="If any: callers must send one as Bearer.")
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of hashed keys with roles and quotas (`capo key NAME` makes one); "
+        "read again when it changes, and on SIGHUP.",
+    )
+    metrics_need_key: bool = Field(
+        False, description="Whether /metrics asks for a key with the role metrics."
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain: serve HTTPS.")
+    tls_key: Path | None = Field(None, description="Its private key.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM: callers must bring a certificate that one of these signed (mTLS)."
+    )
+
+    # What it tells of itself
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug also logs every request, to whatever path."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="Lines for people, or JSON.")
+    log_rollouts: bool = Field(False, description="Log rollouts and credit, with their text.")
+    otlp_endpoint: str | None = Field(
+        None, description="Base URL of an OpenTelemetry collector (OTLP over HTTP) for traces."
+    )
+    trace_share: float = Field(
+        1.0, ge=0, le=1, description="Share of traces kept, where the caller has not decided."
+    )
 
     # Limits
     max_rollouts: int = Field(1024, ge=1, description="Rollouts in one request.")
@@ -107,6 +134,14 @@ class Settings(BaseSettings):
             raise ValueError("engine openai needs model: the name that the server knows it by")
         if self.engine == "openai" and self.engine_args:
             raise ValueError("engine_args are for engine vllm; configure the upstream itself")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ValueError(f"{name} {path} is not a file")
         if self.template is not None and not self.template.is_file():
             raise ValueError(f"template {self.template} is not a file")
         return self

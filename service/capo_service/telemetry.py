@@ -1,63 +1,146 @@
-"""What the service counts, in Prometheus' form."""
+"""What the service counts, in Prometheus' form and by its naming conventions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from capo_client import wire
 
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (32, 128, 512, 2048, 8192, 32768)
 
 
 class Telemetry:
-    """Counters of one service; `expose` is the body of `GET /metrics`."""
+    """Counters of one service; `expose` is its part of `GET /metrics`."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.rollouts = Counter(
-            "capo_rollouts", "Rollouts answered, by HTTP status", ["status"], registry=self.registry
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(name, help_text, labels, registry=registry)
+
+        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, help_text, buckets=buckets, registry=registry)
+
+        self.requests = counter("capo_requests", "Requests to /credit, by HTTP status", "status")
+        self.seconds = histogram(
+            "capo_request_seconds", "Seconds of a request to /credit", _SECONDS
         )
-        self.steps = Counter(
-            "capo_steps", "Steps voted on, by verdict", ["verdict"], registry=self.registry
+        self.rollouts = counter(
+            "capo_rollouts", "Rollouts answered, by HTTP status and key", "status", "key"
         )
-        self.critiques = Counter(
-            "capo_critiques", "Critiques that ran to their end", ["valid"], registry=self.registry
+        self.queue_seconds = histogram(
+            "capo_queue_seconds", "Seconds that a rollout waited for its turn", _SECONDS
         )
-        self.tokens = Counter(
-            "capo_judge_tokens", "Tokens of the judge, by kind", ["kind"], registry=self.registry
+        self.judge_seconds = histogram(
+            "capo_judge_seconds", "Seconds that a rollout was judged", _SECONDS
         )
-        self.requests = Counter(
-            "capo_requests", "Requests to /credit, by HTTP status", ["status"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.seconds = Histogram(
-            "capo_request_seconds", "Time of a request to /credit", buckets=_SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
+        self.shared = counter(
+            "capo_rollouts_shared", "Rollouts answered by what was judged for another caller"
+        )
+        self.steps = counter("capo_steps", "Steps voted on, by verdict", "verdict")
+        self.flagged = counter(
+            "capo_rollouts_judged",
+            "Rollouts judged, by outcome and by whether a step was found wrong",
+            "outcome",
+            "flagged",
+        )
+        self.critiques = counter("capo_critiques", "Critiques that ran to their end", "valid")
+        self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
+        self.saved = counter(
+            "capo_critiques_saved", "Critiques that could no longer change a vote, and were ended"
+        )
+        self.agreement = histogram(
+            "capo_agreement_ratio",
+            "Share of a rollout's critiques that say of a step what most do; its mean over steps",
+            _SHARES,
+        )
+        self.tokens = counter(
+            "capo_judge_tokens", "Tokens of the judge, by kind and key", "kind", "key"
+        )
+        self.rollout_steps = histogram("capo_rollout_steps", "Steps of a rollout", _STEPS)
+        self.rollout_tokens = histogram(
+            "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
+        )
+        self.queued_tokens = Gauge(
+            "capo_queued_tokens",
+            "Tokens of rollouts that wait for their turn (a token for four characters)",
+            registry=registry,
+        )
+        self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
+
+    def about(self, **facts: str) -> None:
+        """What does not change while the service runs."""
+        Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when it is asked for."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
-    def count(self, result: wire.Credited | wire.Failed) -> None:
+    @contextmanager
+    def waiting(self, tokens: int) -> Iterator[None]:
+        """Count a rollout of so many tokens as waiting."""
+        self.queued_tokens.inc(tokens)
+        try:
+            yield
+        finally:
+            self.queued_tokens.dec(tokens)
+
+    def count(self, result: wire.Credited | wire.Failed, key: str) -> None:
         """Count one answered rollout. What was judged for another caller is not counted twice."""
         if isinstance(result, wire.Failed):
-            self.rollouts.labels(str(result.error.status)).inc()
+            self.rollouts.labels(str(result.error.status), key).inc()
             return
-        self.rollouts.labels("200").inc()
+        self.rollouts.labels("200", key).inc()
         if result.cached:
+            self.shared.inc()
             return
         wrong = sum(step.wrong for step in result.steps)
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)
-        for critique in result.critiques or ():
+        self.flagged.labels(_outcome(result.outcome), str(wrong > 0).lower()).inc()
+        self.rollout_steps.observe(len(result.steps))
+        if result.token_rewards is not None:
+            self.rollout_tokens.observe(len(result.token_rewards))
+        self._count_critiques(result)
+        self.tokens.labels("prompt", key).inc(result.usage.prompt_tokens)
+        self.tokens.labels("cached", key).inc(result.usage.cached_tokens)
+        self.tokens.labels("completion", key).inc(result.usage.completion_tokens)
+
+    def _count_critiques(self, result: wire.Credited) -> None:
+        critiques = result.critiques or ()
+        for critique in critiques:
             self.critiques.labels(str(critique.valid).lower()).inc()
-        self.tokens.labels("prompt").inc(result.usage.prompt_tokens)
-        self.tokens.labels("cached").inc(result.usage.cached_tokens)
-        self.tokens.labels("completion").inc(result.usage.completion_tokens)
+            if critique.finish_reason == "length":
+                self.cut_off.inc()
+        if result.steps:
+            self.saved.inc(result.steps[0].votes.asked - len(critiques))
+            agreed = agreement(result.steps)
+            if agreed is not None:
+                self.agreement.observe(agreed)
 
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def agreement(steps: Sequence[wire.Step]) -> float | None:
+    """Mean over steps of the share of valid critiques on the larger side; None for one critique."""
+    if not steps or steps[0].votes.valid < 2:
+        return None
+    shares = [
+        max(step.votes.wrong, step.votes.valid - step.votes.wrong) / step.votes.valid
+        for step in steps
+    ]
+    return sum(shares) / len(shares)
+
+
+def _outcome(outcome: wire.Outcome | None) -> str:
+    if outcome is None:
+        return "none"
+    return "right" if outcome.value >= 0.5 else "wrong"

@@ -278,7 +278,10 @@ def test_other_routes(http: httpx.Client) -> None:
     info = http.get("/info").json()
     assert info["tokenizers"] == ["gpt2", "llama2"] and info["limits"]["max_steps"] == 40
     metrics = http.get("/metrics").text
-    assert 'capo_rollouts_total{status="200"}' in metrics and "capo_ready 1.0" in metrics
+    assert (
+        'capo_rollouts_total{key="anonymous",status="200"}' in metrics
+        and "capo_ready 1.0" in metrics
+    )
     assert http.get("/nothing").headers["content-type"] == "application/problem+json"
     assert http.get("/credit").status_code == 405
     assert http.get("/").json()["credit"] == "POST /credit"

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +12,7 @@ import pytest
 
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
-from kit_service import Service, serving, settings
-
-ROLLOUT = {"question": "q", "response": "a\n\nb", "outcome": 1}
-
-
-def body(*rollouts: Any, **options: Any) -> dict[str, Any]:
-    return {"rollouts": list(rollouts) or [ROLLOUT], **options}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-class Background:
-    """A request in a thread of its own."""
-
-    def __init__(self, service: Service, payload: dict[str, Any], **headers: str) -> None:
-        self.response: httpx.Response | None = None
-        self._thread = threading.Thread(target=self._run, args=(service.url, payload, headers))
-        self._thread.start()
-
-    def _run(self, url: str, payload: dict[str, Any], headers: dict[str, str]) -> None:
-        self.response = httpx.post(f"{url}/credit", json=payload, timeout=60, headers=headers)
-
-    def wait(self) -> httpx.Response:
-        self._thread.join(60)
-        assert self.response is not None
-        return self.response
+from kit_service import ROLLOUT, Background, body, eventually, serving, settings
 
 
 def test_keys_are_needed_where_some_are_set(tmp_path: Path) -> None:

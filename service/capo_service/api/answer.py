@@ -16,6 +16,7 @@ from capo_client import wire
 from capo_service.api import problems
 from capo_service.api.parsing import Batch
 from capo_service.api.runtime import Answer, Clock, Runtime
+from capo_service.keys import Key
 
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
@@ -26,10 +27,10 @@ T = TypeVar("T")
 class Call:
     """One call of `POST /credit`: its results, and what is told beside them."""
 
-    def __init__(self, runtime: Runtime, batch: Batch, started: float) -> None:
+    def __init__(self, runtime: Runtime, batch: Batch, started: float, key: Key) -> None:
         self.id = f"cr_{secrets.token_hex(8)}"
         self.clock = Clock()
-        self.answers = runtime.credit(batch, self.clock)
+        self.answers = runtime.credit(batch, self.clock, key)
         self._model = runtime.engine.model
         self._count = len(batch.items)
         self._started = started

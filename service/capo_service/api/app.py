@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
-import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
@@ -19,20 +17,14 @@ from starlette.exceptions import HTTPException
 from capo_client import wire
 from capo_service.api import problems
 from capo_service.api.answer import NDJSON, Call, Stream, off_loop, until_disconnect
+from capo_service.api.context import RequestContext
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
-from capo_service.api.runtime import Runtime
+from capo_service.api.runtime import Runtime, version
 from capo_service.engine.base import Engine
 from capo_service.settings import Settings
 
 _NAMES = {404: "not-found", 405: "method-not-allowed"}
-
-T = TypeVar("T")
-
-
-def version() -> str:
-    """The installed version of this distribution."""
-    return importlib.metadata.version("capo-credit")
 
 
 def create_app(
@@ -58,6 +50,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.runtime = runtime
+    app.add_middleware(RequestContext)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_routes(app, runtime)
@@ -81,23 +74,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_routes(app: FastAPI, runtime: Runtime) -> None:
-    settings = runtime.settings
-    keys = [key.get_secret_value().encode() for key in settings.api_keys]
-
-    def authorize(request: Request) -> None:
-        if not keys:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        sent = given.strip().encode()
-        matches = [hmac.compare_digest(sent, key) for key in keys]  # all, in constant time
-        if scheme.lower() != "bearer" or not any(matches):
-            raise problems.error("unauthorized", "send Authorization: Bearer <one of api_keys>")
-
-    authorized = [Depends(authorize)]
+    settings, require = runtime.settings, runtime.access.require
+    may_credit = require("credit")
 
     @app.post(
         "/credit",
-        dependencies=authorized,
         response_model=None,
         responses={
             200: {
@@ -122,9 +103,11 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         started = time.monotonic()
         status = 500
         try:
+            key = may_credit(request)
             body = await read_body(request, settings.max_body_bytes)
             batch = await off_loop(len(body), parse, body, settings.max_rollouts)
-            call = Call(runtime, batch, started)
+            call = Call(runtime, batch, started, key)
+            request.state.facts |= {"rollouts": len(batch.items), "key": key.name}
             if NDJSON in request.headers.get("accept", ""):
                 begun = Stream.begin(call)
                 response: Response = await until_disconnect(request.receive, begun)
@@ -158,11 +141,21 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             raise problems.from_problem(problem)
         return {"status": "ready"}
 
-    @app.get("/metrics", summary="Counters in Prometheus' form", response_class=Response)
+    @app.get(
+        "/metrics",
+        summary="Counters in Prometheus' form, the engine's own among them",
+        response_class=Response,
+        dependencies=[Depends(require("metrics"))] if settings.metrics_need_key else [],
+    )
     async def metrics() -> Response:
-        return Response(runtime.telemetry.expose(), media_type=CONTENT_TYPE_LATEST)
+        engine = await runtime.engine.metrics()
+        return Response(runtime.telemetry.expose() + engine, media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/info", dependencies=authorized, summary="The judge, the tokenizers, the limits")
+    @app.get(
+        "/info",
+        dependencies=[Depends(require("info"))],
+        summary="The judge, the tokenizers, the limits",
+    )
     async def info() -> wire.Info:
         limits = {
             name: getattr(settings, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 
 from fastapi.responses import Response
@@ -12,6 +13,8 @@ from capo_service.admission import DrainingError, QueueFullError
 from capo_service.core.errors import InputError
 from capo_service.credit import NoValidCritiqueError
 from capo_service.engine.base import EngineBusyError, EngineDeadError
+from capo_service.keys import QuotaError, QuotaTooSmallError
+from capo_service.logs import rollouts as rollout_log
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,11 @@ TYPES = {
     "not-json": (400, "The body is not JSON"),
     "wrong-media-type": (415, "The content type is not JSON"),
     "unauthorized": (401, "A valid API key is needed"),
+    "forbidden": (403, "The API key may not do this"),
     "not-found": (404, "There is no such resource"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "queue-full": (429, "The queue is full"),
+    "quota-exceeded": (429, "The API key's quota is used up"),
     "engine-busy": (429, "The judge is busy"),
     "no-valid-critique": (502, "No critique could be read"),
     "not-ready": (503, "The service is not ready"),
@@ -92,9 +97,16 @@ def explain(cause: BaseException) -> wire.Problem:
             return make("draining", "the service is stopping and takes no new work")
         case QueueFullError():
             return make("queue-full", str(cause))
+        case QuotaError():
+            return make("quota-exceeded", str(cause))
+        case QuotaTooSmallError():
+            return make("too-large", str(cause), "rollouts")
         case TimeoutError():
             return make("deadline", "deadline_ms passed before the rollout was judged")
-    log.error("unexpected failure", exc_info=cause)
+    # The message of an exception may quote the rollout; its trace does not.
+    trace = "".join(traceback.format_tb(cause.__traceback__))
+    log.error("unexpected %s\n%s", type(cause).__name__, trace)
+    rollout_log.error("unexpected %s: %s", type(cause).__name__, cause)
     return make("internal", f"unexpected {type(cause).__name__}; the service's log has the trace")
 
 

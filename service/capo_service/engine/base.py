@@ -110,3 +110,6 @@ class Engine(Protocol):
 
     async def abort(self, request: str) -> None:
         """End a critique early: its `complete` returns at once with what there is."""
+
+    async def metrics(self) -> bytes:
+        """The engine's own metrics in Prometheus' text format; empty where it has none."""

@@ -138,6 +138,15 @@ class OpenAIEngine:
         card: dict[str, Any] = cards.get(self.model, {})
         return card
 
+    async def metrics(self) -> bytes:
+        root = str(self._http.base_url).rstrip("/").removesuffix("/v1")
+        try:
+            response = await self._http.get(f"{root}/metrics", timeout=2)
+        except httpx.HTTPError:
+            return b""
+        is_text = response.headers.get("content-type", "").startswith("text/plain")
+        return response.content if response.status_code == 200 and is_text else b""
+
     async def _watch_upstream(self) -> None:
         while True:
             await asyncio.sleep(_PROBE_SECONDS)

@@ -103,3 +103,6 @@ class ScriptedEngine:
         self.aborted.append(request)
         if (event := self._aborts.get(request)) is not None:
             event.set()
+
+    async def metrics(self) -> bytes:
+        return b"scripted_running %d\n" % self.running

@@ -82,7 +82,7 @@ class VllmEngine:
         from vllm.v1.executor import Executor
 
         llm = await asyncio.to_thread(
-            AsyncLLM, config, Executor.get_class(config), False, log_requests=False
+            AsyncLLM, config, Executor.get_class(config), log_stats=True, log_requests=False
         )
         self.context_length = llm.model_config.max_model_len
         self._llm = llm
@@ -103,11 +103,7 @@ class VllmEngine:
         if local and (os.cpu_count() or 1) <= _FEW_CORES:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._encoder = PromptEncoder(path, self._template_kwargs)
-        arguments: dict[str, Any] = {
-            "model": path,
-            "enable_prefix_caching": True,
-            "disable_log_stats": True,
-        }
+        arguments: dict[str, Any] = {"model": path, "enable_prefix_caching": True}
         return path, AsyncEngineArgs(**arguments | local | self._engine_args)
 
     async def close(self) -> None:
@@ -153,6 +149,11 @@ class VllmEngine:
     async def abort(self, request: str) -> None:
         if self._llm is not None:
             await self._llm.abort(request)
+
+    async def metrics(self) -> bytes:
+        from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
+
+        return generate_latest(REGISTRY)
 
 
 def _sampling_params(sampling: Sampling) -> Any:

@@ -114,7 +114,7 @@ def test_a_dead_engine_fails_every_waiting_caller_at_once(tmp_path: Path) -> Non
             statuses.append(first.get("error", first)["status"])
         assert statuses == [503] * 6
         assert httpx.get(f"{service.url}/health/ready").status_code == 503
-        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        assert httpx.get(f"{service.url}/health/live").status_code == 503
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 503
 
 

@@ -303,7 +303,7 @@ def test_a_killed_engine_fails_waiting_callers_at_once(
             assert answer.json()["type"] == "urn:capo:problem:engine-dead"
     assert len(answers) == 4
     assert httpx.get(f"{vllm_service.url}/health/ready").status_code == 503
-    assert httpx.get(f"{vllm_service.url}/health/live").status_code == 200
+    assert httpx.get(f"{vllm_service.url}/health/live").status_code == 503
 
 
 @pytest.mark.kills

@@ -122,19 +122,24 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             runtime.telemetry.seconds.observe(time.monotonic() - started)
         return response
 
-    @app.get("/health/live", summary="Whether the process runs")
+    def unavailable(when: str) -> dict[int | str, dict[str, Any]]:
+        content = {problems.MEDIA_TYPE: {"schema": {"$ref": _ref("Problem")}}}
+        return {503: {"description": when, "content": content}}
+
+    @app.get(
+        "/health/live",
+        summary="Whether the process is of use; where it is not, start another",
+        responses=unavailable("The engine is dead for good"),
+    )
     async def live() -> dict[str, str]:
+        if runtime.engine.dead:
+            raise problems.from_problem(runtime.engine_is_dead())
         return {"status": "live"}
 
     @app.get(
         "/health/ready",
         summary="Whether a request would be served",
-        responses={
-            503: {
-                "description": "Loading, draining, or the engine is dead",
-                "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _ref("Problem")}}},
-            }
-        },
+        responses=unavailable("Loading, draining, or the engine is dead"),
     )
     async def ready() -> dict[str, str]:
         if (problem := runtime.why_not_ready) is not None:

@@ -107,8 +107,12 @@ class Runtime:
         if self._preparer is None:
             return problems.make("not-ready", f"the judge {self.engine.model}: {self._phase}")
         if not self.engine.ready:
-            return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
+            return self.engine_is_dead()
         return None
+
+    def engine_is_dead(self) -> wire.Problem:
+        """The problem of a judge that is lost."""
+        return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
 
     async def start(self) -> None:
         """Begin to load the judge; the service answers that it is not ready meanwhile."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 Segment = tuple[str, bool]  # text, trusted
 FINISHED_EARLY = "abort"
+_PROCESS = re.compile(rb"(# (HELP|TYPE) )?(process|python)_")
 
 
 class EngineDeadError(Exception):
@@ -63,6 +65,12 @@ class Completion:
     completion_tokens: int = 0
 
 
+def engine_metrics(exposed: bytes) -> bytes:
+    """Metrics in Prometheus' text format, without those of a Python process, which are ours."""
+    lines = exposed.splitlines(keepends=True)
+    return b"".join(line for line in lines if not _PROCESS.match(line))
+
+
 class Engine(Protocol):
     """What runs the judge. One instance serves the whole process; all methods are task-safe."""
 
@@ -85,6 +93,10 @@ class Engine(Protocol):
     @property
     def ready(self) -> bool:
         """Whether a critique asked for now would be served."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether it is lost for good: nothing but a new process brings it back."""
 
     async def start(self) -> None:
         """Load the judge; returns when it is ready.

@@ -27,6 +27,7 @@ from capo_service.engine.base import (
     Prompt,
     Sampling,
     Segment,
+    engine_metrics,
 )
 from capo_service.engine.chat import PromptEncoder
 
@@ -91,6 +92,10 @@ class OpenAIEngine:
     def ready(self) -> bool:
         return self._ready
 
+    @property
+    def dead(self) -> bool:
+        return False  # the server may come back
+
     async def start(self) -> None:
         card = await self._probe()
         self._is_vllm = card.get("owned_by") == "vllm"
@@ -145,7 +150,7 @@ class OpenAIEngine:
         except httpx.HTTPError:
             return b""
         is_text = response.headers.get("content-type", "").startswith("text/plain")
-        return response.content if response.status_code == 200 and is_text else b""
+        return engine_metrics(response.content) if response.status_code == 200 and is_text else b""
 
     async def _watch_upstream(self) -> None:
         while True:

@@ -51,6 +51,10 @@ class ScriptedEngine:
     def ready(self) -> bool:
         return self._started and not self._dead.is_set()
 
+    @property
+    def dead(self) -> bool:
+        return self._dead.is_set()
+
     async def start(self) -> None:
         self._started = True
 

@@ -25,6 +25,7 @@ from capo_service.engine.base import (
     EngineError,
     Prompt,
     Sampling,
+    engine_metrics,
 )
 from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.local import local_model
@@ -71,6 +72,10 @@ class VllmEngine:
     @property
     def ready(self) -> bool:
         return self._llm is not None and not self._llm.errored
+
+    @property
+    def dead(self) -> bool:
+        return self._llm is not None and self._llm.errored
 
     async def start(self) -> None:
         started = time.monotonic()
@@ -153,7 +158,7 @@ class VllmEngine:
     async def metrics(self) -> bytes:
         from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
 
-        return generate_latest(REGISTRY)
+        return engine_metrics(generate_latest(REGISTRY))
 
 
 def _sampling_params(sampling: Sampling) -> Any:

@@ -45,7 +45,7 @@ helm test capo
 ```
 
 The image is built from [deploy/docker](../../docker). Unknown values are refused. Example values
-for one GPU, for eight of one node, for several nodes, and in front of a server that runs already are in
+for one GPU, for eight of one node, for several nodes, and before a server that runs already are in
 [examples](../examples). What it does in operation: [operations](../../../docs/operations.md).
 
 | value | default | |

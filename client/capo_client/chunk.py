@@ -22,6 +22,7 @@ Answer = wire.Credited | wire.Failed
 RolloutLike = wire.Rollout | Mapping[str, Any]
 
 _RESULT: TypeAdapter[Answer] = TypeAdapter(wire.Result)
+_PROXY_STATUSES = frozenset({500, 502, 504})
 _NOT_FINAL = RETRYABLE | {504}  # at 504 our own deadline has passed too, or is about to
 _CONNECT_SECONDS = 5.0
 _GRACE_SECONDS = 5.0  # the service answers 504 at the deadline; wait a little for that answer
@@ -149,7 +150,7 @@ class Chunk:
         Raises:
             ProblemResponseError: for good. (If not, `pause` tells when to try again.)
         """
-        if response.status_code in RETRYABLE:
+        if response.status_code in RETRYABLE or _is_from_between(response):
             self._last = _problem(response)
             self._wait_for = retry_after(response.headers.get("retry-after"))
         elif response.status_code == 504:
@@ -204,6 +205,12 @@ class Chunk:
     def _too_late(self) -> str:
         said = f"; the service said: {self._last.detail}" if self._last else ""
         return f"the deadline passed with {len(self._pending)} rollouts not credited{said}"
+
+
+def _is_from_between(response: httpx.Response) -> bool:
+    """Whether a proxy answers for a service that it cannot reach, as when a replica dies."""
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    return response.status_code in _PROXY_STATUSES and media_type != "application/problem+json"
 
 
 def refusal(response: httpx.Response) -> errors.CapoError:

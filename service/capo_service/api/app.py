@@ -31,13 +31,22 @@ def create_app(
     settings: Settings,
     engine: Engine,
     on_failure: Callable[[BaseException], None] | None = None,
+    wait: bool = False,
 ) -> FastAPI:
-    """The service around one engine. `on_failure` hears of a judge that cannot be loaded."""
+    """The service around one engine.
+
+    Args:
+        settings: of the service.
+        engine: the judge.
+        on_failure: hears of a judge that cannot be loaded.
+        wait: whether start-up lasts until the judge is loaded, for servers that send no requests
+            before; otherwise they are answered that it is not ready.
+    """
     runtime = Runtime(settings, engine, on_failure)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await runtime.start()
+        await runtime.start(wait)
         try:
             yield
         finally:

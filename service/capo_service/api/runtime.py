@@ -114,9 +114,16 @@ class Runtime:
         """The problem of a judge that is lost."""
         return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
 
-    async def start(self) -> None:
-        """Begin to load the judge; the service answers that it is not ready meanwhile."""
-        self._tasks = [asyncio.create_task(self._load()), asyncio.create_task(self.access.watch())]
+    async def start(self, wait: bool = False) -> None:
+        """Begin to load the judge; the service answers that it is not ready meanwhile.
+
+        Args:
+            wait: whether to return only when the judge is loaded; an error is then raised.
+        """
+        loading = asyncio.create_task(self._load())
+        self._tasks = [loading, asyncio.create_task(self.access.watch())]
+        if wait:
+            await loading
 
     async def _load(self) -> None:
         try:

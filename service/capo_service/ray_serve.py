@@ -1,0 +1,56 @@
+"""The service as an application of Ray Serve, for clusters that run Ray already.
+
+    serve deploy deploy/ray/serve.yaml
+
+Every replica is the whole service with a judge of its own, and takes requests once that is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from capo_service import logs, tracing
+from capo_service.api.app import create_app
+from capo_service.commands import make_engine
+from capo_service.settings import load
+
+
+@serve.deployment
+@serve.ingress()
+class CreditService:
+    """One replica.
+
+    Args:
+        settings: of the service, as `capo serve` takes them; CAPO_* variables hold beside them.
+
+    Raises:
+        SettingsError: a setting is unknown or has a wrong value.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        loaded = load(None, **settings)
+        logs.set_up(loaded)
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._flush = tracing.set_up(loaded)
+        self._engine = make_engine(loaded)
+        self._app = create_app(loaded, self._engine, wait=True)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name
+        return self._app
+
+    async def check_health(self) -> None:
+        """Ray replaces a replica whose judge is lost."""
+        if self._engine.dead:
+            raise RuntimeError(f"the engine of {self._engine.model} is dead")
+
+    def __del__(self) -> None:
+        self._flush()
+
+
+def app(settings: dict[str, Any]) -> serve.Application:
+    """What the configuration file names as `import_path`; `args` there are the settings."""
+    return CreditService.bind(settings)  # type: ignore[attr-defined]  # the decorator's

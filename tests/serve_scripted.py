@@ -1,4 +1,7 @@
-"""`capo serve` with a scripted engine: python serve_scripted.py SETTINGS_AS_JSON DELAY."""
+"""`capo serve` with a scripted engine: python serve_scripted.py SETTINGS_AS_JSON DELAY.
+
+A rollout with GIBBERISH in it makes the judge answer what cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import json
 import sys
 
 from capo_service import commands
-from capo_service.engine.scripted import ScriptedEngine
+from capo_service.engine.base import Sampling
+from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
 from capo_service.settings import Settings
 
+
+def script(prompt: str, sampling: Sampling) -> str:
+    return "no verdict" if "GIBBERISH" in prompt else nothing_wrong(prompt, sampling)
+
+
 if __name__ == "__main__":
-    engine = ScriptedEngine(delay=float(sys.argv[2]))
+    engine = ScriptedEngine(script, delay=float(sys.argv[2]))
     commands.make_engine = lambda settings: engine
     sys.exit(commands.run(Settings(**json.loads(sys.argv[1]))))

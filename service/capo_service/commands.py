@@ -14,9 +14,9 @@ import typer
 
 from capo_service import logs, tracing
 from capo_service.api.app import create_app
-from capo_service.api.runtime import load_template
 from capo_service.api.server import Server, server_config
 from capo_service.engine.base import Engine
+from capo_service.judge_template import load_template
 from capo_service.keys import KeyFileError, make_key
 from capo_service.prompts import judge_prompts, write
 from capo_service.settings import Settings, SettingsError, load

@@ -23,7 +23,15 @@ _ABORT_GRACE = 2.0  # seconds until a critique that was ended early is cancelled
 
 
 class NoValidCritiqueError(Exception):
-    """No critique of a rollout could be read, so nothing is known about its steps."""
+    """No critique of a rollout could be read, so nothing is known about its steps.
+
+    `critiques` and `usage`: what was written, and what it cost.
+    """
+
+    def __init__(self, message: str, critiques: Sequence[wire.Critique], usage: wire.Usage) -> None:
+        super().__init__(message)
+        self.critiques = critiques
+        self.usage = usage
 
 
 class Verified(Protocol):
@@ -167,10 +175,20 @@ def _credit(
     method, reward = options.voting.method, options.reward
     n_steps = len(prepared.spans)
     counts, valid = voting.count_votes([ballot.verdict.wrong for ballot in ballots], n_steps)
+    finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
+    critiques = [_critique(ballot) for ballot in finished]
+    usage = wire.Usage(
+        prompt_tokens=sum(b.completion.prompt_tokens for b in ballots),
+        cached_tokens=sum(b.completion.cached_tokens for b in ballots),
+        completion_tokens=sum(b.completion.completion_tokens for b in ballots),
+        critiques_run=len(finished),
+    )
     if not valid:
         reasons = "; ".join(sorted({str(ballot.verdict.reason) for ballot in ballots}))
         raise NoValidCritiqueError(
-            f"none of {options.voting.critiques} critiques could be read: {reasons[:500]}"
+            f"none of {options.voting.critiques} critiques could be read: {reasons[:500]}",
+            critiques,
+            usage,
         )
     penalties = voting.penalties(method, counts, valid)
     earned = rewards.step_rewards(
@@ -181,7 +199,6 @@ def _credit(
         reward.w_process,
     )
     spans = prepared.token_spans
-    finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
     return wire.Credited(
         id="",
         outcome=outcome,
@@ -198,14 +215,9 @@ def _credit(
             for i, span in enumerate(prepared.spans)
         ],
         token_rewards=rewards.token_rewards(earned, spans) if spans is not None else None,
-        critiques=[_critique(ballot) for ballot in finished],
+        critiques=critiques,
         response=prepared.response,
-        usage=wire.Usage(
-            prompt_tokens=sum(b.completion.prompt_tokens for b in ballots),
-            cached_tokens=sum(b.completion.cached_tokens for b in ballots),
-            completion_tokens=sum(b.completion.completion_tokens for b in ballots),
-            critiques_run=len(finished),
-        ),
+        usage=usage,
     )
 
 

@@ -100,15 +100,15 @@ class Telemetry:
         finally:
             self.queued_tokens.dec(tokens)
 
-    def count(self, result: wire.Credited | wire.Failed, key: str) -> None:
-        """Count one answered rollout. What was judged for another caller is not counted twice."""
-        if isinstance(result, wire.Failed):
-            self.rollouts.labels(str(result.error.status), key).inc()
-            return
-        self.rollouts.labels("200", key).inc()
-        if result.cached:
+    def answered(self, result: wire.Credited | wire.Failed, key: str) -> None:
+        """Count one answered rollout."""
+        status = result.error.status if isinstance(result, wire.Failed) else 200
+        self.rollouts.labels(str(status), key).inc()
+        if isinstance(result, wire.Credited) and result.cached:
             self.shared.inc()
-            return
+
+    def judged(self, result: wire.Credited, key: str) -> None:
+        """Count one judged rollout, with all of its critiques; once, whoever shares it."""
         wrong = sum(step.wrong for step in result.steps)
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)
@@ -116,22 +116,22 @@ class Telemetry:
         self.rollout_steps.observe(len(result.steps))
         if result.token_rewards is not None:
             self.rollout_tokens.observe(len(result.token_rewards))
-        self._count_critiques(result)
-        self.tokens.labels("prompt", key).inc(result.usage.prompt_tokens)
-        self.tokens.labels("cached", key).inc(result.usage.cached_tokens)
-        self.tokens.labels("completion", key).inc(result.usage.completion_tokens)
+        if result.steps:
+            self.saved.inc(result.steps[0].votes.asked - len(result.critiques or ()))
+            agreed = agreement(result.steps)
+            if agreed is not None:
+                self.agreement.observe(agreed)
+        self.critiqued(result.critiques or (), result.usage, key)
 
-    def _count_critiques(self, result: wire.Credited) -> None:
-        critiques = result.critiques or ()
+    def critiqued(self, critiques: Sequence[wire.Critique], usage: wire.Usage, key: str) -> None:
+        """Count critiques that ran to their end, and what they cost."""
         for critique in critiques:
             self.critiques.labels(str(critique.valid).lower()).inc()
             if critique.finish_reason == "length":
                 self.cut_off.inc()
-        if result.steps:
-            self.saved.inc(result.steps[0].votes.asked - len(critiques))
-            agreed = agreement(result.steps)
-            if agreed is not None:
-                self.agreement.observe(agreed)
+        self.tokens.labels("prompt", key).inc(usage.prompt_tokens)
+        self.tokens.labels("cached", key).inc(usage.cached_tokens)
+        self.tokens.labels("completion", key).inc(usage.completion_tokens)
 
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 
 from opentelemetry import trace
 from opentelemetry.propagate import extract
 from opentelemetry.trace import Span, SpanKind
 
+from capo_service import version
 from capo_service.settings import Settings
 
 tracer = trace.get_tracer("capo_service")
@@ -38,9 +38,7 @@ def set_up(settings: Settings) -> Callable[[], None]:
             f"otlp_endpoint needs the exporter ({error}): pip install 'capo-credit[otel]'"
         ) from error
     provider = TracerProvider(
-        resource=Resource.create(
-            {"service.name": "capo-credit", "service.version": metadata.version("capo-credit")}
-        ),
+        resource=Resource.create({"service.name": "capo-credit", "service.version": version()}),
         sampler=ParentBased(TraceIdRatioBased(settings.trace_share)),
     )
     exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint.rstrip("/") + "/v1/traces")

@@ -122,6 +122,9 @@ def test_metrics_tell_what_the_dashboard_asks(tmp_path: Path) -> None:
     assert found["capo_rollouts_judged_total", "false", "right"] == 1
     run, saved = found["capo_critiques_total", "true"], found["capo_critiques_saved_total",]
     assert run + saved == 4 and run >= 2
+    # The rollout without a readable critique counts too: four, and all cut off.
+    assert found["capo_critiques_total", "false"] == found["capo_critiques_cut_off_total",] == 4
+    assert found["capo_judge_tokens_total", "anonymous", "completion"] > 4 * 100
     assert found["capo_agreement_ratio_count",] == 1 and found["capo_agreement_ratio_sum",] == 1
     assert found["capo_steps_total", "right"] == 2
     assert found["capo_queued_tokens",] == 0

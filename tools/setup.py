@@ -17,7 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
-LISTS = [ROOT / "requirements" / name for name in ("cpu.txt", "trainer.txt", "dev.txt")]
+LISTS = [
+    ROOT / "requirements" / name for name in ("cpu.txt", "trainer.txt", "dev.txt", "deploy.txt")
+]
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
 LISTS_ARE_FOR = (3, 11)
 

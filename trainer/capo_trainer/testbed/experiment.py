@@ -60,6 +60,8 @@ METHODS = (
 ABLATIONS = (
     *(Setting(f"w-process-{w:g}", _credit(w_process=w)) for w in (0.1, 2.0, 5.0)),
     *(Setting(f"critiques-{k}", _credit(n=k)) for k in (1, 2, 8)),
+    # What eq. 2's advantages do without a judge.
+    Setting("no-process", _credit(reward="outcome")),
     Setting("no-reference", _credit(show_reference=False)),
     *(Setting(f"advantage-{a}", {"algorithm": {"advantage": a}}) for a in ("papo", "vppo", "rloo")),
     Setting("judge-f80", judge="testbed-f80"),

@@ -116,9 +116,12 @@ def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> No
             intervals = [interval(values) for values in start + found[name]["curves"][measure]]
             means = [factor * mean for mean, _ in intervals]
             [line] = axis.plot(at, means, styles[number % 4], label=name, linewidth=1.8)
-            low = [factor * (mean - half) for mean, half in intervals]
-            high = [factor * (mean + half) for mean, half in intervals]
-            axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+            lower = [factor * (mean - half) for mean, half in intervals]
+            upper = [factor * (mean + half) for mean, half in intervals]
+            axis.fill_between(at, lower, upper, color=line.get_color(), alpha=0.12, linewidth=0)
+        if factor == 1:  # lengths hardly change here; say so instead of magnifying it
+            low, high = axis.get_ylim()
+            axis.set_ylim(min(low, 0.9 * high), max(high, 1.1 * low))
         axis.set_title(_MEASURES[measure] + ("" if factor == 1 else ", %"))
         axis.set_xlabel("training steps")
         axis.grid(alpha=0.3)

@@ -20,6 +20,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,6 +163,23 @@ def check(condition: bool, otherwise: str) -> None:
         sys.exit(f"image: {otherwise}")
 
 
+@contextmanager
+def machine(root: Path) -> Iterator[None]:
+    """What an engine gives every container: /proc, and shared memory."""
+    shared = root / "dev/shm"
+    shared.mkdir(parents=True, exist_ok=True)
+    shared.chmod(0o1777)
+    proc = root / "proc"
+    mounted = subprocess.run(["mount", "-t", "proc", "proc", str(proc)], capture_output=True)
+    if mounted.returncode:
+        say("no /proc in it: this machine may not mount")
+    try:
+        yield
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", str(proc)], check=True)
+
+
 def try_out(stage: Stage) -> None:
     """Serve, look healthy, credit, and stop, as the image's user."""
     environment = {**stage.variables, "CAPO_PORT": str(PORT), "CAPO_HOST": "127.0.0.1"}
@@ -196,4 +215,6 @@ def try_out(stage: Stage) -> None:
 
 if __name__ == "__main__":
     WORK.mkdir(parents=True, exist_ok=True)
-    try_out(build(ROOT / "deploy/docker/Dockerfile.cpu"))
+    image = build(ROOT / "deploy/docker/Dockerfile.cpu")
+    with machine(image.root):
+        try_out(image)

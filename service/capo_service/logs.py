@@ -29,7 +29,7 @@ def begin_request(given: str | None) -> str:
 def set_up(settings: Settings) -> None:
     """Send everything to standard error, in the form that the settings name."""
     handler = logging.StreamHandler()
-    handler.addFilter(_add_origin)
+    handler.addFilter(_add_context)
     if settings.log_format == "json":
         from pythonjsonlogger.json import JsonFormatter
 
@@ -42,15 +42,20 @@ def set_up(settings: Settings) -> None:
         )  # fmt: skip
     else:
         handler.setFormatter(logging.Formatter(_TEXT))
+        handler.addFilter(_add_origin)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     rollouts.setLevel(logging.INFO if settings.log_rollouts else logging.CRITICAL + 1)
 
 
-def _add_origin(record: logging.LogRecord) -> bool:
-    name, context = _request_id.get(), trace.get_current_span().get_span_context()
+def _add_context(record: logging.LogRecord) -> bool:
+    context = trace.get_current_span().get_span_context()
     trace_id = f"{context.trace_id:032x}" if context.is_valid else None
-    record.__dict__ |= {
-        "request_id": name, "trace_id": trace_id, "origin": f" [{name}]" if name else "",
-    }  # fmt: skip
+    record.__dict__ |= {"request_id": _request_id.get(), "trace_id": trace_id}
+    return True
+
+
+def _add_origin(record: logging.LogRecord) -> bool:
+    name = _request_id.get()
+    record.__dict__ |= {"origin": f" [{name}]" if name else ""}
     return True

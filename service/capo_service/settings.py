@@ -111,6 +111,15 @@ class Settings(BaseSettings):
     max_queued: int = Field(4096, ge=1, description="Rollouts accepted and not yet answered.")
     max_running: int = Field(128, ge=1, description="Rollouts that the judge works on at once.")
 
+    # Results that were judged before
+    result_cache: str = Field(
+        "memory",
+        pattern=r"^(none|memory|(rediss?|unix)://.+)$",
+        description="none, memory, or the URL of a Redis that replicas share.",
+    )
+    result_cache_bytes: int = Field(256 << 20, ge=1, description="In memory: bytes of results.")
+    result_cache_seconds: float = Field(3600, gt=0, description="How long a result is kept.")
+
     # The rule verifier
     verify_timeout: float = Field(3.0, gt=0, description="Seconds for one answer's verification.")
     verify_workers: int = Field(2, ge=1, description="Processes that verify answers.")

@@ -81,6 +81,9 @@ class Telemetry:
             "Tokens of rollouts that wait for their turn (a token for four characters)",
             registry=registry,
         )
+        self.kept = counter(
+            "capo_result_cache", "Looks into the cache of results, by what came of them", "result"
+        )
         self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
 
     def about(self, **facts: str) -> None:

@@ -89,7 +89,7 @@ def test_compose_files_are_valid_and_their_parts_are_there(files: tuple[str, ...
     whole = composed(*files)
     PyCompose.from_json(json.dumps(whole))  # raises on whatever the specification does not know
     services = whole["services"]
-    assert set(services) == {"capo", "capo-2", "balancer", "prometheus", "grafana"}
+    assert set(services) == {"capo", "capo-2", "balancer", "redis", "prometheus", "grafana"}
     for service in services.values():
         assert service["cap_drop"] == ["ALL"] and service["read_only"] is True
         assert service["security_opt"] == ["no-new-privileges:true"]

@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from capo_client import wire
 from capo_service.api import problems
+from capo_service.api.judging import Clock
 from capo_service.api.parsing import Batch
-from capo_service.api.runtime import Answer, Clock, Runtime
+from capo_service.api.runtime import Answer, Runtime
 from capo_service.keys import Key
 
 NDJSON = "application/x-ndjson"

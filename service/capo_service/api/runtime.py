@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
-import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from typing import Any
 
 from capo_client import wire
 from capo_service import version
 from capo_service.admission import Admission, DrainingError, QueueFullError
 from capo_service.api import problems
 from capo_service.api.access import Access
+from capo_service.api.judging import Clock, Judging, fingerprint
 from capo_service.api.parsing import Batch
-from capo_service.cache import SingleFlight
-from capo_service.credit import Creditor, Judged, NoValidCritiqueError
+from capo_service.credit import Creditor
 from capo_service.engine.base import Engine, EngineDeadError
 from capo_service.judge_template import load_template
 from capo_service.keys import Key, QuotaError, QuotaTooSmallError
 from capo_service.logs import rollouts as rollout_log
 from capo_service.outcome import Verifier
-from capo_service.prepare import Prepared, Preparer
+from capo_service.prepare import Preparer
+from capo_service.results import make_cache
 from capo_service.settings import Settings
 from capo_service.telemetry import Telemetry
-from capo_service.tracing import tracer
 from capo_service.vocabularies import load_tables
 
 log = logging.getLogger(__name__)
 
-# A rollout below this size is prepared in 1 to 2 ms; longer work leaves the event loop.
-_INLINE_CHARACTERS = 4_000
-_INLINE_TOKENS = 1_200
-_CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
 _LAST_WORDS_SECONDS = 2.0  # for errors to reach callers whose work ran out of time
 
 Answer = wire.Credited | wire.Failed
-
-
-@dataclass(slots=True)
-class Clock:
-    """The longest that any rollout of a request waited, and was judged, in seconds."""
-
-    queue: float = 0.0
-    engine: float = 0.0
 
 
 class Runtime:
@@ -66,9 +51,8 @@ class Runtime:
         self.tokenizers: list[str] = []
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
         self._template = load_template(settings.template, settings.model)
-        self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
-        self._creditor = Creditor(engine, self._verifier)
-        self._preparer: Preparer | None = None  # until the judge is loaded
+        self._results = make_cache(settings, self.telemetry.kept.labels("error").inc)
+        self._judging: Judging | None = None  # until the judge is loaded
         self._on_failure = on_failure
         self._tasks: list[asyncio.Task[None]] = []
         self._phase = "starting"
@@ -97,7 +81,7 @@ class Runtime:
         """Why a request would be refused now, or None."""
         if self.admission.draining:
             return problems.make("draining", "the service is stopping and takes no new work")
-        if self._preparer is None:
+        if self._judging is None:
             return problems.make("not-ready", f"the judge {self.engine.model}: {self._phase}")
         if not self.engine.ready:
             return self.engine_is_dead()
@@ -133,13 +117,21 @@ class Runtime:
             return
         self.tokenizers = sorted(tables)
         secret = self.settings.nonce_secret
-        self._preparer = Preparer(
+        preparer = Preparer(
             self.engine.encode,
             self.engine.context_length,
             self._template,
             tables,
             secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
             self.settings.policy(),
+        )
+        self._judging = Judging(
+            fingerprint(self.settings, self.engine, self._template.source),
+            preparer,
+            Creditor(self.engine, self._verifier),
+            self.admission,
+            self._results,
+            self.telemetry,
         )
         log.info("ready")
 
@@ -171,6 +163,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.engine.close()
         await self._verifier.close()
+        await self._results.close()
 
     async def credit(
         self, batch: Batch, clock: Clock, key: Key
@@ -230,15 +223,14 @@ class Runtime:
             self.telemetry.answered(rollout, key)
             return rollout
         try:
+            if self._judging is None:
+                raise EngineDeadError("the judge is not loaded")
             async with asyncio.timeout_at(deadline):
-                (judged, queued), shared = await self._flights.run(
-                    _key(rollout, options), lambda: self._judge(rollout, options, request, key)
-                )
-            clock.queue = max(clock.queue, queued)
-            clock.engine = max(clock.engine, judged.engine_seconds)
-            full = judged.result.model_copy(update={"id": name, "cached": shared})
+                full, shared = await self._judging.result(rollout, options, request, clock, key)
+            changes: dict[str, Any] = {"id": name, "cached": shared}
             if shared:
-                full = full.model_copy(update={"usage": wire.Usage()})
+                changes["usage"] = wire.Usage()
+            full = full.model_copy(update=changes)
             self.telemetry.answered(full, key)
             rollout_log.info("%s -> %s", rollout, full)
             return _select(full, options)
@@ -251,50 +243,6 @@ class Runtime:
         failed = wire.Failed(id=name, error=problems.explain(failure))
         self.telemetry.answered(failed, key)
         return failed
-
-    async def _judge(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, key: str
-    ) -> tuple[Judged, float]:
-        """The judged rollout, and how many seconds it waited for its turn."""
-        if self._preparer is None:
-            raise EngineDeadError("the judge is not loaded")
-        asked = time.monotonic()
-        tokens = _characters(rollout) // _CHARACTERS_PER_TOKEN
-        with tracer.start_as_current_span("rollout"):
-            async with AsyncExitStack() as place:
-                with self.telemetry.waiting(tokens), tracer.start_as_current_span("queue"):
-                    await place.enter_async_context(self.admission.turn(request))
-                queued = time.monotonic() - asked
-                prepared = await self._prepare(self._preparer, rollout, options)
-                try:
-                    judged = await self._creditor.judge(prepared, rollout, options)
-                except NoValidCritiqueError as error:
-                    self.telemetry.critiqued(error.critiques, error.usage, key)
-                    raise
-        self.telemetry.judged(judged.result, key)
-        self.telemetry.queue_seconds.observe(queued)
-        self.telemetry.judge_seconds.observe(judged.engine_seconds)
-        return judged, queued
-
-    async def _prepare(
-        self, preparer: Preparer, rollout: wire.Rollout, options: wire.CreditOptions
-    ) -> Prepared:
-        tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
-        if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
-            return preparer.prepare(rollout, options)
-        return await asyncio.to_thread(preparer.prepare, rollout, options)
-
-
-def _characters(rollout: wire.Rollout) -> int:
-    texts = rollout.response, rollout.question, rollout.reference
-    return sum(len(text or "") for text in texts)
-
-
-def _key(rollout: wire.Rollout, options: wire.CreditOptions) -> str:
-    """Everything that can change the credit, and nothing else."""
-    digest = hashlib.blake2b(rollout.model_dump_json(exclude={"id"}).encode(), digest_size=32)
-    digest.update(options.model_dump_json(exclude={"include", "deadline_ms"}).encode())
-    return digest.hexdigest()
 
 
 def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:

@@ -62,6 +62,7 @@ class PromptTemplate:
     def __init__(self, source: str, name: str = "template") -> None:
         # The output is a prompt, not HTML; escaping would change what the judge reads.
         environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+        self.source = source
         try:
             self._template = environment.from_string(source)
             missing = {"system", "user"} - self._template.blocks.keys()

@@ -117,6 +117,11 @@ env:
     valueFrom:
       secretKeyRef: { name: {{ .name }}, key: {{ .key }} }
   {{- end }}{{ end }}
+  {{- with .Values.secrets.resultCache }}{{ if .name }}
+  - name: CAPO_RESULT_CACHE
+    valueFrom:
+      secretKeyRef: { name: {{ .name }}, key: {{ .key }} }
+  {{- end }}{{ end }}
   {{- with .Values.extraEnv }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- with .Values.extraEnvFrom }}
 envFrom: {{- toYaml . | nindent 2 }}

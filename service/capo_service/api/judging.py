@@ -1,0 +1,151 @@
+"""One rollout from acceptance to result: caches, its turn, its prompt, its judge."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from capo_client import wire
+from capo_service import version
+from capo_service.admission import Admission
+from capo_service.cache import SingleFlight
+from capo_service.credit import Creditor, Judged, NoValidCritiqueError
+from capo_service.engine.base import Engine
+from capo_service.prepare import Prepared, Preparer
+from capo_service.results import ResultCache
+from capo_service.settings import Settings
+from capo_service.telemetry import Telemetry
+from capo_service.tracing import tracer
+
+# A rollout below this size is prepared in 1 to 2 ms; longer work leaves the event loop.
+_INLINE_CHARACTERS = 4_000
+_INLINE_TOKENS = 1_200
+_CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
+
+
+@dataclass(slots=True)
+class Clock:
+    """The longest that any rollout of a request waited, and was judged, in seconds."""
+
+    queue: float = 0.0
+    engine: float = 0.0
+
+
+class Judging:
+    """Judges accepted rollouts.
+
+    Args:
+        judged_as: all of this service that can change a result; see `fingerprint`.
+        preparer: makes prompts.
+        creditor: asks the judge.
+        admission: gives turns.
+        results: what was judged before.
+        telemetry: counts.
+    """
+
+    def __init__(
+        self,
+        judged_as: str,
+        preparer: Preparer,
+        creditor: Creditor,
+        admission: Admission,
+        results: ResultCache,
+        telemetry: Telemetry,
+    ) -> None:
+        self._judged_as = judged_as
+        self._preparer = preparer
+        self._creditor = creditor
+        self._admission = admission
+        self._results = results
+        self._telemetry = telemetry
+        self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
+
+    async def result(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, clock: Clock,
+        key: str,
+    ) -> tuple[wire.Credited, bool]:  # fmt: skip
+        """The whole result, and whether it was judged for somebody else, or before.
+
+        Args:
+            rollout: what is judged.
+            options: how.
+            request: in whose name it takes turns.
+            clock: told how long it took.
+            key: who pays.
+
+        Raises:
+            InputError, NoValidCritiqueError, EngineDeadError, EngineBusyError.
+        """
+        digest = _digest(self._judged_as, rollout, options)
+        kept = await self._results.get(digest)
+        self._telemetry.kept.labels("miss" if kept is None else "hit").inc()
+        if kept is not None:
+            return kept, True
+
+        async def work() -> tuple[Judged, float]:
+            judged, queued = await self._judge(rollout, options, request, key)
+            await self._results.put(digest, judged.result)
+            return judged, queued
+
+        (judged, queued), shared = await self._flights.run(digest, work)
+        clock.queue = max(clock.queue, queued)
+        clock.engine = max(clock.engine, judged.engine_seconds)
+        return judged.result, shared
+
+    async def _judge(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, key: str
+    ) -> tuple[Judged, float]:
+        """The judged rollout, and how many seconds it waited for its turn."""
+        asked, telemetry = time.monotonic(), self._telemetry
+        tokens = _characters(rollout) // _CHARACTERS_PER_TOKEN
+        with tracer.start_as_current_span("rollout"):
+            async with AsyncExitStack() as place:
+                with telemetry.waiting(tokens), tracer.start_as_current_span("queue"):
+                    await place.enter_async_context(self._admission.turn(request))
+                queued = time.monotonic() - asked
+                prepared = await self._prepare(rollout, options)
+                try:
+                    judged = await self._creditor.judge(prepared, rollout, options)
+                except NoValidCritiqueError as error:
+                    telemetry.critiqued(error.critiques, error.usage, key)
+                    raise
+        telemetry.judged(judged.result, key)
+        telemetry.queue_seconds.observe(queued)
+        telemetry.judge_seconds.observe(judged.engine_seconds)
+        return judged, queued
+
+    async def _prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
+        tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
+        if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
+            return self._preparer.prepare(rollout, options)
+        return await asyncio.to_thread(self._preparer.prepare, rollout, options)
+
+
+def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
+    """All of a service that can change a result, as text."""
+    named = {
+        "engine_args",
+        "chat_template_kwargs",
+        "critique_style",
+        "critique_format",
+        "tokenizers",
+    }
+    chosen = settings.model_dump(mode="json", include=named)
+    return json.dumps([version(), engine.kind, engine.model, template, chosen], sort_keys=True)
+
+
+def _digest(judged_as: str, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
+    """Everything that can change the credit, and nothing else."""
+    digest = hashlib.blake2b(judged_as.encode(), digest_size=32)
+    digest.update(rollout.model_dump_json(exclude={"id"}).encode())
+    digest.update(options.model_dump_json(exclude={"include", "deadline_ms"}).encode())
+    return digest.hexdigest()
+
+
+def _characters(rollout: wire.Rollout) -> int:
+    texts = rollout.response, rollout.question, rollout.reference
+    return sum(len(text or "") for text in texts)

@@ -130,9 +130,7 @@ def build(path: Path) -> Stage:
                 stage = stages[name] = Stage(name, WORK / name)
                 clean_root(stage.root)
                 if name == "build":
-                    subprocess.run(
-                        ["cp", "-r", str(wheels), str(stage.root / "wheels")], check=True
-                    )
+                    shutil.copytree(wheels, stage.root / "wheels")
                     stage.variables |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
             case "ENV":
                 for pair in shlex.split(rest):
@@ -165,19 +163,20 @@ def check(condition: bool, otherwise: str) -> None:
 
 @contextmanager
 def machine(root: Path) -> Iterator[None]:
-    """What an engine gives every container: /proc, and shared memory."""
+    """What an engine gives every container: /proc, /sys, and shared memory."""
     shared = root / "dev/shm"
     shared.mkdir(parents=True, exist_ok=True)
     shared.chmod(0o1777)
-    proc = root / "proc"
-    mounted = subprocess.run(["mount", "-t", "proc", "proc", str(proc)], capture_output=True)
-    if mounted.returncode:
-        say("no /proc in it: this machine may not mount")
+    mounted: list[str] = []
     try:
+        for kind, name in (("proc", "proc"), ("sysfs", "sys")):
+            place = str(root / name)
+            subprocess.run(["mount", "-t", kind, "-o", "ro,nosuid", kind, place], check=True)
+            mounted.append(place)
         yield
     finally:
-        if not mounted.returncode:
-            subprocess.run(["umount", str(proc)], check=True)
+        for place in mounted:
+            subprocess.run(["umount", place], check=True)
 
 
 def try_out(stage: Stage) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-fast lint \
-	lock clean
+	lock audit clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -55,3 +55,9 @@ lock:
 
 clean:
 	rm -rf .venv build
+
+# Known weaknesses of what is pinned; asks the internet's database of advisories.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements/cpu.txt

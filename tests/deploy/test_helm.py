@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import kubernetes_validate
 import pytest
 import yaml
@@ -97,6 +98,14 @@ def test_every_set_of_values_renders_to_what_kubernetes_takes(
         assert len(document["metadata"]["name"]) <= 63
         assert document["metadata"]["labels"]["app.kubernetes.io/instance"] == "rl"
     settings_of(documents)
+
+
+@pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")
+def test_helm_lints_every_set_of_values(path: Path | None) -> None:
+    values = yaml.safe_load(path.read_text()) if path else {}
+    found = helm_python.lint(CHART, values, strict=True)
+    worse = [m for m in found["messages"] if m["severity"] > 1]  # 1: an icon is recommended
+    assert not found["errors"] and not worse, found
 
 
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")

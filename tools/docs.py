@@ -36,7 +36,8 @@ the last line. `GET /openapi.json` says the same to machines.
   without one (blank, or special, such as the end of the text) belongs to the step of the token
   before it, or to the first step. Nothing is ever tokenized again.
 - `wrong` is `penalty >= 0.5`; only voting `average` knows penalties between 0 and 1.
-- With `early_stop`, critiques that can no longer change any penalty are ended; `votes.valid` and
+- With `early_stop`, critiques that can no longer change any penalty are ended, and where the judge
+  is busy, critiques begin in waves, so that some never begin; `votes.valid` and
   `usage.critiques_run` tell how many ran to their end, `usage.completion_tokens` counts the tokens
   of the others too (where the engine tells them).
 """

@@ -72,6 +72,7 @@ class Creditor:
         self._engine = engine
         self._verifier = verifier
         self._numbers = itertools.count()
+        self._sampling = 0  # critiques that the engine has, all rollouts together
 
     async def judge(
         self, prepared: Prepared, rollout: wire.Rollout, options: wire.CreditOptions
@@ -109,30 +110,34 @@ class Creditor:
             return await self._ballots(prepared, asked)
 
     async def _ballots(self, prepared: Prepared, asked: wire.Voting) -> list[Ballot]:
-        """Sample critiques, all at once, and end those that the vote no longer needs."""
+        """Sample critiques, and end or spare those that the vote no longer needs.
+
+        Where the engine has room, all start at once. Where it has none, they come in waves, so that
+        what the vote will not need is not begun.
+        """
         names = [f"critique-{next(self._numbers)}" for _ in range(asked.critiques)]
-        tasks = [
-            asyncio.create_task(self._ballot(name, position, prepared))
-            for position, name in enumerate(names)
-        ]
-        pending = set(tasks)
+        tasks: list[asyncio.Task[Ballot]] = []
+        pending: set[asyncio.Task[Ballot]] = set()
         try:
-            while pending:
+            while True:
+                cast = [task.result().verdict.wrong for task in tasks if task not in pending]
+                counts, valid = voting.count_votes(cast, len(prepared.spans))
+                remaining = wanted = asked.critiques - len(cast)
+                if asked.early_stop:
+                    if voting.decided(asked.method, counts, valid, remaining):
+                        await self._end_early(names, tasks, pending)
+                        break
+                    if self._sampling >= self._engine.slots:
+                        wanted = voting.next_wave(asked.method, counts, valid, remaining)
+                elif not remaining:
+                    break
+                for position in range(len(tasks), len(tasks) + wanted - len(pending)):
+                    ballot = self._ballot(names[position], position, prepared)
+                    tasks.append(asyncio.create_task(ballot))
+                    pending.add(tasks[-1])
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()  # an engine that died is not waited for any longer
-                cast = [task.result().verdict.wrong for task in tasks if task.done()]
-                counts, valid = voting.count_votes(cast, len(prepared.spans))
-                if (
-                    pending
-                    and asked.early_stop
-                    and voting.decided(asked.method, counts, valid, len(pending))
-                ):
-                    await self._end_early(
-                        [name for name, task in zip(names, tasks, strict=True) if task in pending],
-                        pending,
-                    )
-                    break
             return [task.result() for task in tasks if not task.cancelled()]
         finally:
             await _cancel(tasks)
@@ -141,10 +146,13 @@ class Creditor:
         sampling = prepared.sampling
         if sampling.seed is not None:
             sampling = _with_seed(sampling, position)
+        self._sampling += 1
         try:
             completion = await self._engine.complete(name, prepared.prompt, sampling)
         except EngineError as error:
             return Ballot(Completion("", "error"), Verdict(None, str(error)))
+        finally:
+            self._sampling -= 1
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
         truncated = completion.finish_reason != "stop"
@@ -152,9 +160,15 @@ class Creditor:
             completion, verdict.read(completion.text, len(prepared.spans), truncated=truncated)
         )
 
-    async def _end_early(self, names: list[str], tasks: set[asyncio.Task[Ballot]]) -> None:
-        await asyncio.gather(*map(self._engine.abort, names))
-        _, late = await asyncio.wait(tasks, timeout=_ABORT_GRACE)
+    async def _end_early(
+        self, names: Sequence[str], tasks: Sequence[asyncio.Task[Ballot]],
+        pending: set[asyncio.Task[Ballot]],
+    ) -> None:  # fmt: skip
+        if not pending:
+            return
+        begun = [name for name, task in zip(names, tasks, strict=False) if task in pending]
+        await asyncio.gather(*map(self._engine.abort, begun))
+        _, late = await asyncio.wait(pending, timeout=_ABORT_GRACE)
         await _cancel(late)
 
 

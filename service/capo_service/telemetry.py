@@ -62,7 +62,8 @@ class Telemetry:
         self.critiques = counter("capo_critiques", "Critiques that ran to their end", "valid")
         self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
         self.saved = counter(
-            "capo_critiques_saved", "Critiques that could no longer change a vote, and were ended"
+            "capo_critiques_saved",
+            "Critiques that could not change a vote any more: ended, or never begun",
         )
         self.agreement = histogram(
             "capo_agreement_ratio",

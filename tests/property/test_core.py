@@ -99,6 +99,35 @@ def test_a_vote_is_decided_exactly_when_no_further_critique_can_change_it(
         assert decided == (len(ends) == 1)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@given(data=st.data())
+def test_a_wave_is_as_small_as_could_decide_the_vote(method: str, data: st.DataObject) -> None:
+    n_steps, remaining = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    cast = data.draw(st.lists(critiques(n_steps), max_size=6))
+    counts, valid = voting.count_votes(cast, n_steps)
+    wave = voting.next_wave(method, counts, valid, remaining)  # type: ignore[arg-type]
+    assert 1 <= wave <= remaining
+    # Whoever samples wave after wave ends with a decided vote, or with every critique.
+    taken = 0
+    while remaining and not voting.decided(method, counts, valid, remaining):  # type: ignore[arg-type]
+        wave = voting.next_wave(method, counts, valid, remaining)  # type: ignore[arg-type]
+        more = data.draw(st.lists(critiques(n_steps), min_size=wave, max_size=wave))
+        cast, remaining, taken = cast + more, remaining - wave, taken + wave
+        counts, valid = voting.count_votes(cast, n_steps)
+    assert taken >= 0
+    if method == "average":
+        assert remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "k", "first"),
+    [("intersection", 8, 1), ("majority", 4, 3), ("majority", 8, 5), ("union", 8, 8),
+     ("average", 8, 8), ("greedy", 1, 1)],
+)  # fmt: skip
+def test_the_first_wave_of_a_rollout_without_wrong_steps(method: str, k: int, first: int) -> None:
+    assert voting.next_wave(method, [0, 0, 0], 0, k) == first  # type: ignore[arg-type]
+
+
 @given(
     outcome=st.floats(0, 1),
     penalties=st.lists(st.floats(0, 1), min_size=1, max_size=9),

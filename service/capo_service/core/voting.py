@@ -50,6 +50,24 @@ def decided(method: Method, counts: Sequence[int], valid: int, remaining: int) -
     return all(_is_fixed(method, count, valid, remaining) for count in counts)
 
 
+def next_wave(method: Method, counts: Sequence[int], valid: int, remaining: int) -> int:
+    """How many of the `remaining` critiques to sample next, where sampling all at once is dear.
+
+    As few as could decide the vote, if steps that nobody has named stay unnamed; those that
+    somebody has named may go either way. With fewer the vote could not end, so waiting for them
+    alone would cost time and save nothing.
+    """
+    for more in range(1, remaining):
+        left = remaining - more
+        if method != "average" and all(
+            _is_fixed(method, count, valid + more, left)
+            or (count and _is_fixed(method, count + more, valid + more, left))
+            for count in counts
+        ):
+            return more
+    return remaining
+
+
 def _is_fixed(method: Method, count: int, valid: int, remaining: int) -> bool:
     if method == "union":
         return count >= 1

@@ -95,6 +95,10 @@ class Engine(Protocol):
         """Whether a critique asked for now would be served."""
 
     @property
+    def slots(self) -> int:
+        """Critiques that it samples side by side; more of them wait inside it."""
+
+    @property
     def dead(self) -> bool:
         """Whether it is lost for good: nothing but a new process brings it back."""
 

@@ -68,6 +68,7 @@ class OpenAIEngine:
     ) -> None:
         self.model = model
         self.context_length: int | None = None
+        self.slots = concurrency
         self._prompt_form = prompt_form
         self._tokenizer = tokenizer or model
         self._template_kwargs = dict(template_kwargs or {})

@@ -37,6 +37,7 @@ class ScriptedEngine:
     tokenizer_json: str | None = None
     model: str = "scripted"
     kind: str = "scripted"
+    slots: int = 1_000_000
     prompts: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)

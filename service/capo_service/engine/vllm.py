@@ -64,6 +64,7 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._encoder: PromptEncoder | None = None
         self.context_length: int | None = None
+        self.slots = 1
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -90,6 +91,7 @@ class VllmEngine:
             AsyncLLM, config, Executor.get_class(config), log_stats=True, log_requests=False
         )
         self.context_length = llm.model_config.max_model_len
+        self.slots = llm.vllm_config.scheduler_config.max_num_seqs
         self._llm = llm
         log.info("%s from %s is ready after %.0f s", self.model, path, time.monotonic() - started)
 

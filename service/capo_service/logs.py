@@ -51,6 +51,7 @@ def set_up(settings: Settings) -> None:
 def _add_context(record: logging.LogRecord) -> bool:
     context = trace.get_current_span().get_span_context()
     trace_id = f"{context.trace_id:032x}" if context.is_valid else None
+    record.__dict__.pop("color_message", None)  # uvicorn's, for terminals
     record.__dict__ |= {"request_id": _request_id.get(), "trace_id": trace_id}
     return True
 

@@ -40,7 +40,9 @@ def main() -> None:
     with serving("testbed", work / "service.log") as url:
         for turn in range(ROUNDS):
             for overlap in (True, False):
-                recipe = recipe_of(setting, turn, Scale(steps=STEPS), testbed_folder(), work, url)
+                # Seeds of their own: nothing that was judged before helps the other.
+                seed = 2 * turn + overlap
+                recipe = recipe_of(setting, seed, Scale(steps=STEPS), testbed_folder(), work, url)
                 values = recipe.model_dump(mode="json", exclude={"evaluation"})
                 values["output"] = str(work / f"{turn}-{overlap}")
                 values["credit"] |= {"overlap": overlap, "bundle": 4}

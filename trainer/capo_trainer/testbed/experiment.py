@@ -193,7 +193,9 @@ def serving(judge: str, log: Path, **environment: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "capo_client", "serve", "--model", judge, "--port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # Runs that sample the same must not pay for each other's judging.
+    ours = {"OMP_NUM_THREADS": "1", "CAPO_RESULT_CACHE": "none"}
+    environment = {**os.environ, **ours, **environment}
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603  # our own command
             command, stdout=output, stderr=subprocess.STDOUT, env=environment

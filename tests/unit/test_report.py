@@ -58,9 +58,9 @@ def test_runs_are_summed_up_and_put_into_the_page(
 
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| grpo | 70.0 ± 24.8 | 10.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 | 1.50 |" in text
-    assert text.count("| capo-majority | 80.0 ± 24.8 |") == 2
-    assert "| sft | 50.0 ± 0.0 |" in text and "judge-f80" not in text
+    assert "| grpo | 3 | 70.0 ± 24.8 | 10.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 | 1.50 |" in text
+    assert text.count("| capo-majority | 3 | 80.0 ± 24.8 |") == 2
+    assert "| sft | 1 | 50.0 ± 0.0 |" in text and "judge-f80" not in text
     found = json.loads((docs / "experiment" / "results.json").read_text())
     assert found["grpo"]["seeds"] == 3 and found["grpo"]["steps"] == [8, 16]
     assert found["grpo"]["critiques_per_rollout"] == [2.0] * 3

@@ -81,12 +81,12 @@ def _judge_tokens(record: dict[str, Any]) -> int:
 
 def table(found: dict[str, Any], names: Sequence[str]) -> str:
     """A Markdown table of final measures."""
-    head = [*_MEASURES.values(), "judge tokens per training token"]
+    head = ["runs", *_MEASURES.values(), "judge tokens per training token"]
     lines = ["| setting | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for name in names:
         if name not in found:
             continue
-        cells = []
+        cells = [str(found[name]["seeds"])]
         for measure in _MEASURES:
             mean, half = interval(found[name]["curves"][measure][-1])
             if measure.endswith("tokens"):

@@ -78,8 +78,8 @@ def body(*rollouts: Any, **options: Any) -> dict[str, Any]:
     return {"rollouts": list(rollouts) or [ROLLOUT], **options}
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)

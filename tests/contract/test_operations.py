@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from capo_service.api import access
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
 from capo_service.keys import digest
+from kit_engine import free_port, running
 from kit_service import Background, Service, body, eventually, serving, settings
 
 SCRIPTED = Path(__file__).parents[1] / "serve_scripted.py"
@@ -167,31 +167,11 @@ async def test_spans_join_the_trace_of_the_caller(
 @contextmanager
 def process(folder: Path, delay: float, **given: Any) -> Iterator[tuple[str, Any, Path]]:
     """`capo serve` with a scripted engine as a process: its URL, the process and its log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    values = {"port": port, "verify_workers": 1, **given}
-    log = folder / "log"
-    with log.open("w") as out:
-        running = subprocess.Popen(
-            [sys.executable, str(SCRIPTED), json.dumps(values), str(delay)],
-            stdout=out, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        assert running.poll() is None, log.read_text()
-        try:
-            return httpx.get(f"{url}/health/ready").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        eventually(ready)
-        yield url, running, log
-    finally:
-        running.kill()
-        running.wait()
+    port = free_port()
+    values = json.dumps({"port": port, "verify_workers": 1, **given})
+    command = [sys.executable, str(SCRIPTED), values, str(delay)]
+    with running(command, port, "/health/ready", folder / "log", "scripted") as service:
+        yield service.url, service.process, service.log
 
 
 def accepted(url: str) -> bool:
@@ -202,11 +182,11 @@ def accepted(url: str) -> bool:
 def test_on_sigterm_it_says_so_and_finishes_what_it_has_accepted(
     tmp_path: Path, stream: bool
 ) -> None:
-    with process(tmp_path, delay=2.0) as (url, running, _):
+    with process(tmp_path, delay=2.0) as (url, served, _):
         accept = {"Accept": "application/x-ndjson"} if stream else {}
         waiting = Background(url, body(), **accept)
         eventually(lambda: accepted(url))
-        running.send_signal(signal.SIGTERM)
+        served.send_signal(signal.SIGTERM)
         eventually(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
         refused = httpx.post(f"{url}/credit", json=body())
         assert refused.status_code == 503 and refused.json()["title"] == "The service is stopping"
@@ -215,37 +195,37 @@ def test_on_sigterm_it_says_so_and_finishes_what_it_has_accepted(
         assert answer.status_code == 200
         last = json.loads(answer.text.splitlines()[-1])
         assert last["usage"]["critiques_run"] >= 2  # the stream's summary, or the whole answer
-        assert running.wait(20) == 0
+        assert served.wait(20) == 0
 
 
 def test_what_does_not_end_in_time_is_answered_that_it_will_not(tmp_path: Path) -> None:
-    with process(tmp_path, delay=60.0, drain_seconds=1.0) as (url, running, _):
+    with process(tmp_path, delay=60.0, drain_seconds=1.0) as (url, served, _):
         waiting = Background(url, body())
         eventually(lambda: accepted(url))
-        running.send_signal(signal.SIGTERM)
+        served.send_signal(signal.SIGTERM)
         answer = waiting.wait()
         assert answer.status_code == 503
         assert answer.json()["type"] == "urn:capo:problem:draining"
-        assert running.wait(20) == 0
+        assert served.wait(20) == 0
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    with process(tmp_path, delay=300.0, drain_seconds=300.0) as (url, running, _):
+    with process(tmp_path, delay=300.0, drain_seconds=300.0) as (url, served, _):
         waiting = Background(url, body())
         eventually(lambda: accepted(url))
-        running.send_signal(signal.SIGINT)
+        served.send_signal(signal.SIGINT)
         eventually(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
-        running.send_signal(signal.SIGINT)
+        served.send_signal(signal.SIGINT)
         assert waiting.wait().status_code == 503
-        assert running.wait(20) == 0
+        assert served.wait(20) == 0
 
 
 def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
     keys = key_file(tmp_path, old="")
-    with process(tmp_path, 0.0, api_keys_file=str(keys)) as (url, running, log):
+    with process(tmp_path, 0.0, api_keys_file=str(keys)) as (url, served, log):
         assert post(url, "old").status_code == 200
         key_file(tmp_path, new="")
-        running.send_signal(signal.SIGHUP)
+        served.send_signal(signal.SIGHUP)
         eventually(lambda: "API keys are read" in log.read_text())
         assert post(url, "new").status_code == 200 and post(url, "old").status_code == 401
 
@@ -255,7 +235,7 @@ def test_json_logs_name_the_request_and_hold_no_rollout_unless_asked(
     tmp_path: Path, asked: bool
 ) -> None:
     given: dict[str, Any] = {"log_format": "json", "log_level": "debug", "log_rollouts": asked}
-    with process(tmp_path, 0.0, api_keys=[SECRET], **given) as (url, running, log):
+    with process(tmp_path, 0.0, api_keys=[SECRET], **given) as (url, served, log):
         for rollout in (
             {"question": SECRET, "response": SECRET, "outcome": 1},
             {"question": SECRET, "response": SECRET, "outcome": SECRET},
@@ -265,8 +245,8 @@ def test_json_logs_name_the_request_and_hold_no_rollout_unless_asked(
                 headers={"Authorization": f"Bearer {SECRET}", "X-Request-Id": "my-request"},
             )  # fmt: skip
         assert SECRET not in httpx.get(f"{url}/info", headers={"Authorization": SECRET}).text
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(20) == 0
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(20) == 0
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     named = [line for line in lines if line["request_id"] == "my-request"]
     told = [line for line in named if line["message"].startswith("POST /credit 200")]

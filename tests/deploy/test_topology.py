@@ -12,8 +12,7 @@ import re
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +22,10 @@ import pytest
 
 from capo_client import CreditClient, Rollout
 from kit_engine import Running, capo_serve, free_port, running
+from kit_service import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+PATIENCE = 90  # seconds, for scrapes and rules
 SCRIPTED = Path(__file__).parents[1] / "serve_scripted.py"
 
 pytestmark = pytest.mark.timeout(900)
@@ -53,13 +54,6 @@ class Topology:
 
 def instance(service: Running) -> str:
     return service.url.removeprefix("http://")
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ def test_both_replicas_work_and_prometheus_sees_both(topology: Topology) -> None
     with CreditClient(topology.balancer, batch_size=2) as client:
         batch = client.credit(rollouts(24), voting={"n": 2})
     assert len(batch.raise_for_errors().credited) == 24
-    eventually(lambda: topology.value('capo_rollouts_total{status="200"}') == 24)
+    eventually(lambda: topology.value('capo_rollouts_total{status="200"}') == 24, PATIENCE)
     for service in (topology.real, topology.scripted):
         assert topology.value(f'capo_rollouts_total{{instance="{instance(service)}"}}') > 0
     # The engine's own are forwarded.
@@ -133,7 +127,7 @@ def test_critiques_that_cannot_be_read_raise_alerts(topology: Topology) -> None:
             client.credit(rollouts(4, "GIBBERISH"))
             return topology.alerts() >= {("CapoJudgeUnreadable", name), ("CapoFailing", name)}
 
-        eventually(ask)
+        eventually(ask, PATIENCE)
     assert {who for _, who in topology.alerts()} == {name}
 
 
@@ -148,10 +142,13 @@ def test_a_dead_engine_raises_an_alert_and_no_rollout_is_lost(topology: Topology
 
     thread = threading.Thread(target=work)
     thread.start()
-    eventually(lambda: httpx.get(f"{topology.real.url}/metrics").text.find("capo_running 0.0") < 0)
+    eventually(
+        lambda: httpx.get(f"{topology.real.url}/metrics").text.find("capo_running 0.0") < 0,
+        PATIENCE,
+    )
     [engine] = topology.real.children("EngineCore")
     os.kill(engine.pid, signal.SIGKILL)
-    eventually(lambda: ("CapoNotReady", instance(topology.real)) in topology.alerts())
+    eventually(lambda: ("CapoNotReady", instance(topology.real)) in topology.alerts(), PATIENCE)
     thread.join(300)
     assert results == [200]
     assert httpx.get(f"{topology.real.url}/health/live").status_code == 503

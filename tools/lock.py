@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = {
-    "cpu": ("service", "cpu", "embedded"),
+    "cpu": ("service", "cpu", "embedded", "redis", "otel"),
     "trainer": ("trainer",),
     "dev": ("dev",),
     "deploy": ("ray", "deploy"),

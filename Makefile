@@ -39,7 +39,7 @@ test-deploy: setup
 	$(BIN)/pytest tests/deploy
 
 test-fast: lint
-	$(BIN)/pytest tests/unit tests/property tests/contract
+	$(BIN)/pytest -n auto --maxprocesses 4 tests/unit tests/property tests/contract
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,7 +19,9 @@ _SETTING = next(setting for setting in METHODS if setting.name == "capo-majority
 def main(
     steps: Annotated[int, typer.Option(help="Batches of rollouts to learn from.")] = 15,
     out: Annotated[Path, typer.Option(help="Deleted first.")] = Path("build/train-demo"),
-    quick: Annotated[bool, typer.Option(help="A smaller testbed, if none is there yet.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="If no testbed is there yet, make a smaller one (six minutes).")
+    ] = True,
 ) -> None:
     """Make the testbed if it is not there, serve its judge, and train its policy for a while."""
     testbed(quick=quick)

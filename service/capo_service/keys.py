@@ -151,9 +151,8 @@ class KeyRing:
         """
         keys = list(self._fixed)
         if self._path is not None:
-            seen = _stamp(self._path)
+            self._seen = _stamp(self._path)  # a bad file is looked at once, not again and again
             keys += _read(self._path)
-            self._seen = seen
         names = [key.name for key in keys]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise KeyFileError(f"{self._path}: more than one key is named {', '.join(doubled)}")

@@ -85,6 +85,8 @@ def test_keys_change_while_the_service_runs(
         keys.write_text("not a key file")
         eventually(lambda: "stay as they were" in caplog.text)
         assert post(service, "new").status_code == 200
+        key_file(tmp_path, mended="")
+        eventually(lambda: post(service, "mended").status_code == 200)
 
 
 def test_a_request_has_an_id_that_its_caller_may_choose(tmp_path: Path) -> None:

@@ -59,11 +59,7 @@ class Access:
 
     async def watch(self) -> None:
         """Read the key file again whenever it has changed; runs until it is cancelled."""
-        failed = False
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            if not self.keys.changed():
-                failed = False
-            elif not failed:
+            if self.keys.changed():
                 self.reload()
-                failed = self.keys.changed()  # said once, not every five seconds

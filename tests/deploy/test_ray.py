@@ -20,6 +20,7 @@ import yaml
 from capo_client import CreditClient, Rollout
 from capo_service.engine import embedded
 from kit_engine import Running, free_port, running, vllm_server
+from kit_service import eventually
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "ray" / "serve.yaml"
 REPLICAS = 2
@@ -64,9 +65,12 @@ def cluster(upstream: Running, tmp_path_factory: pytest.TempPathFactory) -> Iter
         # Ray's head answers no HTTP; `serve run` waits for it.
         stack.enter_context(started(head, folder / "head.log", environment))
         time.sleep(5)
-        yield stack.enter_context(
+        served = stack.enter_context(
             running(apply, port, "/health/ready", folder / "serve.log", "ray", **environment)
         )
+        # The first replica is enough to be ready; the second may still be starting.
+        all_answer(served.url)
+        yield served
 
 
 def started(command: list[str], log: Path, environment: dict[str, str]) -> ExitStack:
@@ -104,13 +108,20 @@ def answered(url: str) -> dict[str, float]:
     """Rollouts credited, by replica (which tells itself apart by when it started)."""
     found: dict[str, float] = {}
     for _ in range(60):
-        text = httpx.get(f"{url}/metrics", headers={"Connection": "close"}).text
+        response = httpx.get(f"{url}/metrics", headers={"Connection": "close"})
+        if response.status_code != 200:
+            continue
+        text = response.text
         [born] = re.findall(r"^process_start_time_seconds (\S+)", text, re.MULTILINE)
         done = re.findall(r'^capo_rollouts_total\{.*status="200"\} (\S+)', text, re.MULTILINE)
         found[born] = sum(map(float, done))
         if len(found) == REPLICAS:
             break
     return found
+
+
+def all_answer(url: str) -> None:
+    eventually(lambda: len(replicas()) == REPLICAS and len(answered(url)) == REPLICAS, 120)
 
 
 def rollouts(count: int, tag: str) -> list[Rollout]:
@@ -146,10 +157,7 @@ def test_a_killed_replica_comes_back_and_the_client_loses_nothing(cluster: Runni
     os.kill(before[0].pid, signal.SIGKILL)
     thread.join(300)
     assert results == [120]
-    until = time.monotonic() + 120
-    while len(replicas()) < REPLICAS or len(answered(cluster.url)) < REPLICAS:
-        assert time.monotonic() < until
-        time.sleep(1)
+    all_answer(cluster.url)
     assert {process.pid for process in replicas()} != {process.pid for process in before}
 
 

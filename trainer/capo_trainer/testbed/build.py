@@ -26,6 +26,7 @@ from capo_trainer.testbed.common import (
     every,
     make_tasks,
     policy_prompt,
+    repeatable,
     sample,
     stream,
 )
@@ -36,6 +37,7 @@ from capo_trainer.testbed.tasks import Task
 _QUALITY = "quality.json"
 
 
+@repeatable()
 def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
     """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Sizes:
     vocabulary: int = 1024
     policy_updates: int = 800
     judge_rounds: tuple[Round, ...] = (Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0))
+    more_rounds: int = 2  # at most, if the judge is not good enough after these
     batch: int = 32
     held_out: int = 400
 
@@ -49,7 +51,7 @@ class Sizes:
 
 
 # In six minutes rather than fifteen; for tests.
-QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
+QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),), more_rounds=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +114,15 @@ def every(count: int, name: str, report: Report) -> Callable[[int, float], None]
             report(f"{name}: update {update}, loss {loss:.3f}")
 
     return after
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """The same sums in the same order, so that on one kind of machine a build gives the same
+    weights each time; without this PyTorch adds gradients by row in the order of its threads."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

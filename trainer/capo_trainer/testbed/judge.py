@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from capo_trainer.testbed import models, tasks
 from capo_trainer.testbed.common import (
     Report,
+    Round,
     Sizes,
     Solution,
     make_tasks,
@@ -39,6 +40,8 @@ _TAG = "</step_"
 _LIST = re.compile(r"\[([\d, ]*)\]")
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
+# What the good one should reach, and what it is given if it has not.
+GOOD, MORE = 0.95, Round(300, 1e-3, 2.0, 9600)
 
 
 def train_judges(
@@ -89,14 +92,24 @@ def train_judges(
             if name not in scores and score >= least:
                 keep(name, score)
 
-    for number, each in enumerate(sizes.judge_rounds, 1):
-        report(f"judge: round {number} of {len(sizes.judge_rounds)}")
+    def train(each: Round) -> float:
         models.train(
             model, _endless(material(each.rollouts)), updates=each.updates, batch=sizes.batch,
             learning_rate=each.learning_rate, probed=sizes.layers, stress=each.stress,
             pad=tokenizer.pad_token_id, after=after,
         )  # fmt: skip
-    keep("judge", _f1(model, tokenizer, questions, tested))
+        return _f1(model, tokenizer, questions, tested)
+
+    score = 0.0
+    for number, each in enumerate(sizes.judge_rounds, 1):
+        report(f"judge: round {number} of {len(sizes.judge_rounds)}")
+        score = train(each)
+    for number in range(sizes.more_rounds):
+        if score >= GOOD:
+            break
+        report(f"judge: step F1 {score:.3f}; more round {number + 1} of {sizes.more_rounds}")
+        score = train(MORE)
+    keep("judge", score)
     return scores
 
 
@@ -204,7 +217,7 @@ def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict
                     line["reference"] = f"\\boxed{{{rollout.task.answer}}}"
                 file.write(json.dumps(line) + "\n")
         command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
-        command += ["--critique-style", "verdict"]
+        command += ["--critique-style", "verdict", "--set", "nonce_secret=testbed"]
         if model is not None:
             command += ["--model", str(model), "--template", str(TEMPLATE)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own

@@ -21,6 +21,7 @@ from capo_client.errors import (
 )
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
+from capo_client.session import CreditSession
 from capo_client.wire import (
     ChatTurn,
     Credited,
@@ -39,6 +40,7 @@ __all__ = [
     "CreditBatch",
     "CreditClient",
     "CreditFailedError",
+    "CreditSession",
     "Credited",
     "DeadlineExceededError",
     "Failed",

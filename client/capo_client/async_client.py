@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from capo_client import errors, wire
-from capo_client.chunk import Answer, Chunk, Position, RolloutLike, make_options, refusal, split
+from capo_client.balance import Balancer, Replica
+from capo_client.chunk import Answer, Chunk, Position, RolloutLike, make_options, split
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
+from capo_client.session import CreditSession
+from capo_client.transport import read, tls, trace_headers
 
 Progress = Callable[[int, int], None]
 
@@ -36,7 +37,7 @@ class _GivenUp:
     """A chunk that could not be credited to its end, and why."""
 
     error: errors.UnavailableError | errors.DeadlineExceededError
-    failed: list[tuple[Position, Answer]]
+    failed: Sequence[tuple[Position, Answer]]
 
 
 def _settle(given_up: Sequence[_GivenUp], delivered: bool) -> list[tuple[Position, Answer]]:
@@ -50,7 +51,9 @@ class AsyncCreditClient:
     """Asynchronous client.
 
     Args:
-        url: the service; by default CAPO_URL, or this machine's port 8000.
+        url: the service, or several replicas of it, as a list or with commas between; by default
+            CAPO_URL, or this machine's port 8000. Rollouts of a question go to the same replica
+            while it is well and no busier than others; see `balance`.
         api_key: sent as Bearer; by default CAPO_API_KEY.
         ca: PEM file of the authorities to trust in place of the public ones; by default
             CAPO_CA_FILE.
@@ -65,7 +68,7 @@ class AsyncCreditClient:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         *,
         api_key: str | None = None,
         ca: str | os.PathLike[str] | None = None,
@@ -77,17 +80,19 @@ class AsyncCreditClient:
     ) -> None:
         if batch_size < 1 or concurrency < 1:
             raise ValueError("batch_size and concurrency must be at least 1")
-        self.url = (url or os.environ.get("CAPO_URL") or DEFAULT_URL).rstrip("/")
+        named = url or os.environ.get("CAPO_URL") or DEFAULT_URL
+        urls = named.split(",") if isinstance(named, str) else named
+        self._balancer = Balancer([each.strip().rstrip("/") for each in urls])
+        self.url = ",".join(replica.url for replica in self._balancer.replicas)
         self.batch_size = batch_size
         self.concurrency = concurrency
         self.retry = retry or RetryPolicy()
         key = api_key or os.environ.get("CAPO_API_KEY")
         self._http = httpx.AsyncClient(
-            base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=httpx.Limits(max_connections=concurrency + 2),
             timeout=_PROBE_SECONDS,
-            verify=_tls(ca, cert),
+            verify=tls(ca, cert),
             transport=transport,
         )
 
@@ -184,36 +189,66 @@ class AsyncCreditClient:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def session(self, *, deadline: float = 600.0, **options: Any) -> CreditSession:
+        """Submit rollouts as they finish, and collect their results.
+
+        Args:
+            deadline: seconds from now for everything submitted.
+            options: as of `credit`.
+
+        Raises:
+            InvalidRequestError: an option is unknown or has a wrong value.
+        """
+        make_options(**options)
+        return CreditSession(self, deadline, options)
+
     async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
+        tried = 0  # replicas, in this attempt
         while not chunk.done:
-            request = self._http.build_request(
-                "POST", "/credit", content=chunk.body(), headers=_HEADERS | _trace_headers(),
-                timeout=chunk.timeout(),
-            )  # fmt: skip
-            try:
-                async with aclosing(await self._http.send(request, stream=True)) as response:
-                    if response.status_code != 200:
-                        await response.aread()
-                        chunk.refused(response)
-                    else:
-                        async for line in response.aiter_lines():
-                            if (item := chunk.take(line)) is not None:
-                                emit(item)
-            except httpx.TransportError as error:
-                chunk.lost(error)
-            if not chunk.done:
+            replica = self._balancer.pick(chunk.question, chunk.tokens)
+            with self._balancer.sending(replica, chunk.tokens):
+                await self._send_to(replica, chunk, emit)
+            if chunk.done:
+                self._balancer.answered(replica)
+                return
+            self._balancer.failed(replica, chunk.retry_after)
+            tried += 1
+            if tried < len(self._balancer.replicas) and self._balancer.any_usable:
+                chunk.move_on()
+            else:
+                tried = 0
                 await asyncio.sleep(chunk.pause())
+
+    async def _send_to(
+        self, replica: Replica, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
+    ) -> None:
+        request = self._http.build_request(
+            "POST", f"{replica.url}/credit", content=chunk.body(),
+            headers=_HEADERS | trace_headers(), timeout=chunk.timeout(),
+        )  # fmt: skip
+        try:
+            async with aclosing(await self._http.send(request, stream=True)) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    chunk.refused(response)
+                else:
+                    async for line in response.aiter_lines():
+                        if (item := chunk.take(line)) is not None:
+                            emit(item)
+        except httpx.TransportError as error:
+            chunk.lost(error)
 
     async def info(self) -> wire.Info:
         """The judge, the tokenizers and the limits of the service."""
         return await self._get("/info", wire.Info)
 
     async def is_ready(self) -> bool:
-        """Whether a request would be served now."""
-        try:
-            return (await self._http.get("/health/ready")).status_code == 200
-        except httpx.TransportError:
-            return False
+        """Whether a request would be served now, by any replica."""
+        for replica in self._balancer.replicas:
+            with suppress(httpx.TransportError):
+                if (await self._http.get(f"{replica.url}/health/ready")).status_code == 200:
+                    return True
+        return False
 
     async def wait_until_ready(self, seconds: float = 600.0) -> None:
         """Wait for the judge to be loaded.
@@ -228,47 +263,11 @@ class AsyncCreditClient:
             await asyncio.sleep(_BETWEEN_PROBES)
 
     async def _get(self, path: str, model: type[M]) -> M:
-        try:
-            return _read(await self._http.get(path), model)
-        except httpx.TransportError as error:
-            raise errors.UnavailableError(f"{self.url} cannot be reached: {error}") from error
-
-
-def _tls(
-    ca: str | os.PathLike[str] | None,
-    cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
-) -> ssl.SSLContext | bool:
-    ca = ca or os.environ.get("CAPO_CA_FILE")
-    if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
-        cert = file, os.environ.get("CAPO_KEY_FILE") or file
-    if ca is None and cert is None:
-        return True
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if cert is not None:
-            context.load_cert_chain(*cert)
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"ca {ca} or cert {cert} cannot be used: {error}") from error
-    return context
-
-
-def _trace_headers() -> dict[str, str]:
-    """`traceparent` (W3C Trace Context) of the caller's span, where it uses OpenTelemetry."""
-    headers: dict[str, str] = {}
-    if "opentelemetry.trace" in sys.modules:
-        from opentelemetry.propagate import inject
-
-        inject(headers)
-    return headers
-
-
-def _read(response: httpx.Response, model: type[M]) -> M:
-    """The body of an answer, or what its status stands for, raised."""
-    if not response.is_success:
-        raise refusal(response)
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        raise errors.InvalidResponseError(
-            f"{response.url} answered {response.text[:200]!r}; is it a capo service?"
-        ) from error
+        """The answer of the first replica that can be reached."""
+        lost: httpx.TransportError | None = None
+        for replica in self._balancer.replicas:
+            try:
+                return read(await self._http.get(replica.url + path), model)
+            except httpx.TransportError as error:
+                lost = error
+        raise errors.UnavailableError(f"{self.url} cannot be reached: {lost}") from lost

@@ -60,25 +60,41 @@ def split(
     policy: RetryPolicy,
     deadline: float,
 ) -> list[Chunk]:
-    """A batch as chunks of up to `size` rollouts, in order. `deadline` is by `time.monotonic`."""
-    numbered = list(enumerate(rollouts))
-    return [
-        Chunk(numbered[start : start + size], options, policy, deadline)
-        for start in range(0, len(numbered), size)
-    ]
+    """A batch as chunks of up to `size` rollouts. `deadline` is by `time.monotonic`.
+
+    Rollouts of one question go side by side, and into one chunk as far as they fit.
+    """
+    groups: dict[str, list[tuple[Position, RolloutLike]]] = {}
+    for position, rollout in enumerate(rollouts):
+        groups.setdefault(_question(rollout), []).append((position, rollout))
+    parts: list[tuple[str, list[tuple[Position, RolloutLike]]]] = []
+    for question, group in groups.items():
+        for start in range(0, len(group), size):
+            piece = group[start : start + size]
+            if parts and len(parts[-1][1]) + len(piece) <= size:
+                parts[-1][1].extend(piece)
+            else:
+                parts.append((question, piece))
+    return [Chunk(question, part, options, policy, deadline) for question, part in parts]
 
 
 class Chunk:
-    """Rollouts that are sent together, until each has its result."""
+    """Rollouts that are sent together, until each has its result.
+
+    `question`: of the first of them. `tokens`: of all of them, about.
+    """
 
     def __init__(
         self,
+        question: str,
         rollouts: Iterable[tuple[Position, RolloutLike]],
         options: dict[str, Any],
         policy: RetryPolicy,
         deadline: float,
     ) -> None:
         self._pending = {position: _as_json(rollout) for position, rollout in rollouts}
+        self.question = question
+        self.tokens = sum(1 + _tokens(rollout) for rollout in self._pending.values())
         self._options = options
         self._policy = policy
         self._deadline = deadline
@@ -91,6 +107,11 @@ class Chunk:
     def done(self) -> bool:
         """Whether every rollout has its result."""
         return not self._pending
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that the service asked for before the next attempt."""
+        return self._wait_for
 
     def _seconds_left(self) -> float:
         return self._deadline - time.monotonic()
@@ -167,6 +188,10 @@ class Chunk:
             detail=f"{type(error).__name__}: {error}",
         )
 
+    def move_on(self) -> None:
+        """Another replica is tried at once; that is still the same attempt."""
+        self._attempt -= 1
+
     def pause(self) -> float:
         """Seconds until the next attempt at what is still pending.
 
@@ -186,25 +211,27 @@ class Chunk:
             raise errors.DeadlineExceededError(self._too_late())
         return wait
 
-    def give_up(self, error: errors.CapoError) -> list[tuple[Position, Answer]]:
+    def give_up(self, error: errors.CapoError) -> list[tuple[Position, wire.Failed]]:
         """Failed results for everything still pending, because of `error`."""
-        problem = getattr(error, "problem", None) or wire.Problem(
-            type="urn:capo:problem:deadline",
-            title="The deadline has passed",
-            status=504,
-            detail=str(error),
-        )
-        failed: list[tuple[Position, Answer]] = []
-        for position, rollout in self._pending.items():
-            name = rollout.get("id")
-            shown = name if isinstance(name, str) else str(position)
-            failed.append((position, wire.Failed(id=shown, error=problem)))
+        lost = [(p, failed(rollout, p, error)) for p, rollout in self._pending.items()]
         self._pending = {}
-        return failed
+        return lost
 
     def _too_late(self) -> str:
         said = f"; the service said: {self._last.detail}" if self._last else ""
         return f"the deadline passed with {len(self._pending)} rollouts not credited{said}"
+
+
+def failed(rollout: RolloutLike, position: Position, error: errors.CapoError) -> wire.Failed:
+    """The result of a rollout that was not credited because of `error`."""
+    name = rollout.id if isinstance(rollout, wire.Rollout) else rollout.get("id")
+    problem = getattr(error, "problem", None) or wire.Problem(
+        type="urn:capo:problem:deadline",
+        title="The deadline has passed",
+        status=504,
+        detail=str(error),
+    )
+    return wire.Failed(id=name if isinstance(name, str) else str(position), error=problem)
 
 
 def _is_from_between(response: httpx.Response) -> bool:
@@ -223,6 +250,19 @@ def refusal(response: httpx.Response) -> errors.CapoError:
     if response.status_code == 503:
         return errors.UnavailableError(problem.detail, problem)
     return errors.ProblemResponseError(problem, response)
+
+
+def _question(rollout: RolloutLike) -> str:
+    given = vars(rollout) if isinstance(rollout, wire.Rollout) else rollout
+    return str(given.get("question") or given.get("messages"))
+
+
+def _tokens(rollout: Mapping[str, Any]) -> int:
+    """About how long a rollout is; it need not be a valid one."""
+    ids, text = rollout.get("response_token_ids"), rollout.get("response")
+    if isinstance(ids, list):
+        return len(ids)
+    return len(text) // 4 if isinstance(text, str) else 0
 
 
 def _as_json(rollout: RolloutLike) -> dict[str, Any]:

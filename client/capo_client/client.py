@@ -28,7 +28,7 @@ class CreditClient:
     Takes the arguments of `AsyncCreditClient`.
     """
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
+    def __init__(self, url: str | Sequence[str] | None = None, **settings: Any) -> None:
         self._client = AsyncCreditClient(url, **settings)
         self._loop = asyncio.new_event_loop()
         # A daemon: a program that forgets to close its client still ends.

@@ -18,6 +18,7 @@ TokenId = Annotated[StrictInt, Field(ge=0)]
 VotingMethod = Literal["greedy", "intersection", "majority", "union", "average"]
 RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
 SegmentMethod = Literal["blank_line", "newline", "sentence", "regex", "given"]
+Priority = Literal["training", "evaluation"]
 Include = Literal["token_rewards", "critiques", "response"]
 
 DEFAULT_CRITIQUES = 4
@@ -194,6 +195,11 @@ class CreditOptions(_Request):
     show_reference: bool = Field(default=True, description="Show `reference` to the judge.")
     include: list[Include] = Field(
         default=["token_rewards"], description="What to send back beside steps."
+    )
+    priority: Priority = Field(
+        default="training",
+        description="Of nine tokens that the judge takes up, eight are of training while "
+        "evaluation waits too.",
     )
     deadline_ms: Annotated[StrictInt, Field(ge=1, le=24 * 3600 * 1000)] = Field(
         default=120_000, description="From arrival; what is not done by then is answered by 504."

@@ -1,7 +1,9 @@
-"""Who is let in, and whose turn it is: a bounded queue, fair between requests, that can drain.
+"""Who is let in, and whose turn it is: a bounded queue in tokens, fair, that can drain.
 
-A request is admitted whole or refused whole; nothing admitted is dropped. Admitted rollouts take
-turns by request, so that a batch of a thousand does not make a single rollout wait for all of it.
+A request is admitted whole or refused whole; nothing admitted is dropped but by its own deadline.
+Turns are shared in tokens: between training and evaluation by weight, then equally between keys,
+then between the requests of a key, so that a long request does not make a short one wait for all
+of it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
-_SMOOTHING = 0.1  # weight of the newest rollout in the mean time of one
+from capo_client.wire import Priority
+from capo_service.fair import Path, Share
+
+# Of nine tokens, while both wait. Evaluation comes after training, and still comes.
+_WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
+_HALF_LIFE = 30.0  # seconds after which a measured rate counts for half
+_LONGEST_WAIT = 3600  # seconds that a caller is told to wait at most
 
 
 class QueueFullError(Exception):
@@ -28,27 +36,78 @@ class DrainingError(Exception):
     """The service is stopping and takes no new work."""
 
 
-class Admission:
-    """Bounds accepted rollouts to `max_queued`, and those being judged to `max_running`."""
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """In whose name a rollout waits."""
 
-    def __init__(self, max_queued: int, max_running: int) -> None:
+    request: str
+    key: str = ""
+    priority: Priority = "training"
+
+    @property
+    def path(self) -> Path:
+        weight = _WEIGHTS[self.priority]
+        return ((self.priority, weight), (self.key, 1.0), (self.request, 1.0))
+
+
+class DrainRate:
+    """Tokens that are answered in a second of work, lately."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tokens = self._seconds = 0.0
+        self._at = clock()
+
+    def passed(self, busy: bool, tokens: float = 0.0) -> None:
+        """Time passed since the last call, busy or not, and so many tokens were answered."""
+        now = self._clock()
+        elapsed, self._at = now - self._at, now
+        if busy:
+            faded = 0.5 ** (elapsed / _HALF_LIFE)
+            self._seconds = self._seconds * faded + elapsed
+            self._tokens = self._tokens * faded
+        self._tokens += tokens
+
+    def seconds(self, tokens: float) -> float | None:
+        """How long so many tokens take; None where nothing was measured."""
+        if not self._tokens:
+            return None
+        return tokens * self._seconds / self._tokens
+
+
+class Admission:
+    """Bounds accepted work to `max_queued` tokens, and the rollouts judged at once.
+
+    Args:
+        max_queued: tokens of all rollouts that are accepted and not yet answered.
+        max_running: rollouts that the judge works on at once.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, max_queued: int, max_running: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.max_queued = max_queued
         self.max_running = max_running
-        self.accepted = 0
+        self.accepted = 0  # rollouts
+        self.accepted_tokens = 0
+        self.queued_tokens = 0  # of rollouts that wait for their turn
         self.running = 0
         self.draining = False
-        self._seconds = 1.0  # mean time that one rollout holds its place
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._rate = DrainRate(clock)
+        self._waiting: Share[asyncio.Future[None]] = Share()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def expected_wait(self, rollouts: int) -> int:
-        """Whole seconds, at least 1, until so many of the accepted rollouts are answered."""
-        return max(1, math.ceil(self._seconds * rollouts / self.max_running))
+    def expected_wait(self, tokens: float) -> int:
+        """Whole seconds, at least 1, until so many of the accepted tokens are answered."""
+        self._rate.passed(self.running > 0)
+        seconds = self._rate.seconds(tokens)
+        return 1 if seconds is None else min(max(1, math.ceil(seconds)), _LONGEST_WAIT)
 
     @contextmanager
-    def admit(self, rollouts: int) -> Iterator[None]:
-        """Hold room for a request of so many rollouts.
+    def admit(self, rollouts: int, tokens: int) -> Iterator[None]:
+        """Hold room for a request of so many rollouts and tokens.
 
         Raises:
             DrainingError: the service is stopping.
@@ -56,61 +115,58 @@ class Admission:
         """
         if self.draining:
             raise DrainingError
-        excess = self.accepted + rollouts - self.max_queued
+        excess = self.accepted_tokens + tokens - self.max_queued
         if excess > 0:
             raise QueueFullError(self.expected_wait(excess))
         self.accepted += rollouts
+        self.accepted_tokens += tokens
         self._idle.clear()
         try:
             yield
         finally:
             self.accepted -= rollouts
+            self.accepted_tokens -= tokens
             if not self.accepted:
                 self._idle.set()
 
     @asynccontextmanager
-    async def turn(self, request: str) -> AsyncIterator[None]:
-        """Wait for, and hold, one of the `max_running` places, in the name of a request."""
-        if self.running < self.max_running and not self._queues:
+    async def turn(self, ticket: Ticket, tokens: int) -> AsyncIterator[None]:
+        """Wait for, and hold, one of the `max_running` places, for a rollout of so many tokens."""
+        if self.running < self.max_running and not self._waiting.waiting:
+            self._rate.passed(self.running > 0)
             self.running += 1
         else:
-            await self._wait(request)  # the place is handed over by whoever leaves it
-        started = time.monotonic()
+            await self._wait(ticket, tokens)  # the place is handed over by whoever leaves it
+        answered = 0
         try:
             yield
+            answered = tokens
         finally:
-            self._seconds += _SMOOTHING * (time.monotonic() - started - self._seconds)
+            self._rate.passed(True, answered)
             self._pass_on()
 
-    async def _wait(self, request: str) -> None:
+    async def _wait(self, ticket: Ticket, tokens: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(request, deque()).append(future)
+        self._waiting.push(ticket.path, future, tokens)
+        self.queued_tokens += tokens
         try:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self._pass_on()  # the place came together with the cancellation
             else:
-                self._forget(request, future)
+                self._waiting.discard(ticket.path, future)
             raise
-
-    def _forget(self, request: str, future: asyncio.Future[None]) -> None:
-        queue = self._queues.get(request)
-        if queue is not None:
-            queue.remove(future)
-            if not queue:
-                del self._queues[request]
+        finally:
+            self.queued_tokens -= tokens
 
     def _pass_on(self) -> None:
-        if not self._queues:
-            self.running -= 1
-            return
-        request, queue = next(iter(self._queues.items()))
-        queue.popleft().set_result(None)
-        if queue:
-            self._queues.move_to_end(request)
-        else:
-            del self._queues[request]
+        while self._waiting.waiting:
+            future = self._waiting.pop()
+            if not future.done():  # cancelled, and about to take itself out of the queue
+                future.set_result(None)
+                return
+        self.running -= 1
 
     async def drain(self, seconds: float) -> bool:
         """Take no new work and wait for the accepted; whether it all ended in time."""

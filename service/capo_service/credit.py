@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opentelemetry import trace
@@ -14,7 +14,7 @@ from opentelemetry import trace
 from capo_client import wire
 from capo_service.core import rewards, verdict, voting
 from capo_service.core.verdict import Verdict
-from capo_service.engine.base import FINISHED_EARLY, Completion, Engine, EngineError, Sampling
+from capo_service.engine.base import FINISHED_EARLY, Completion, Engine, EngineError
 from capo_service.prepare import Prepared
 
 tracer = trace.get_tracer(__name__)
@@ -143,9 +143,7 @@ class Creditor:
             await _cancel(tasks)
 
     async def _ballot(self, name: str, position: int, prepared: Prepared) -> Ballot:
-        sampling = prepared.sampling
-        if sampling.seed is not None:
-            sampling = _with_seed(sampling, position)
+        sampling = prepared.sampling.of_critique(position)
         self._sampling += 1
         try:
             completion = await self._engine.complete(name, prepared.prompt, sampling)
@@ -244,9 +242,3 @@ def _critique(ballot: Ballot) -> wire.Critique:
         finish_reason=ballot.completion.finish_reason,
         reason=ballot.verdict.reason,
     )
-
-
-def _with_seed(sampling: Sampling, position: int) -> Sampling:
-    """Each critique's own seed: k critiques with one seed would be k copies."""
-    assert sampling.seed is not None  # noqa: S101
-    return replace(sampling, seed=(sampling.seed * 0x9E3779B1 + position) & 0x7FFFFFFF)

@@ -108,7 +108,12 @@ class Settings(BaseSettings):
     max_response_tokens: int = Field(65_536, ge=1, description="Tokens of one response.")
     max_steps: int = Field(400, ge=1, description="Steps of one response.")
     max_critiques: int = Field(64, ge=1, le=64, description="Critiques of one rollout.")
-    max_queued: int = Field(4096, ge=1, description="Rollouts accepted and not yet answered.")
+    max_queued_tokens: int = Field(
+        4_000_000,
+        ge=1,
+        description="Tokens accepted and not yet answered: a rollout's, at four characters each, "
+        "and what its critiques may take.",
+    )
     max_running: int = Field(128, ge=1, description="Rollouts that the judge works on at once.")
 
     # Results that were judged before

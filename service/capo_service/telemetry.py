@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,6 +17,7 @@ from prometheus_client import (
 from capo_client import wire
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LATE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (32, 128, 512, 2048, 8192, 32768)
@@ -77,13 +77,13 @@ class Telemetry:
         self.rollout_tokens = histogram(
             "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
         )
-        self.queued_tokens = Gauge(
-            "capo_queued_tokens",
-            "Tokens of rollouts that wait for their turn (a token for four characters)",
-            registry=registry,
-        )
         self.kept = counter(
             "capo_result_cache", "Looks into the cache of results, by what came of them", "result"
+        )
+        self.loop_blocked = histogram(
+            "capo_loop_blocked_seconds",
+            "How late the event loop was at wake-ups 5 ms apart, for want of this process",
+            _LATE,
         )
         self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
 
@@ -94,15 +94,6 @@ class Telemetry:
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when it is asked for."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
-
-    @contextmanager
-    def waiting(self, tokens: int) -> Iterator[None]:
-        """Count a rollout of so many tokens as waiting."""
-        self.queued_tokens.inc(tokens)
-        try:
-            yield
-        finally:
-            self.queued_tokens.dec(tokens)
 
     def answered(self, result: wire.Credited | wire.Failed, key: str) -> None:
         """Count one answered rollout."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import capo_client
 from capo_client import AsyncCreditClient, CreditClient, Rollout, wire
 from capo_client.retry import RetryPolicy, retry_after
 from capo_service.engine.scripted import ScriptedEngine
-from kit_service import Service, serving, settings
+from kit_service import Service, eventually, serving, settings
 
 QUICK = RetryPolicy(attempts=3, base=0.01)
 
@@ -167,7 +168,7 @@ def test_part_of_a_batch_lost_is_marked_never_dropped_nor_zero(service: Service)
     with pytest.raises(capo_client.CreditFailedError):
         capo_client.padded_token_rewards(batch)
     _, mask = capo_client.padded_token_rewards(batch, failed="mask")
-    assert mask.any(axis=1).tolist() == [True, True, False, False, False, False]
+    assert mask.any(axis=1).tolist() == [result.status == "ok" for result in batch]
 
 
 def test_the_deadline_holds_for_the_whole_call(tmp_path: Path) -> None:
@@ -305,3 +306,81 @@ def test_retry_waits_are_bounded_jittered_and_at_least_what_was_asked() -> None:
         0,
         0,
     ]
+
+
+def test_a_session_credits_what_is_submitted_meanwhile(service: Service) -> None:
+    async def story() -> None:
+        async with AsyncCreditClient(service.url) as client, client.session() as session:
+            sent = rollouts(12)
+            assert session.submit(sent[:5]) == range(5)
+            seen = []
+            async for position, result in session.results():
+                seen.append(position)
+                assert result.id == f"r{position}" and result.status == "ok"
+                if len(seen) == 2:
+                    assert session.submit(sent[5:]) == range(5, 12)
+            assert sorted(seen) == list(range(12))
+            batch = await session.collect()
+            assert [result.id for result in batch] == [rollout.id for rollout in sent]
+            session.submit(sent[:1])
+            assert len(await session.collect()) == 13
+
+    asyncio.run(story())
+
+
+def test_a_session_loses_nothing_when_the_service_is_gone(service: Service) -> None:
+    async def story() -> None:
+        transport = Flaky(None, *[503] * 30)
+        async with AsyncCreditClient(service.url, transport=transport, retry=QUICK) as client:
+            with pytest.raises(capo_client.InvalidRequestError):
+                client.session(voting={"n": 0})
+            async with client.session() as session:
+                session.submit(rollouts(2))
+                await session.collect()
+                session.submit(rollouts(3))
+                session.submit([Rollout(id="last", question="q", response="a", outcome=1.0)])
+                batch = await session.collect()
+        assert [result.status for result in batch] == ["ok"] * 2 + ["error"] * 4
+        assert [failed.id for failed in batch.failed] == ["r0", "r1", "r2", "last"]
+
+    asyncio.run(story())
+
+
+def test_leaving_a_session_takes_back_what_is_under_way(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=30)
+
+    async def story(url: str) -> None:
+        async with AsyncCreditClient(url) as client, client.session() as session:
+            session.submit(rollouts(2))
+            while engine.running < 8:
+                await asyncio.sleep(0.01)
+
+    with serving(engine, settings(tmp_path)) as service:
+        asyncio.run(story(service.url))
+        eventually(lambda: engine.running == 0)
+
+
+def test_replicas_share_the_work_and_questions_stay_together(tmp_path: Path) -> None:
+    engines = [ScriptedEngine(), ScriptedEngine()]
+    with ExitStack() as stack:
+        services = [stack.enter_context(serving(engine, settings(tmp_path))) for engine in engines]
+        with CreditClient(",".join(each.url for each in services), batch_size=2) as client:
+            assert client.is_ready() and client.info().engine == "scripted"
+            sent = [
+                Rollout(question=f"question {i % 16}", response=f"a {i}", outcome=1.0)
+                for i in range(64)
+            ]
+            batch = client.credit(sent, voting={"n": 1})
+    assert len(batch.raise_for_errors().credited) == 64
+    asked = [{prompt.split("question ")[1][:2] for prompt in e.prompts} for e in engines]
+    assert all(asked) and not asked[0] & asked[1]
+
+
+def test_a_replica_that_is_gone_costs_no_wait_and_no_rollout(tmp_path: Path) -> None:
+    with serving(ScriptedEngine(), settings(tmp_path)) as service:
+        gone = "http://127.0.0.1:9"  # the discard port; nothing listens
+        patient = RetryPolicy(attempts=3, base=600, longest=600)
+        with CreditClient([gone, service.url], batch_size=1, retry=patient) as client:
+            assert client.is_ready() and client.info()
+            batch = client.credit(rollouts(20), deadline=60)
+    assert len(batch.raise_for_errors().credited) == 20

@@ -44,7 +44,8 @@ def test_before_the_judge_is_loaded_the_service_lives_but_is_not_ready(tmp_path:
 
 def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
     engine = ScriptedEngine(delay=1.0)
-    with serving(engine, settings(tmp_path, max_queued=2)) as service:
+    # Room for two: each has a few tokens, and four critiques of 64.
+    with serving(engine, settings(tmp_path, max_queued_tokens=520)) as service:
         slow = Background(service, body(ROLLOUT, {**ROLLOUT, "outcome": 0}))
         eventually(lambda: service.runtime.admission.accepted == 2)
         refused = httpx.post(f"{service.url}/credit", json=body())
@@ -52,7 +53,7 @@ def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
         assert slow.wait().status_code == 200
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
         never = httpx.post(f"{service.url}/credit", json=body(*[ROLLOUT] * 3))
-        assert never.status_code == 413 and "max_queued" in never.json()["detail"]
+        assert never.status_code == 413 and "max_queued_tokens" in never.json()["detail"]
 
 
 def test_a_single_rollout_does_not_wait_for_all_of_a_large_batch(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -152,8 +153,19 @@ def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running)
         assert 504 in {r["error"]["status"] for r in late.json()["results"] if "error" in r}
     else:
         assert late.status_code == 504
+    changed = {**body, "rollouts": [{**r, "outcome": 0.5} for r in body["rollouts"]]}
+    ndjson = {"Accept": "application/x-ndjson"}
+    with httpx.stream(
+        "POST", f"{service.url}/credit", json=changed, headers=ndjson, timeout=60
+    ) as answer:
+        assert json.loads(next(answer.iter_lines()))["status"] == "ok"  # then hang up
+    idle = [r"^capo_running 0\.0$"]
+    if service.engine == "vllm":
+        idle += [rf"^vllm:num_requests_{state}\{{.*\}} 0\.0$" for state in ("running", "waiting")]
     until = time.monotonic() + 30
-    while "capo_running 0.0" not in httpx.get(f"{service.url}/metrics").text:
+    while not all(
+        re.search(each, httpx.get(f"{service.url}/metrics").text, re.MULTILINE) for each in idle
+    ):
         assert time.monotonic() < until
         time.sleep(0.1)
     with CreditClient(service.url) as client:

@@ -44,9 +44,7 @@ def judge(
         return verdicts[seeds[sampling.seed]]
 
     # The k-th critique's seed tells the script which it is.
-    from capo_service.credit import _with_seed
-
-    seeds = {_with_seed(prepared().sampling, i).seed: i for i in range(k)}
+    seeds = {prepared().sampling.of_critique(i).seed: i for i in range(k)}
     voting: dict[str, Any] = {"method": method, "early_stop": early_stop, "seed": 5}
     if method != "greedy":
         voting["n"] = k

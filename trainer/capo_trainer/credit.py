@@ -8,11 +8,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from capo_client import AsyncCreditClient, CapoError, Credited, wire
+from capo_client import AsyncCreditClient, CapoError, Credited, CreditSession, wire
 from capo_trainer import recipe
 from capo_trainer.recipe import RecipeError
 from capo_trainer.rollout import Rollout
@@ -63,8 +62,8 @@ class CreditLink:
         self._thread.start()
         self._client = AsyncCreditClient(settings.url)
         self._options = _options(settings)
-        self._sent: list[tuple[list[int], Future[Any]]] = []
-        self._until = 0.0
+        self._session: CreditSession | None = None
+        self._sent: list[int] = []  # positions, in the order of submission
         try:
             self.info = self._run(self._check())
         except BaseException:
@@ -98,18 +97,28 @@ class CreditLink:
     def begin(self) -> None:
         """Before a step's rollouts are sent: its deadline starts to run."""
         self._sent.clear()
-        self._until = time.monotonic() + self._settings.deadline
+        self._session = self._run(self._open())
+
+    async def _open(self) -> CreditSession:
+        await self._leave()
+        return self._client.session(deadline=self._settings.deadline, **self._options)
+
+    async def _leave(self) -> None:
+        """Take back what was sent and not collected."""
+        if self._session is not None:
+            await self._session.aclose()
 
     def send(self, rollouts: Sequence[tuple[int, Rollout, float | None]]) -> None:
         """Send rollouts, each with its position and outcome. Returns at once.
 
         Blank ones are not sent: there is no step to judge.
         """
+        assert self._session is not None, "begin() comes first"  # noqa: S101
         full = [each for each in rollouts if each[1].text.strip()]
         if full:
+            self._sent += [position for position, _, _ in full]
             bodies = [self._body(*each) for each in full]
-            future = asyncio.run_coroutine_threadsafe(self._credit(bodies), self._loop)
-            self._sent.append(([position for position, _, _ in full], future))
+            self._loop.call_soon_threadsafe(self._session.submit, bodies)
 
     def _body(self, position: int, rollout: Rollout, outcome: float | None) -> dict[str, Any]:
         prompt = rollout.asked.prompt
@@ -123,39 +132,32 @@ class CreditLink:
             "outcome": 0.0 if outcome is None else outcome,
         }
 
-    async def _credit(self, bodies: list[dict[str, Any]]) -> Any:
-        seconds = max(self._until - time.monotonic(), 0.001)
-        return await self._client.credit(bodies, deadline=seconds, **self._options)
-
     def collect(self) -> Collected:
         """Wait for the credit of all that was sent since `begin`."""
+        assert self._session is not None, "begin() comes first"  # noqa: S101
         started = time.monotonic()
-        found = Collected()
-        for positions, future in self._sent:
-            try:
-                batch = future.result()
-            except CapoError as error:
-                found.failures[f"{type(error).__name__}: {error}"] += len(positions)
-                continue
-            found.usage += batch.usage
-            for position, result in zip(positions, batch, strict=True):
-                if isinstance(result, Credited):
-                    found.credits[position] = _credit_of(result)
-                else:
-                    problem = result.error
-                    found.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1
+        batch = self._run(self._session.collect())
+        found = Collected(usage=batch.usage)
+        for position, result in zip(self._sent, batch, strict=True):
+            if isinstance(result, Credited):
+                found.credits[position] = _credit_of(result)
+            else:
+                problem = result.error
+                found.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1
         self._sent.clear()
         found.waited = time.monotonic() - started
         return found
 
     def close(self) -> None:
         """Take back what was sent, and close."""
-        for _, future in self._sent:
-            future.cancel()
-        self._run(self._client.aclose())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        await self._leave()
+        await self._client.aclose()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from capo_client import wire
 from capo_service import version
-from capo_service.admission import Admission
+from capo_service.admission import Admission, Ticket
 from capo_service.cache import SingleFlight
 from capo_service.credit import Creditor, Judged, NoValidCritiqueError
 from capo_service.engine.base import Engine
@@ -24,6 +24,7 @@ from capo_service.tracing import tracer
 # A rollout below this size is prepared in 1 to 2 ms; longer work leaves the event loop.
 _INLINE_CHARACTERS = 4_000
 _INLINE_TOKENS = 1_200
+_NOT_JUDGED_BY = {"include", "deadline_ms", "priority"}  # options that change no result
 _CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
 
 
@@ -40,6 +41,7 @@ class Judging:
 
     Args:
         judged_as: all of this service that can change a result; see `fingerprint`.
+        critique_tokens: how long a critique is, about.
         preparer: makes prompts.
         creditor: asks the judge.
         admission: gives turns.
@@ -50,6 +52,7 @@ class Judging:
     def __init__(
         self,
         judged_as: str,
+        critique_tokens: int,
         preparer: Preparer,
         creditor: Creditor,
         admission: Admission,
@@ -57,6 +60,7 @@ class Judging:
         telemetry: Telemetry,
     ) -> None:
         self._judged_as = judged_as
+        self._critique_tokens = critique_tokens
         self._preparer = preparer
         self._creditor = creditor
         self._admission = admission
@@ -65,17 +69,15 @@ class Judging:
         self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
 
     async def result(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, clock: Clock,
-        key: str,
-    ) -> tuple[wire.Credited, bool]:  # fmt: skip
+        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket, clock: Clock
+    ) -> tuple[wire.Credited, bool]:
         """The whole result, and whether it was judged for somebody else, or before.
 
         Args:
             rollout: what is judged.
             options: how.
-            request: in whose name it takes turns.
+            ticket: in whose name it waits, and who pays.
             clock: told how long it took.
-            key: who pays.
 
         Raises:
             InputError, NoValidCritiqueError, EngineDeadError, EngineBusyError.
@@ -87,7 +89,7 @@ class Judging:
             return kept, True
 
         async def work() -> tuple[Judged, float]:
-            judged, queued = await self._judge(rollout, options, request, key)
+            judged, queued = await self._judge(rollout, options, ticket)
             await self._results.put(digest, judged.result)
             return judged, queued
 
@@ -96,24 +98,29 @@ class Judging:
         clock.engine = max(clock.engine, judged.engine_seconds)
         return judged.result, shared
 
+    def tokens(self, rollout: wire.Rollout, options: wire.CreditOptions) -> int:
+        """About how many tokens the judge will read and write for a rollout, at least 1."""
+        written = self._critique_tokens * options.voting.critiques
+        return 1 + _characters(rollout) // _CHARACTERS_PER_TOKEN + written
+
     async def _judge(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, request: str, key: str
+        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket
     ) -> tuple[Judged, float]:
         """The judged rollout, and how many seconds it waited for its turn."""
         asked, telemetry = time.monotonic(), self._telemetry
-        tokens = _characters(rollout) // _CHARACTERS_PER_TOKEN
+        tokens = self.tokens(rollout, options)
         with tracer.start_as_current_span("rollout"):
             async with AsyncExitStack() as place:
-                with telemetry.waiting(tokens), tracer.start_as_current_span("queue"):
-                    await place.enter_async_context(self._admission.turn(request))
+                with tracer.start_as_current_span("queue"):
+                    await place.enter_async_context(self._admission.turn(ticket, tokens))
                 queued = time.monotonic() - asked
                 prepared = await self._prepare(rollout, options)
                 try:
                     judged = await self._creditor.judge(prepared, rollout, options)
                 except NoValidCritiqueError as error:
-                    telemetry.critiqued(error.critiques, error.usage, key)
+                    telemetry.critiqued(error.critiques, error.usage, ticket.key)
                     raise
-        telemetry.judged(judged.result, key)
+        telemetry.judged(judged.result, ticket.key)
         telemetry.queue_seconds.observe(queued)
         telemetry.judge_seconds.observe(judged.engine_seconds)
         return judged, queued
@@ -123,6 +130,13 @@ class Judging:
         if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
             return self._preparer.prepare(rollout, options)
         return await asyncio.to_thread(self._preparer.prepare, rollout, options)
+
+
+def critique_tokens(settings: Settings) -> int:
+    """How long a critique is, about, in tokens."""
+    if settings.critique_format == "tag":
+        return 512
+    return {"verdict": 16, "brief": 64, "full": 320}[settings.critique_style]
 
 
 def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
@@ -142,7 +156,7 @@ def _digest(judged_as: str, rollout: wire.Rollout, options: wire.CreditOptions) 
     """Everything that can change the credit, and nothing else."""
     digest = hashlib.blake2b(judged_as.encode(), digest_size=32)
     digest.update(rollout.model_dump_json(exclude={"id"}).encode())
-    digest.update(options.model_dump_json(exclude={"include", "deadline_ms"}).encode())
+    digest.update(options.model_dump_json(exclude=_NOT_JUDGED_BY).encode())
     return digest.hexdigest()
 
 

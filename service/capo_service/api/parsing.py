@@ -28,6 +28,11 @@ class Batch:
     ids: list[str]
     items: list[Item]
 
+    @property
+    def rollouts(self) -> list[wire.Rollout]:
+        """Those that were not refused."""
+        return [item for item in self.items if isinstance(item, wire.Rollout)]
+
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, read no further than `limit` bytes.

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from capo_client import wire
 from capo_service import version
-from capo_service.admission import Admission, DrainingError, QueueFullError
+from capo_service.admission import Admission, DrainingError, QueueFullError, Ticket
 from capo_service.api import problems
 from capo_service.api.access import Access
-from capo_service.api.judging import Clock, Judging, fingerprint
-from capo_service.api.parsing import Batch
+from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprint
+from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
-from capo_service.engine.base import Engine, EngineDeadError
+from capo_service.engine.base import Engine
 from capo_service.judge_template import load_template
 from capo_service.keys import Key, QuotaError, QuotaTooSmallError
 from capo_service.logs import rollouts as rollout_log
+from capo_service.loop_watch import LoopWatch
 from capo_service.outcome import Verifier
 from capo_service.prepare import Preparer
 from capo_service.results import make_cache
@@ -47,7 +48,7 @@ class Runtime:
         self.engine = engine
         self.telemetry = Telemetry()
         self.access = Access(settings, self.telemetry)
-        self.admission = Admission(settings.max_queued, settings.max_running)
+        self.admission = Admission(settings.max_queued_tokens, settings.max_running)
         self.tokenizers: list[str] = []
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
         self._template = load_template(settings.template, settings.model)
@@ -70,6 +71,17 @@ class Runtime:
         )
         watch("capo_accepted", "Rollouts accepted, not answered", lambda: self.admission.accepted)
         watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
+        watch(
+            "capo_queued_tokens",
+            "Tokens of rollouts that wait for their turn",
+            lambda: self.admission.queued_tokens,
+        )
+        self._loop_watch = LoopWatch(self.telemetry.loop_blocked.observe)
+        watch(
+            "capo_loop_blocked_longest_seconds",
+            "Longest that this process kept its event loop, in the last minute or two",
+            lambda: self._loop_watch.longest,
+        )
 
     @property
     def accepted(self) -> int:
@@ -98,7 +110,8 @@ class Runtime:
             wait: whether to return only when the judge is loaded; an error is then raised.
         """
         loading = asyncio.create_task(self._load())
-        self._tasks = [loading, asyncio.create_task(self.access.watch())]
+        watches = self.access.watch(), self._loop_watch.run()
+        self._tasks = [loading, *map(asyncio.create_task, watches)]
         if wait:
             await loading
 
@@ -127,6 +140,7 @@ class Runtime:
         )
         self._judging = Judging(
             fingerprint(self.settings, self.engine, self._template.source),
+            critique_tokens(self.settings),
             preparer,
             Creditor(self.engine, self._verifier),
             self.admission,
@@ -175,24 +189,31 @@ class Runtime:
         """
         if (problem := self.why_not_ready) is not None:
             raise problems.from_problem(problem)
-        count = len(batch.items)
-        if count > self.admission.max_queued:
+        judging = self._judging
+        assert judging is not None, "or it is not ready"  # noqa: S101
+        count, rollouts = len(batch.items), batch.rollouts
+        tokens = sum(judging.tokens(rollout, batch.options) for rollout in rollouts)
+        if tokens > self.admission.max_queued:
             raise problems.error(
                 "too-large",
-                f"the request has {count} rollouts; this service queues {self.admission.max_queued}"
-                " at most (setting max_queued)",
+                f"the request has about {tokens} tokens for the judge; this service queues "
+                f"{self.admission.max_queued} at most (setting max_queued_tokens)",
                 "rollouts",
             )
         deadline = asyncio.get_running_loop().time() + batch.options.deadline_ms / 1000
-        name = secrets.token_hex(8)
+        ticket = Ticket(secrets.token_hex(8), key.name, batch.options.priority)
+
+        def expected_wait(rollouts: int) -> int:
+            return self.admission.expected_wait(tokens * rollouts / count)
+
         try:
-            quota = self.access.keys.quota(key).hold(key, count, self.admission.expected_wait)
-            with quota, self.admission.admit(count):
+            quota = self.access.keys.quota(key).hold(key, count, expected_wait)
+            with quota, self.admission.admit(count, tokens):
                 tasks = {
                     asyncio.create_task(
-                        self._answer(batch, position, name, deadline, clock, key.name)
+                        self._answer(judging, batch, position, ticket, deadline, clock)
                     ): position
-                    for position in range(count)
+                    for position in _by_question(batch.items)
                 }
                 self._answering |= tasks.keys()
                 try:
@@ -216,22 +237,21 @@ class Runtime:
             ) from None
 
     async def _answer(
-        self, batch: Batch, position: int, request: str, deadline: float, clock: Clock, key: str
-    ) -> Answer:
+        self, judging: Judging, batch: Batch, position: int, ticket: Ticket, deadline: float,
+        clock: Clock,
+    ) -> Answer:  # fmt: skip
         rollout, options, name = batch.items[position], batch.options, batch.ids[position]
         if isinstance(rollout, wire.Failed):
-            self.telemetry.answered(rollout, key)
+            self.telemetry.answered(rollout, ticket.key)
             return rollout
         try:
-            if self._judging is None:
-                raise EngineDeadError("the judge is not loaded")
             async with asyncio.timeout_at(deadline):
-                full, shared = await self._judging.result(rollout, options, request, clock, key)
+                full, shared = await judging.result(rollout, options, ticket, clock)
             changes: dict[str, Any] = {"id": name, "cached": shared}
             if shared:
                 changes["usage"] = wire.Usage()
             full = full.model_copy(update=changes)
-            self.telemetry.answered(full, key)
+            self.telemetry.answered(full, ticket.key)
             rollout_log.info("%s -> %s", rollout, full)
             return _select(full, options)
         except asyncio.CancelledError:
@@ -241,8 +261,22 @@ class Runtime:
         except Exception as error:
             failure = error
         failed = wire.Failed(id=name, error=problems.explain(failure))
-        self.telemetry.answered(failed, key)
+        self.telemetry.answered(failed, ticket.key)
         return failed
+
+
+def _by_question(items: Sequence[Item]) -> list[int]:
+    """Positions, those of one question side by side: the judge reads it once while it is known."""
+    first: dict[str, int] = {}
+    for position, item in enumerate(items):
+        first.setdefault(_asked(item), position)
+    return sorted(range(len(items)), key=lambda position: first[_asked(items[position])])
+
+
+def _asked(item: Item) -> str:
+    if isinstance(item, wire.Failed):
+        return ""
+    return item.question if item.question is not None else repr(item.messages)
 
 
 def _select(full: wire.Credited, options: wire.CreditOptions) -> wire.Credited:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 Segment = tuple[str, bool]  # text, trusted
@@ -52,6 +52,12 @@ class Sampling:
     seed: int | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
+
+    def of_critique(self, position: int) -> Sampling:
+        """As the critique at `position` samples: k critiques with one seed would be k copies."""
+        if self.seed is None:
+            return self
+        return replace(self, seed=(self.seed * 0x9E3779B1 + position) & 0x7FFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,32 +183,49 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def serving(judge: str, log: Path, **environment: str) -> Iterator[str]:
     """A service of a judge on a free port of this machine; its URL, once it is ready."""
-    import httpx
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log.parent.mkdir(parents=True, exist_ok=True)
+    port = free_port()
     command = [sys.executable, "-m", "capo_client", "serve", "--model", judge, "--port", str(port)]
     # Runs that sample the same must not pay for each other's judging.
     ours = {"OMP_NUM_THREADS": "1", "CAPO_RESULT_CACHE": "none"}
-    environment = {**os.environ, **ours, **environment}
+    url = f"http://127.0.0.1:{port}"
+    with until_ready(command, url, "/health/ready", log, ours | environment):
+        yield url
+
+
+@contextlib.contextmanager
+def until_ready(
+    command: Sequence[str], url: str, probe: str, log: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """A server as a process, from when `probe` is answered by 200; its URL.
+
+    Raises:
+        RuntimeError: it ended, or was not ready in time.
+    """
+    import httpx
+
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603  # our own command
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
-    url = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + _READY_SECONDS
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/health/ready", timeout=5).status_code == 200:
+                if httpx.get(f"{url}{probe}", timeout=5).status_code == 200:
                     break
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the service of {judge} did not start; see {log}")
+                raise RuntimeError(f"{' '.join(command[:3])} did not start; see {log}")
             time.sleep(0.2)
         yield url
     finally:

@@ -1,0 +1,82 @@
+"""The engine alone: vLLM's `LLM.generate` on the prompts that the service would send.
+
+Run by bench/service.py as a process of its own. Reads one JSON object a line on standard input
+(`rollouts`, `voting`), answers each with one line on standard output (`seconds`, `tokens`). What
+comes before the engine (steps, prompts, token ids) is done before the clock starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from capo_client import wire
+from capo_service.core.prompt import PromptTemplate
+from capo_service.engine.base import EncodedPrompt, Prompt
+from capo_service.engine.chat import PromptEncoder
+from capo_service.engine.local import local_model
+from capo_service.judge_template import load_template
+from capo_service.prepare import Policy, Preparer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--style", default="brief")
+    parser.add_argument("--nonce-secret", default="bench")
+    parser.add_argument("--engine-args", type=json.loads, default={})
+    args = parser.parse_args()
+    # vLLM writes to standard output too; the answers get a channel of their own.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    from vllm import LLM
+    from vllm.inputs import tokens_input
+
+    path, known = local_model(args.model)
+    llm = LLM(model=path, enable_prefix_caching=True, **known | args.engine_args)
+    prepare = preparer(path, args.model, args.style, args.nonce_secret)
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        options = wire.CreditOptions.model_validate({"voting": task["voting"]})
+        prompts, sampling = [], []
+        for rollout in task["rollouts"]:
+            prepared = prepare.prepare(wire.Rollout.model_validate(rollout), options)
+            for position in range(options.voting.critiques):
+                prompts.append(tokens_input(prepared.prompt.payload))
+                sampling.append(sampled(prepared.sampling.of_critique(position)))
+        started = time.perf_counter()
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - started
+        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+        print(json.dumps({"seconds": seconds, "tokens": tokens}), file=answers, flush=True)
+
+
+def preparer(path: str, model: str, style: Any, secret: str) -> Preparer:
+    encoder = PromptEncoder(path, {})
+
+    def encode(prompt: Prompt) -> EncodedPrompt:
+        ids = encoder.encode(prompt)
+        return EncodedPrompt(ids, len(ids))
+
+    template: PromptTemplate = load_template(None, model)
+    return Preparer(encode, None, template, {}, secret.encode(), Policy(style=style))
+
+
+def sampled(one: Any) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return SamplingParams(
+        temperature=one.temperature, top_p=one.top_p, max_tokens=one.max_tokens, seed=one.seed,
+        structured_outputs=StructuredOutputsParams(grammar=one.grammar),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

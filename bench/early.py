@@ -1,0 +1,51 @@
+"""What early stop would have bought of critiques that were all bought, by method and k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer
+
+from capo_client import CreditBatch
+from capo_service.core import voting
+from capo_service.engine import embedded
+
+METHODS: tuple[voting.Method, ...] = ("intersection", "majority", "union", "average")
+Recorded = tuple[frozenset[int] | None, int]  # what a critique says, and its tokens
+
+
+def token_ratios(full: CreditBatch) -> dict[str, list[float]]:
+    """For each method, at k = 1, 2, ...: tokens bought in waves, of the tokens of all k.
+
+    Critiques come in their order; those of a wave are all paid for.
+    """
+    # Only ratios matter, so one tokenizer serves for every judge.
+    tokenizer = AutoTokenizer.from_pretrained(embedded.folder())
+    rollouts = []
+    for each in full.credited:
+        critiques: list[Recorded] = [
+            (frozenset(c.wrong_steps) if c.wrong_steps is not None else None,
+             len(tokenizer.encode(c.text)) + 1)
+            for c in each.critiques or ()
+        ]  # fmt: skip
+        rollouts.append((len(each.steps), critiques))
+    most = min(len(critiques) for _, critiques in rollouts)
+    return {
+        method: [
+            sum(bought(method, steps, critiques[:k]) for steps, critiques in rollouts)
+            / sum(tokens for _, critiques in rollouts for _, tokens in critiques[:k])
+            for k in range(1, most + 1)
+        ]
+        for method in METHODS
+    }
+
+
+def bought(method: voting.Method, n_steps: int, critiques: Sequence[Recorded]) -> int:
+    """Tokens of the critiques that are begun, as `Creditor` begins them on a busy engine."""
+    done = 0
+    while True:
+        counts, valid = voting.count_votes([said for said, _ in critiques[:done]], n_steps)
+        remaining = len(critiques) - done
+        if voting.decided(method, counts, valid, remaining):
+            return sum(tokens for _, tokens in critiques[:done])
+        done += voting.next_wave(method, counts, valid, remaining)

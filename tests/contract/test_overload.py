@@ -1,0 +1,114 @@
+"""More than it can do: what is accepted is answered, the rest is refused, and order is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from capo_service.engine.base import Sampling
+from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
+from kit_service import Background, Service, body, eventually, serving, settings
+
+SECONDS = 3.0
+
+
+def rollout(question: str, number: int, response: str = "a\n\nb") -> dict[str, Any]:
+    return {"question": question, "response": f"{response} {number}", "outcome": 1}
+
+
+def order(engine: ScriptedEngine, names: list[str]) -> list[str]:
+    """Which of these names each prompt holds, in the order in which they were judged."""
+    return [next(n for n in names if n in p) for p in engine.prompts if any(n in p for n in names)]
+
+
+def test_rollouts_of_a_question_are_judged_side_by_side(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    names = [f"question-{i}?" for i in range(4)]
+    mixed = [rollout(names[i % 4], i) for i in range(20)]
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        answer = httpx.post(f"{service.url}/credit", json=body(*mixed, voting={"n": 1})).json()
+    assert order(engine, names) == [name for name in names for _ in range(5)]
+    assert [result["id"] for result in answer["results"]] == [str(i) for i in range(20)]
+
+
+def test_evaluation_waits_while_training_is_judged_and_is_not_forgotten(tmp_path: Path) -> None:
+    engine = ScriptedEngine(delay=0.02)
+    names = ["evaluation?", "training?"]
+    evaluation, training = ([rollout(name, i) for i in range(40)] for name in names)
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        first = Background(service, body(*evaluation, voting={"n": 1}, priority="evaluation"))
+        eventually(lambda: service.runtime.admission.accepted == 40)
+        second = Background(service, body(*training, voting={"n": 1}))
+        eventually(lambda: service.runtime.admission.accepted > 60)
+        assert first.wait().status_code == second.wait().status_code == 200
+    judged = order(engine, names)
+    since = judged[judged.index("training?") :][:36]
+    assert 30 <= since.count("training?") < 36
+
+
+def test_ten_times_too_much_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+    """A worker sends the next request as soon as it has an answer, whatever that is."""
+    engine = ScriptedEngine(delay=0.05)  # 4 at once: 80 rollouts a second at most
+    limits = {"max_running": 4, "max_queued_tokens": 40 * 67, "verify_workers": 1}
+
+    async def flood(service: Service) -> list[httpx.Response]:
+        answers: list[httpx.Response] = []
+        until = time.monotonic() + SECONDS
+        async with httpx.AsyncClient(
+            base_url=service.url, limits=httpx.Limits(max_connections=100), timeout=60
+        ) as http:
+
+            async def work(number: int) -> None:
+                turn = 0
+                while time.monotonic() < until:
+                    turn += 1
+                    mine = [rollout(f"{number}?", 100 * turn + i) for i in range(4)]
+                    sent = body(*mine, voting={"n": 1}, deadline_ms=10_000)
+                    answers.append(await http.post("/credit", json=sent))
+
+            await asyncio.gather(*map(work, range(40)))
+        return answers
+
+    with serving(engine, settings(tmp_path, **limits)) as service:
+        answers = asyncio.run(flood(service))
+        admission = service.runtime.admission
+        eventually(lambda: admission.accepted == 0)
+        assert (admission.accepted_tokens, admission.running, admission.queued_tokens) == (0, 0, 0)
+    accepted = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(accepted) + len(refused) == len(answers)
+    assert len(accepted) > 20 and len(refused) > len(accepted)
+    results = [result for answer in accepted for result in answer.json()["results"]]
+    assert len(results) == 4 * len(accepted)
+    assert {result["status"] for result in results} == {"ok"}
+    waits = [int(answer.headers["retry-after"]) for answer in refused]
+    assert min(waits) >= 1 and max(waits) <= 10, "what is queued takes about half a second"
+    assert engine.running == 0
+
+
+def test_a_client_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
+    engine = ScriptedEngine(wordy)
+    sent = json.dumps(body(*(rollout("q", i) for i in range(300)), include=["critiques"])).encode()
+    head = (
+        "POST /credit HTTP/1.1\r\nHost: here\r\nAccept: application/x-ndjson\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+    )
+    with serving(engine, settings(tmp_path)) as service:
+        _, port = service.url.rsplit(":", 1)
+        with socket.create_connection(("127.0.0.1", int(port))) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.sendall(head.encode() + sent)
+            eventually(lambda: len(engine.prompts) == 1200 and engine.running == 0)
+            assert service.runtime.admission.accepted == 300, "the answer is not read"
+            assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
+        eventually(lambda: service.runtime.admission.accepted == 0)
+
+
+def wordy(prompt: str, sampling: Sampling) -> str:
+    return nothing_wrong(prompt, sampling).replace("fine", "fine, " * 300)

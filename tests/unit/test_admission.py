@@ -1,0 +1,257 @@
+"""Admission: room in tokens, turns that are fair, an honest Retry-After, no place lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from capo_service.admission import Admission, DrainingError, DrainRate, QueueFullError, Ticket
+from capo_service.fair import Share
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def taken(share: Share[str], tokens: int, cost: Callable[[str], float]) -> Counter[str]:
+    """Tokens by who got them, of the first so many."""
+    found: Counter[str] = Counter()
+    while found.total() < tokens:
+        name = share.pop()
+        found[name] += int(cost(name))
+    return found
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 50), min_size=2))
+def test_tokens_are_shared_equally_whatever_an_item_costs(costs: dict[str, int]) -> None:
+    share: Share[str] = Share()
+    for name, cost in costs.items():
+        for _ in range(2000 // cost):
+            share.push([(name, 1.0)], name, cost)
+    got = taken(share, 200 * len(costs), costs.__getitem__)
+    assert max(got[name] for name in costs) - min(got[name] for name in costs) <= 2 * 50
+
+
+@given(st.floats(0.5, 20), st.floats(0.5, 20))
+def test_shares_follow_their_weights(one: float, other: float) -> None:
+    share: Share[str] = Share()
+    for _ in range(1000):
+        share.push([("one", one)], "one", 1)
+        share.push([("other", other)], "other", 1)
+    got = taken(share, 900, lambda _: 1)
+    assert got["one"] == pytest.approx(900 * one / (one + other), abs=2)
+
+
+def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
+    share: Share[str] = Share()
+    for _ in range(300):
+        share.push([("busy", 1.0)], "busy", 1)
+    for _ in range(100):
+        share.pop()
+    for _ in range(100):
+        share.push([("late", 1.0)], "late", 1)
+    assert taken(share, 100, lambda _: 1)["late"] == pytest.approx(50, abs=1)
+    # One that asks again and again for much gets no more than its share of tokens either.
+    share = Share()
+    for _ in range(1000):
+        share.push([("small", 1.0)], "small", 1)
+    got: Counter[str] = Counter()
+    share.push([("large", 1.0)], "large", 20)
+    while share.waiting and got.total() < 400:
+        name = share.pop()
+        got[name] += 20 if name == "large" else 1
+        if name == "large":
+            share.push([("large", 1.0)], "large", 20)
+    assert got["large"] == pytest.approx(200, abs=20)
+
+
+class Queue(RuleBasedStateMachine):
+    """Against a plain list: nothing is lost, nothing comes twice, own order is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share: Share[tuple[str, str, int]] = Share()
+        self.waiting: list[tuple[str, str, int]] = []
+        self.number = 0
+
+    @rule(key=st.sampled_from("ab"), request=st.sampled_from("xyz"), cost=st.integers(1, 9))
+    def push(self, key: str, request: str, cost: int) -> None:
+        self.number += 1
+        item = key, request, self.number
+        self.waiting.append(item)
+        self.share.push([(key, 1.0), (request, 1.0)], item, cost)
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def pop(self) -> None:
+        item = self.share.pop()
+        mine = [each for each in self.waiting if each[:2] == item[:2]]
+        assert item == mine[0]
+        self.waiting.remove(item)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(self.waiting))
+        path = [(item[0], 1.0), (item[1], 1.0)]
+        assert self.share.discard(path, item)
+        assert not self.share.discard(path, item)
+        self.waiting.remove(item)
+
+    @invariant()
+    def counts(self) -> None:
+        assert self.share.waiting == len(self.waiting)
+        if not self.waiting:
+            with pytest.raises(IndexError):
+                self.share.pop()
+
+
+Queue.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestQueue = Queue.TestCase
+
+
+def test_room_is_counted_in_tokens() -> None:
+    admission = Admission(max_queued=100, max_running=1)
+    with admission.admit(1, 60):
+        with pytest.raises(QueueFullError):
+            admission.admit(1, 41).__enter__()
+        with admission.admit(50, 40):
+            assert (admission.accepted, admission.accepted_tokens) == (51, 100)
+    assert (admission.accepted, admission.accepted_tokens) == (0, 0)
+
+
+def test_a_draining_queue_takes_nothing() -> None:
+    async def story() -> None:
+        admission = Admission(100, 1)
+        assert await admission.drain(1)
+        with pytest.raises(DrainingError):
+            admission.admit(1, 1).__enter__()
+
+    asyncio.run(story())
+
+
+@given(st.integers(1, 500), st.floats(0.01, 5), st.integers(1, 400))
+def test_the_wait_is_told_from_the_measured_rate(cost: int, seconds: float, ahead: int) -> None:
+    clock = Clock()
+    rate = DrainRate(clock)
+    assert rate.seconds(ahead) is None
+    for _ in range(100):
+        clock.now += seconds
+        rate.passed(True, cost)
+        clock.now += 3.0  # idle, which says nothing about how fast work is
+        rate.passed(False)
+    assert rate.seconds(ahead) == pytest.approx(ahead * seconds / cost, rel=0.1)
+
+
+def test_a_rate_that_changed_is_soon_told() -> None:
+    clock = Clock()
+    rate = DrainRate(clock)
+    for speed in (100, 10):
+        for _ in range(180):
+            clock.now += 1
+            rate.passed(True, speed)
+    found = rate.seconds(100)
+    assert found is not None and 8 < found <= 10.5
+
+
+def test_retry_after_is_at_least_a_second_and_at_most_an_hour() -> None:
+    clock = Clock()
+    admission = Admission(100, 1, clock)
+    assert admission.expected_wait(50) == 1
+
+    async def work() -> None:
+        async with admission.turn(Ticket("r"), 10):
+            clock.now += 5.0
+
+    asyncio.run(work())
+    assert admission.expected_wait(20) == 10
+    assert admission.expected_wait(0.001) == 1
+    assert admission.expected_wait(1e9) == 3600
+
+
+def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:
+    """Who got the only place, one after the other; all wait before the first gets it."""
+    got: list[Ticket] = []
+
+    async def story() -> None:
+        admission = Admission(10**9, 1)
+        go = asyncio.Event()
+
+        async def hold() -> None:
+            async with admission.turn(Ticket("first"), 1):
+                await go.wait()
+
+        async def wait(ticket: Ticket) -> None:
+            async with admission.turn(ticket, tokens):
+                got.append(ticket)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hold())
+            await asyncio.sleep(0)
+            for ticket in tickets:
+                group.create_task(wait(ticket))
+            await asyncio.sleep(0.01)
+            assert admission.queued_tokens == tokens * len(tickets)
+            go.set()
+        assert admission.running == 0 and admission.queued_tokens == 0
+
+    asyncio.run(story())
+    return got
+
+
+def test_training_comes_before_evaluation_and_does_not_starve_it() -> None:
+    evaluation = [Ticket("e", priority="evaluation")] * 20
+    got = order_of(evaluation + [Ticket("t")] * 90)
+    late = [position for position, ticket in enumerate(got) if ticket.priority == "evaluation"]
+    assert late[:3] == pytest.approx([1, 9, 18], abs=2) and len(late) == 20
+
+
+def test_keys_share_equally_and_so_do_the_requests_of_a_key() -> None:
+    many = [Ticket(f"a{i % 10}", "a") for i in range(50)]
+    got = order_of(many + [Ticket("b", "b")] * 20)
+    assert sum(ticket.key == "b" for ticket in got[:20]) in (9, 10, 11)
+    alone = order_of([Ticket("large", "a")] * 50 + [Ticket("small", "a")])
+    assert Ticket("small", "a") in alone[:3]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=25),
+    st.integers(1, 3),
+)
+def test_no_place_is_lost_whoever_gives_up_and_when(
+    lives: list[tuple[int, int]], places: int
+) -> None:
+    async def story() -> None:
+        admission = Admission(10**9, places)
+
+        async def work(number: int, rest: int) -> None:
+            async with admission.turn(Ticket(f"r{number % 5}", f"k{number % 2}"), 1 + number):
+                assert admission.running <= places
+                for _ in range(rest):
+                    await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(work(n, rest)) for n, (rest, _) in enumerate(lives)]
+        for tick in range(5):
+            for task, (_, gives_up) in zip(tasks, lives, strict=True):
+                if gives_up == tick:
+                    task.cancel()  # running or waiting, alone or with others
+            await asyncio.sleep(0)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        failed = [t.exception() for t in tasks if not t.cancelled() and t.exception()]
+        assert not failed
+        assert (admission.running, admission.queued_tokens) == (0, 0)
+
+    asyncio.run(story())

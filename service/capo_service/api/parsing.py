@@ -13,10 +13,12 @@ from starlette.requests import Request
 
 from capo_client import wire
 from capo_service.api import problems
+from capo_service.api.splitting import split
 
 Item = wire.Rollout | wire.Failed
 
 _LONGEST_ID = 256
+_SPLIT_ABOVE = 256 * 1024  # bytes; less is parsed in a millisecond
 _SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
 
 
@@ -65,10 +67,13 @@ def parse(body: bytes, max_rollouts: int) -> Batch:
     Raises:
         ProblemError: the body is not JSON or the envelope is not valid.
     """
-    data, may_hold_surrogates = _load(body)
+    pieces = split(body) if len(body) > _SPLIT_ABOVE else None
+    data, odd = _load(pieces.envelope if pieces else body)
     if not isinstance(data, dict):
         raise problems.error("invalid-request", "the body must be a JSON object")
     rollouts = data.pop("rollouts", None)
+    if pieces:
+        rollouts = pieces.rollouts
     if not isinstance(rollouts, list) or not rollouts:
         raise problems.error(
             "invalid-request", "rollouts must be a list with at least one rollout", "rollouts"
@@ -80,25 +85,26 @@ def parse(body: bytes, max_rollouts: int) -> Batch:
             "(setting max_rollouts)",
             "rollouts",
         )
-    if may_hold_surrogates and not _is_text(data):
+    if odd and not _is_text(data):
         raise problems.error("not-json", f"an option of the request {_SURROGATE}")
     try:
         options = wire.CreditOptions.model_validate(data)
     except ValidationError as error:
         field, detail = _first(error)
         raise problems.error("invalid-request", detail, field) from None
-    ids = [_id(rollout, position) for position, rollout in enumerate(rollouts)]
+    loaded = [_load(piece) for piece in pieces.rollouts] if pieces else [(r, odd) for r in rollouts]
+    ids = [_id(rollout, position) for position, (rollout, _) in enumerate(loaded)]
     items = [
         _refused(name, f"the rollout {_SURROGATE}")
-        if may_hold_surrogates and not _is_text(rollout)
+        if odd and not _is_text(rollout)
         else _item(rollout, name)
-        for rollout, name in zip(rollouts, ids, strict=True)
+        for (rollout, odd), name in zip(loaded, ids, strict=True)
     ]
     return Batch(options, ids, items)
 
 
 def _load(body: bytes) -> tuple[Any, bool]:
-    """The parsed body, and whether its text may hold lone surrogates."""
+    """What JSON says, and whether its text may hold lone surrogates."""
     try:
         return pydantic_core.from_json(body), False
     except ValueError as error:

@@ -37,8 +37,10 @@ class Sizes:
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
-    judge_rounds: tuple[Round, ...] = (Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0))
-    more_rounds: int = 2  # at most, if the judge is not good enough after these
+    # One after the other, until the judge is good.
+    judge_rounds: tuple[Round, ...] = (
+        Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0), Round(300, 1e-3, 2.0, 9600),
+    )  # fmt: skip
     batch: int = 32
     held_out: int = 400
 
@@ -51,7 +53,7 @@ class Sizes:
 
 
 # In six minutes rather than fifteen; for tests.
-QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),), more_rounds=0)
+QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
 
 
 @dataclass(frozen=True, slots=True)

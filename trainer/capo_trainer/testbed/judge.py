@@ -40,8 +40,7 @@ _TAG = "</step_"
 _LIST = re.compile(r"\[([\d, ]*)\]")
 # The weaker judges are the good one, stopped when it was this good.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
-# What the good one should reach, and what it is given if it has not.
-GOOD, MORE = 0.95, Round(300, 1e-3, 2.0, 9600)
+GOOD = 0.95  # what the good one should reach; rounds after that are spared
 
 
 def train_judges(
@@ -102,13 +101,9 @@ def train_judges(
 
     score = 0.0
     for number, each in enumerate(sizes.judge_rounds, 1):
-        report(f"judge: round {number} of {len(sizes.judge_rounds)}")
-        score = train(each)
-    for number in range(sizes.more_rounds):
-        if score >= GOOD:
-            break
-        report(f"judge: step F1 {score:.3f}; more round {number + 1} of {sizes.more_rounds}")
-        score = train(MORE)
+        if score < GOOD:
+            report(f"judge: round {number} of at most {len(sizes.judge_rounds)}")
+            score = train(each)
     keep("judge", score)
     return scores
 

@@ -125,7 +125,7 @@ def pipeline(
 
     prompt = template.render(
         question="What is it?", steps=[text[a:b] for a, b in steps.blank_line(text)],
-        reference=None, nonce="0" * 8, style="brief", format="json",
+        reference=None, nonce="b" * 7, style="brief", format="json",
     )  # fmt: skip
     segments = [text for text, _ in Prompt(prompt.system, prompt.user).user]
     with asyncio.Runner() as runner:

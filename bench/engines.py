@@ -28,8 +28,8 @@ Rollouts = list[dict[str, Any]]
 
 
 @contextlib.contextmanager
-def service(style: str, judge: str = "embedded") -> Iterator[str]:
-    settings = {"CAPO_CRITIQUE_STYLE": style, "CAPO_NONCE_SECRET": "bench"}
+def service(style: str, judge: str = "embedded", **settings: str) -> Iterator[str]:
+    settings = {"CAPO_CRITIQUE_STYLE": style, "CAPO_NONCE_SECRET": "bench"} | settings
     with serving(judge, LOGS / f"{judge}-{style}.log", OMP_NUM_THREADS=CORES, **settings) as url:
         yield url
 

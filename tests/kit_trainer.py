@@ -59,7 +59,7 @@ def all_wrong(question: str, steps: list[str]) -> list[bool]:
 
 def by_letters(prompt: str, sampling: Sampling) -> str:
     """A judge that calls every step with an e or an o wrong: a rule that can be learnt."""
-    steps = re.findall(r"<step_(\d+) [0-9a-f]{8}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
+    steps = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
     wrong = [int(index) for index, text in steps if set("eo") & set(text)]
     return f'{{"analysis": "by letters", "incorrect_steps": {wrong}}}'
 

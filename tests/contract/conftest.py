@@ -16,7 +16,7 @@ def second_step_wrong(prompt: str, sampling: Sampling) -> str:
     """A judge that calls every step that says WRONG wrong."""
     import re
 
-    found = re.findall(r"<step_(\d+) [0-9a-f]{8}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
+    found = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
     wrong = [int(index) for index, text in found if "WRONG" in text]
     return f'{{"analysis": "as told", "incorrect_steps": {wrong}}}'
 

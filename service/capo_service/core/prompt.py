@@ -21,6 +21,7 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 
 Segment = tuple[str, bool]  # text, trusted
 
+_LETTERS = "bcdfghjklmnpqrstvwxz"
 # Noncharacters of Unicode: they mark, in rendered text, where an untrusted text belongs.
 _SLOT = re.compile("\ufdd0(\\d+)\ufdd1")
 
@@ -44,9 +45,13 @@ class TaggedStep:
 
 
 def nonce(secret: bytes, question: str) -> str:
-    """Eight hex digits that tags of this question carry."""
+    """Seven consonants that tags of this question carry: 30 bits, and never a word.
+
+    In letters a judge's tokenizer needs a fifth fewer tokens for a tag than in hexadecimal.
+    """
     digest = hmac.new(secret, question.encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return digest.hexdigest()[:8]
+    number = int.from_bytes(digest.digest())
+    return "".join(_LETTERS[number // len(_LETTERS) ** i % len(_LETTERS)] for i in range(7))
 
 
 class PromptTemplate:
@@ -69,7 +74,7 @@ class PromptTemplate:
             if missing:
                 raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
             trial = self.render(
-                question="q", steps=["s"], reference="r", nonce="0" * 8, style="full", format="json"
+                question="q", steps=["s"], reference="r", nonce="b" * 7, style="full", format="json"
             )
         except TemplateError as error:
             raise ValueError(f"{name} is not a valid template: {error}") from error

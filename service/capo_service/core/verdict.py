@@ -110,7 +110,7 @@ _OPEN = re.compile(r"<\s*incorrect[_ ]steps\s*(/?)\s*>", re.IGNORECASE)
 _CLOSE = re.compile(r"<\s*\\?/\s*incorrect[_ ]steps\s*>?", re.IGNORECASE)
 _JSON_KEY = re.compile(r"\"incorrect_steps\"\s*:\s*\[")
 _STEP = re.compile(
-    r"\s*(?:<\s*)?(?:(?:and\s+)?steps?\s*[_#-]?\s*|#)?(\d{1,9})(?:\s+[0-9a-f]{8}\b)?(?:\s*>)?"
+    r"\s*(?:<\s*)?(?:(?:and\s+)?steps?\s*[_#-]?\s*|#)?(\d{1,9})(?:\s+[b-df-hj-np-tv-xz]{7}\b)?(?:\s*>)?"
 )
 _CLOSING_STEP = re.compile(r"<\s*/\s*step[^<>]{0,40}>")
 _RANGE = re.compile(r"\s*(?:-|–|—|\bto\b|\bthrough\b|\.\.\.?)\s*")  # noqa: RUF001  # dashes meant

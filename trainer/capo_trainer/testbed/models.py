@@ -21,7 +21,7 @@ _CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_APART = r"</?step_[0-9]+ |[0-9a-f]{8}>|[0-9]"
+_APART = r"</?step_[0-9]+ |[b-df-hj-np-tv-xz]{7}>|[0-9]"
 _CONTEXT = 1024
 _LINKS = 16
 

@@ -62,10 +62,10 @@ def preparer(path: str, model: str, style: Any, secret: str) -> Preparer:
 
     def encode(prompt: Prompt) -> EncodedPrompt:
         ids = encoder.encode(prompt)
-        return EncodedPrompt(ids, len(ids))
+        return EncodedPrompt(ids, len(ids), prompt.opening)
 
     template: PromptTemplate = load_template(None, model)
-    return Preparer(encode, None, template, {}, secret.encode(), Policy(style=style))
+    return Preparer(encode, None, template, {}, secret.encode(), Policy(style=style, prefill=True))
 
 
 def sampled(one: Any) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from opentelemetry import trace
@@ -146,11 +146,12 @@ class Creditor:
         sampling = prepared.sampling.of_critique(position)
         self._sampling += 1
         try:
-            completion = await self._engine.complete(name, prepared.prompt, sampling)
+            sampled = await self._engine.complete(name, prepared.prompt, sampling)
         except EngineError as error:
             return Ballot(Completion("", "error"), Verdict(None, str(error)))
         finally:
             self._sampling -= 1
+        completion = replace(sampled, text=prepared.prompt.opening + sampled.text)
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
         truncated = completion.finish_reason != "stop"

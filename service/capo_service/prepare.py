@@ -19,10 +19,14 @@ _LEAST_FREE_TEXT = 64  # tokens that a critique in free text must at least have 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator decides about critiques, and the limits on one rollout."""
+    """What the operator decides about critiques, and the limits on one rollout.
+
+    `prefill`: whether the prompt holds what each critique must begin with.
+    """
 
     style: Style = "brief"
     format: str = "json"
+    prefill: bool = False
     max_characters: int = 200_000
     max_response_tokens: int = 65_536
     max_steps: int = 400
@@ -113,13 +117,15 @@ class Preparer:
             style=policy.style,
             format=policy.format,
         )
-        encoded = self._encode(Prompt(prompt.system, prompt.user))
+        shape = self._shape(options.voting, len(spans))
+        opening = shape.opening() if shape and policy.prefill else ""
+        encoded = self._encode(Prompt(prompt.system, prompt.user, opening))
         return Prepared(
             response=response,
             spans=spans,
             token_spans=alignment.token_spans(aligned, spans) if aligned else None,
             prompt=encoded,
-            sampling=self._sampling(options.voting, len(spans), encoded),
+            sampling=self._sampling(options.voting, shape, encoded),
         )
 
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
@@ -147,21 +153,28 @@ class Preparer:
             )
         return alignment.align(table, ids, rollout.response)
 
-    def _sampling(self, asked: wire.Voting, n_steps: int, prompt: EncodedPrompt) -> Sampling:
-        """How critiques are sampled, within the judge's context."""
-        constrained = self._policy.format == "json"
+    def _shape(self, asked: wire.Voting, n_steps: int) -> OutputFormat | None:
+        """The form that critiques must keep; None where they are free text."""
+        if self._policy.format != "json":
+            return None
         shape = OutputFormat.fitting(n_steps, self._policy.style, asked.max_tokens)
-        if constrained and shape is None:
+        if shape is None:
             needed = OutputFormat(n_steps, 0).max_tokens()
             raise InputError(
                 f"a verdict on {n_steps} steps may take {needed} tokens, but voting.max_tokens is "
                 f"{asked.max_tokens}; raise it, or use a segmenter with fewer steps",
                 field="voting.max_tokens",
             )
-        max_tokens = shape.max_tokens() if constrained and shape else asked.max_tokens
+        return shape
+
+    def _sampling(
+        self, asked: wire.Voting, shape: OutputFormat | None, prompt: EncodedPrompt
+    ) -> Sampling:
+        """How critiques are sampled, within the judge's context."""
+        max_tokens = shape.max_tokens() if shape else asked.max_tokens
         context = self._context_length
         if context is not None and prompt.tokens is not None:
-            needed = max_tokens if constrained else min(max_tokens, _LEAST_FREE_TEXT)
+            needed = max_tokens if shape else min(max_tokens, _LEAST_FREE_TEXT)
             if prompt.tokens + needed > context:
                 raise InputError(
                     f"the judge's prompt has {prompt.tokens} tokens and its critique may take "
@@ -176,8 +189,8 @@ class Preparer:
             top_p=1.0 if asked.method == "greedy" else asked.top_p,
             max_tokens=max_tokens,
             seed=asked.seed,
-            grammar=shape.grammar() if constrained and shape else None,
-            json_schema=shape.json_schema() if constrained and shape else None,
+            grammar=shape.grammar(opened=bool(prompt.opening)) if shape else None,
+            json_schema=shape.json_schema() if shape else None,
         )
 
 

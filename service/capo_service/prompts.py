@@ -29,10 +29,13 @@ class PromptError(ValueError):
 def judge_prompts(
     rollouts: Path, template: PromptTemplate, settings: Settings, model: str | None
 ) -> Iterator[dict[str, Any]]:
-    """For each line of a file of rollouts: `id`, `messages`, `steps`, `prompt_token_ids`.
+    """What is asked about each line of a file of rollouts.
+
+    Each has `id`, `messages`, `steps`, `prompt_token_ids` and `opening`.
 
     `messages` are the chat turns as text; `steps` the character spans. `prompt_token_ids` (with a
-    model, else null) are exactly what the engine gets: untrusted text encoded apart.
+    model, else null) are exactly what the engine gets: untrusted text encoded apart, and at the end
+    `opening`, with which each critique begins.
 
     Raises:
         PromptError: a line is not a rollout, or cannot be judged.
@@ -56,6 +59,7 @@ def judge_prompts(
                 "messages": encoding.messages,
                 "steps": prepared.spans,
                 "prompt_token_ids": encoding.ids,
+                "opening": prepared.prompt.opening,
             }
 
 
@@ -88,7 +92,9 @@ class _Encoding:
             for role, segments in (("system", prompt.system), ("user", prompt.user))
         ]
         self.ids = self._encoder.encode(prompt) if self._encoder else None
-        return EncodedPrompt(self.messages, len(self.ids) if self.ids else None)
+        return EncodedPrompt(
+            self.messages, len(self.ids) if self.ids else None, prompt.opening if self.ids else ""
+        )
 
 
 def _rollout(line: Any) -> wire.Rollout:

@@ -58,6 +58,12 @@ class Settings(BaseSettings):
     critique_format: Literal["json", "tag"] = Field(
         "json", description="json: decoded under a grammar. tag: the paper's free text."
     )
+    prefill: bool = Field(
+        default_factory=lambda given: given.get("model") not in testbed.NAMES,
+        description="Whether the prompt holds what the grammar makes each critique begin with, "
+        "so that the judge need not write it. By default yes; not for the testbed's judges, which "
+        "were trained without.",
+    )
     nonce_secret: SecretStr | None = Field(
         None, description="Secret behind the step tags' nonce; set the same on every replica."
     )
@@ -134,6 +140,7 @@ class Settings(BaseSettings):
         return Policy(
             style=self.critique_style,
             format=self.critique_format,
+            prefill=self.prefill,
             max_characters=self.max_characters,
             max_response_tokens=self.max_response_tokens,
             max_steps=self.max_steps,

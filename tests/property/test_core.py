@@ -168,6 +168,10 @@ def test_the_grammar_takes_every_verdict_and_max_tokens_suffices(
     fields = {"analysis": analysis} if analysis else {}
     text = json.dumps({**fields, "incorrect_steps": sorted(wrong)})
     assert accepts(shape.grammar(), text)
+    opening = shape.opening()
+    assert text.startswith(opening)
+    assert accepts(shape.grammar(opened=True), text.removeprefix(opening))
+    assert not accepts(shape.grammar(opened=True), text)
     assert len(text) + 1 <= shape.max_tokens()
     assert verdict.read(text, n_steps) == verdict.Verdict(frozenset(wrong))
     for bad in ([n_steps], [0, 0], [*sorted(wrong, reverse=True)] if len(wrong) > 1 else [-1]):

@@ -47,6 +47,11 @@ def test_messages_and_ids_are_those_of_the_service(tmp_path: Path) -> None:
     control = PromptEncoder(str(model)).control_ids
     # Two turns open and end; the rollout's own marker is no control token.
     assert sum(token in control for token in prompt["prompt_token_ids"]) == 4
+    assert prompt["opening"] == '{"analysis": "'
+    text = tokenizer("qwen").decode(prompt["prompt_token_ids"], skip_special_tokens=False)
+    assert text.endswith(prompt["opening"])
+    *_, [other] = ask(tmp_path, rollout, options=("--model", str(model), "--set", "prefill=false"))
+    assert other["opening"] == "" and prompt["prompt_token_ids"] != other["prompt_token_ids"]
 
 
 def test_without_a_model_there_is_text_only_and_every_example_works(tmp_path: Path) -> None:
@@ -56,6 +61,7 @@ def test_without_a_model_there_is_text_only_and_every_example_works(tmp_path: Pa
     code, _, prompts = ask(tmp_path, *lines)
     assert code == 0 and len(prompts) == 8
     assert all(prompt["prompt_token_ids"] is None for prompt in prompts)
+    assert all(prompt["opening"] == "" for prompt in prompts)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
         "chat_template_kwargs",
         "critique_style",
         "critique_format",
+        "prefill",
         "tokenizers",
     }
     chosen = settings.model_dump(mode="json", include=named)

@@ -30,6 +30,7 @@ from capo_service.vocabularies import load_tables
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 16  # rollouts of a request that are begun in one turn of the event loop
 _LAST_WORDS_SECONDS = 2.0  # for errors to reach callers whose work ran out of time
 
 Answer = wire.Credited | wire.Failed
@@ -209,21 +210,21 @@ class Runtime:
         try:
             quota = self.access.keys.quota(key).hold(key, count, expected_wait)
             with quota, self.admission.admit(count, tokens):
-                tasks = {
-                    asyncio.create_task(
-                        self._answer(judging, batch, position, ticket, deadline, clock)
-                    ): position
-                    for position in _by_question(batch.items)
-                }
-                self._answering |= tasks.keys()
+                tasks: dict[asyncio.Task[Answer], int] = {}
+                done: asyncio.Queue[asyncio.Task[Answer]] = asyncio.Queue()
                 try:
-                    pending = set(tasks)
-                    while pending:
-                        done, pending = await asyncio.wait(
-                            pending, return_when=asyncio.FIRST_COMPLETED
+                    for number, position in enumerate(_by_question(batch.items), 1):
+                        task = asyncio.create_task(
+                            self._answer(judging, batch, position, ticket, deadline, clock)
                         )
-                        for task in done:
-                            yield tasks[task], task.result()
+                        task.add_done_callback(done.put_nowait)
+                        self._answering.add(task)
+                        tasks[task] = position
+                        if number % _AT_ONCE == 0:
+                            await asyncio.sleep(0)  # others may have the event loop between
+                    for _ in range(count):
+                        task = await done.get()
+                        yield tasks[task], task.result()
                 finally:
                     for task in tasks:
                         task.cancel()

@@ -60,9 +60,17 @@ class OutputFormat:
         )
         return frame + steps + len(_END) + 1
 
-    def grammar(self) -> str:
-        """The shape as a grammar in GBNF, for engines that decode under one."""
-        return _grammar(self.n_steps, self.analysis_characters)
+    def opening(self) -> str:
+        """What every text of this shape begins with."""
+        return _ANALYSIS if self.analysis_characters else _ONLY_STEPS
+
+    def grammar(self, opened: bool = False) -> str:
+        """The shape as a grammar in GBNF, for engines that decode under one.
+
+        Args:
+            opened: whether the opening stands in the prompt, and only the rest is written.
+        """
+        return _grammar(self.n_steps, self.analysis_characters, opened)
 
     def json_schema(self) -> dict[str, Any]:
         """The shape as a JSON schema: the same, save that steps may repeat or be out of order."""
@@ -84,15 +92,16 @@ class OutputFormat:
 
 
 @lru_cache(maxsize=256)
-def _grammar(n_steps: int, analysis_characters: int) -> str:
+def _grammar(n_steps: int, analysis_characters: int, opened: bool) -> str:
     # s<i>: at least one step from i on; t<i>: what may follow once a step was named.
     last = n_steps - 1
     rules = []
     if analysis_characters:
-        head = f"{_literal(_ANALYSIS)} char{{0,{analysis_characters}}} {_literal(_THEN_STEPS)}"
+        first = "" if opened else _literal(_ANALYSIS)
+        head = f"{first} char{{0,{analysis_characters}}} {_literal(_THEN_STEPS)}"
         rules.append(r"char ::= [ !#-\[\]-~]")
     else:
-        head = _literal(_ONLY_STEPS)
+        head = "" if opened else _literal(_ONLY_STEPS)
     rules.append(f'root ::= {head} (s0 | "") {_literal(_END)}')
     for i in range(last):
         rules.append(f's{i} ::= "{i}" t{i + 1} | s{i + 1}')

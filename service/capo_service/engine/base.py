@@ -25,10 +25,14 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the engine is given it: two chat turns of trusted and untrusted segments."""
+    """A prompt as the engine is given it: two chat turns of trusted and untrusted segments.
+
+    `opening` begins the judge's own turn, where an engine can.
+    """
 
     system: tuple[Segment, ...]
     user: tuple[Segment, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,12 @@ class EncodedPrompt:
     """A prompt in the form that the engine sends: token ids, or chat messages.
 
     `tokens` is its length in tokens; for chat messages it is None (only the server knows).
+    `opening` is what of the critique it holds already.
     """
 
     payload: list[int] | list[dict[str, str]]
     tokens: int | None
+    opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class PromptEncoder:
         """The prompt's token ids, ending where the judge begins to write."""
         segments = [
             (self.before, True), *prompt.system, (self.between, True), *prompt.user,
-            (self.after, True),
+            (self.after + prompt.opening, True),
         ]  # fmt: skip
         ids: list[int] = []
         for segment in _merge_trusted(segments):

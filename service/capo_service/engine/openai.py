@@ -175,7 +175,7 @@ class OpenAIEngine:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         if self._encoder is not None:
             ids = self._encoder.encode(prompt)
-            return EncodedPrompt(ids, len(ids))
+            return EncodedPrompt(ids, len(ids), prompt.opening)
         turns = [("system", prompt.system), ("user", prompt.user)]
         return EncodedPrompt(
             [{"role": role, "content": _text(segments)} for role, segments in turns if segments],

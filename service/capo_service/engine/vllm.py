@@ -121,7 +121,7 @@ class VllmEngine:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         assert self._encoder is not None, "start() comes first"  # noqa: S101
         ids = self._encoder.encode(prompt)
-        return EncodedPrompt(ids, len(ids))
+        return EncodedPrompt(ids, len(ids), prompt.opening)
 
     async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
         from vllm.exceptions import GracefulHTTPError, VLLMError

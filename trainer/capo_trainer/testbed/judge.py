@@ -213,6 +213,8 @@ def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict
                 file.write(json.dumps(line) + "\n")
         command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
         command += ["--critique-style", "verdict", "--set", "nonce_secret=testbed"]
+        # Whole verdicts are what it learns to write.
+        command += ["--set", "prefill=false"]
         if model is not None:
             command += ["--model", str(model), "--template", str(TEMPLATE)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own

@@ -18,6 +18,7 @@ from capo_service.api.judging import Clock
 from capo_service.api.parsing import Batch
 from capo_service.api.runtime import Answer, Runtime
 from capo_service.keys import Key
+from capo_service.offload import off_loop
 
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
@@ -69,7 +70,7 @@ class Call:
         if len(failed) == len(done) and all(e.status in (429, 503, 504) for e in failed):
             raise problems.from_problem(max(failed, key=lambda problem: problem.status))
         tokens = sum(len(r.token_rewards or ()) for r in done if isinstance(r, wire.Credited))
-        body = await off_loop(16 * tokens, _json, self.summary(), done)
+        body = await by_size(16 * tokens, _json, self.summary(), done)
         return Response(body, media_type="application/json")
 
 
@@ -135,8 +136,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def off_loop(size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run CPU work, in a thread when its input is long."""
+async def by_size(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Run CPU work, off the event loop when its input is long."""
     if size <= _INLINE_BYTES:
         return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
+    return await off_loop(work, *arguments)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from capo_client import wire
 from capo_service import version
 from capo_service.api import problems
-from capo_service.api.answer import NDJSON, Call, Stream, off_loop, until_disconnect
+from capo_service.api.answer import NDJSON, Call, Stream, by_size, until_disconnect
 from capo_service.api.context import RequestContext
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
@@ -115,7 +115,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         try:
             key = may_credit(request)
             body = await read_body(request, settings.max_body_bytes)
-            batch = await off_loop(len(body), parse, body, settings.max_rollouts)
+            batch = await by_size(len(body), parse, body, settings.max_rollouts)
             call = Call(runtime, batch, started, key)
             request.state.facts |= {"rollouts": len(batch.items), "key": key.name}
             if NDJSON in request.headers.get("accept", ""):

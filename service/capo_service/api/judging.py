@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
@@ -15,6 +14,7 @@ from capo_service.admission import Admission, Ticket
 from capo_service.cache import SingleFlight
 from capo_service.credit import Creditor, Judged, NoValidCritiqueError
 from capo_service.engine.base import Engine
+from capo_service.offload import off_loop
 from capo_service.prepare import Prepared, Preparer
 from capo_service.results import ResultCache
 from capo_service.settings import Settings
@@ -129,7 +129,7 @@ class Judging:
         tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
         if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
             return self._preparer.prepare(rollout, options)
-        return await asyncio.to_thread(self._preparer.prepare, rollout, options)
+        return await off_loop(self._preparer.prepare, rollout, options)
 
 
 def critique_tokens(settings: Settings) -> int:

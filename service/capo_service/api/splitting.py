@@ -9,9 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Strings and brackets; all else is skipped. A string without an end goes to the body's end, so that
-# nothing is looked at twice.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+# Strings, lists of numbers or of lists of numbers (token ids and offsets) as a whole, and other
+# brackets; all else is skipped. A string without an end goes to the body's end, so that nothing is
+# looked at again and again.
+_TOKEN = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)'
+    rb'|\[(?:[^][{}"]++|\[[^][{}"]*+\])*+\]'
+    rb"|[][{}]",
+    re.DOTALL,
+)
 _COLON = re.compile(rb"\s*:\s*")
 _OPEN, _CLOSE = b"{[", b"}]"
 
@@ -58,8 +64,8 @@ def split(body: bytes) -> Pieces | None:
                 return None
             begin = last = colon.end() + 1
             inside = True
-        elif inside and depth == 2:
-            return None  # a string among the rollouts
+        elif (inside and depth == 2) or token.start() == begin - 1:
+            return None  # a string or a list among the rollouts, or in their place
     if end < 0:
         return None
     return Pieces(body[:begin] + body[end:], rollouts)

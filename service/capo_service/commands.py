@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capo_service import logs, tracing
+from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
 from capo_service.api.server import Server, server_config
 from capo_service.engine.base import Engine
@@ -133,7 +133,7 @@ def run(settings: Settings) -> int:
 
     try:
         flush_traces = tracing.set_up(settings)
-        app = create_app(settings, make_engine(settings), on_failure)
+        app = create_app(settings, make_engine(settings), on_failure, garbage.settle)
     except ValueError as error:  # a template or key file that is not valid, no exporter
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         return 2

@@ -66,11 +66,16 @@ class Judged:
 
 
 class Creditor:
-    """Judges prepared rollouts with one engine."""
+    """Judges prepared rollouts with one engine.
+
+    `cpu` is held for work that takes a millisecond or so: what many rollouts are ready for at once
+    is done one by one, and the event loop runs whatever else there is between.
+    """
 
     def __init__(self, engine: Engine, verifier: Verifier) -> None:
         self._engine = engine
         self._verifier = verifier
+        self.cpu = asyncio.Lock()
         self._numbers = itertools.count()
         self._sampling = 0  # critiques that the engine has, all rollouts together
 
@@ -92,8 +97,9 @@ class Creditor:
         finally:
             await _cancel([outcome_task, ballots_task])
         seconds = time.monotonic() - started
-        with tracer.start_as_current_span("vote"):
-            return Judged(_credit(prepared, options, outcome, ballots), seconds)
+        async with self.cpu:
+            with tracer.start_as_current_span("vote"):
+                return Judged(_credit(prepared, options, outcome, ballots), seconds)
 
     async def _outcome(
         self, prepared: Prepared, rollout: wire.Rollout, options: wire.CreditOptions

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from capo_service import logs, tracing
+from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
 from capo_service.commands import make_engine
 from capo_service.settings import load
@@ -37,7 +37,7 @@ class CreditService:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self._flush = tracing.set_up(loaded)
         self._engine = make_engine(loaded)
-        self._app = create_app(loaded, self._engine, wait=True)
+        self._app = create_app(loaded, self._engine, on_ready=garbage.settle, wait=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name
         return self._app

@@ -105,6 +105,7 @@ class Stream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for line in self._lines():
             await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+            await asyncio.sleep(0)  # where many are ready, others may have the event loop between
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self) -> AsyncGenerator[bytes, None]:

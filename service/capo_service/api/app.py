@@ -32,6 +32,7 @@ def create_app(
     settings: Settings,
     engine: Engine,
     on_failure: Callable[[BaseException], None] | None = None,
+    on_ready: Callable[[], None] | None = None,
     wait: bool = False,
 ) -> FastAPI:
     """The service around one engine.
@@ -40,10 +41,11 @@ def create_app(
         settings: of the service.
         engine: the judge.
         on_failure: hears of a judge that cannot be loaded.
+        on_ready: hears of one that is.
         wait: whether start-up lasts until the judge is loaded, for servers that send no requests
             before; otherwise they are answered that it is not ready.
     """
-    runtime = Runtime(settings, engine, on_failure)
+    runtime = Runtime(settings, engine, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -82,7 +82,8 @@ class Judging:
         Raises:
             InputError, NoValidCritiqueError, EngineDeadError, EngineBusyError.
         """
-        digest = _digest(self._judged_as, rollout, options)
+        async with self._creditor.cpu:
+            digest = _digest(self._judged_as, rollout, options)
         kept = await self._results.get(digest)
         self._telemetry.kept.labels("miss" if kept is None else "hit").inc()
         if kept is not None:
@@ -128,7 +129,8 @@ class Judging:
     async def _prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
         tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
         if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
-            return self._preparer.prepare(rollout, options)
+            async with self._creditor.cpu:
+                return self._preparer.prepare(rollout, options)
         return await off_loop(self._preparer.prepare, rollout, options)
 
 

@@ -17,6 +17,7 @@ from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprin
 from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
 from capo_service.engine.base import Engine
+from capo_service.garbage import collect_when_idle
 from capo_service.judge_template import load_template
 from capo_service.keys import Key, QuotaError, QuotaTooSmallError
 from capo_service.logs import rollouts as rollout_log
@@ -37,13 +38,21 @@ Answer = wire.Credited | wire.Failed
 
 
 class Runtime:
-    """One service. `on_failure` is called once if the judge cannot be loaded."""
+    """One service.
+
+    Args:
+        settings: of the service.
+        engine: the judge.
+        on_failure: called once if the judge cannot be loaded.
+        on_ready: called once when it is.
+    """
 
     def __init__(
         self,
         settings: Settings,
         engine: Engine,
         on_failure: Callable[[BaseException], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -56,6 +65,7 @@ class Runtime:
         self._results = make_cache(settings, self.telemetry.kept.labels("error").inc)
         self._judging: Judging | None = None  # until the judge is loaded
         self._on_failure = on_failure
+        self._on_ready = on_ready
         self._tasks: list[asyncio.Task[None]] = []
         self._phase = "starting"
         self._answering: set[asyncio.Task[Answer]] = set()
@@ -111,7 +121,8 @@ class Runtime:
             wait: whether to return only when the judge is loaded; an error is then raised.
         """
         loading = asyncio.create_task(self._load())
-        watches = self.access.watch(), self._loop_watch.run()
+        collecting = collect_when_idle(lambda: not self.accepted)
+        watches = self.access.watch(), self._loop_watch.run(), collecting
         self._tasks = [loading, *map(asyncio.create_task, watches)]
         if wait:
             await loading
@@ -148,6 +159,8 @@ class Runtime:
             self._results,
             self.telemetry,
         )
+        if self._on_ready is not None:
+            self._on_ready()
         log.info("ready")
 
     def _enter(self, phase: str) -> None:

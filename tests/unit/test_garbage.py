@@ -1,0 +1,57 @@
+"""Full collections wait until nothing is in flight, and are not put off for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from capo_service import garbage
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(("idle", "settled", "fewest", "most"), [
+    (True, True, 5, 100), (False, True, 1, 10), (True, False, 0, 0),
+])  # fmt: skip
+def test_full_collections(
+    idle: bool, settled: bool, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full: list[int] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] == 2:
+            full.append(1)
+
+    naps = 0
+
+    async def nap(_: float) -> None:
+        nonlocal naps
+        naps += 1
+        if naps > 40:
+            raise asyncio.CancelledError
+
+    if settled:
+        garbage.settle()
+    monkeypatch.setattr(garbage.asyncio, "sleep", nap)
+    gc.callbacks.append(count)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(garbage.collect_when_idle(lambda: idle))
+    finally:
+        gc.callbacks.remove(count)
+    assert fewest <= len(full) <= most
+
+
+def test_what_is_there_is_not_looked_at_again() -> None:
+    garbage.settle()
+    assert gc.get_freeze_count() > 1000
+    assert gc.get_threshold()[2] > 100_000

@@ -19,6 +19,7 @@ from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import EncodedPrompt, Prompt
 from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.local import local_model
+from capo_service.engine.vllm import CPU_WORKER
 from capo_service.judge_template import load_template
 from capo_service.prepare import Policy, Preparer
 
@@ -36,8 +37,11 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     from vllm import LLM
     from vllm.inputs import tokens_input
+    from vllm.platforms import current_platform
 
     path, known = local_model(args.model)
+    if current_platform.is_cpu():
+        known["worker_extension_cls"] = CPU_WORKER
     llm = LLM(model=path, enable_prefix_caching=True, **known | args.engine_args)
     prepare = preparer(path, args.model, args.style, args.nonce_secret)
     print(json.dumps({"ready": True}), file=answers, flush=True)

@@ -77,8 +77,9 @@ class Source:
         for _ in range(count):
             rng = stream(f"bench {self._taken}")
             [task] = make_tasks(rng, 1)
-            for _ in range(size):
-                text = tasks.demonstrate(task, rng, tasks.ALL_KINDS)
+            for number in range(size):
+                # No two alike, or one would be judged for both.
+                text = f"Take {number}: {tasks.demonstrate(task, rng, tasks.ALL_KINDS)}"
                 if self._lines:  # each line is a rollout of its own question
                     line = json.loads(self._lines[self._taken % len(self._lines)])
                     text = "\n\n".join(line["steps"])

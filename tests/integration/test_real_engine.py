@@ -172,6 +172,18 @@ def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running)
         assert client.credit([{**body["rollouts"][0], "outcome": 0}]).credited
 
 
+def test_seeds_and_prompts_that_are_read_in_chunks(service: Running) -> None:
+    """On a CPU this ended vLLM's engine; see cpu_worker."""
+    if service.engine != "vllm":
+        pytest.skip("the upstream is not ours")
+    long = "\n\n".join(f"Step {i}: we add {i} to what we have. " * 5 for i in range(12))
+    rollouts = [{"question": "q", "response": f"{i} {long}", "outcome": 1} for i in range(8)]
+    with CreditClient(service.url) as client:
+        batch = client.credit(rollouts, voting={"n": 4, "seed": 7, "early_stop": False})
+    assert len(batch.raise_for_errors().credited) == 8
+    assert httpx.get(f"{service.url}/health/ready").status_code == 200
+
+
 def gsm8k_rollouts(count: int, tokenizer: Tokenizer, name: str) -> list[dict[str, Any]]:
     """Real rollouts of four models per question, with ids as a policy would have sampled them."""
     found: list[dict[str, Any]] = []

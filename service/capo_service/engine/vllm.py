@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # vLLM would leave one core of few unused; all of them, unbound, are faster (1.25 times on 2).
 _FEW_CORES = 4
+CPU_WORKER = "capo_service.engine.cpu_worker.SeedsOnCpu"
 
 
 class VllmEngine:
@@ -98,6 +99,7 @@ class VllmEngine:
     def _prepare(self) -> tuple[str, AsyncEngineArgs]:
         try:
             from vllm import AsyncEngineArgs
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise ValueError(
                 f"vLLM cannot be imported ({error}): pip install 'capo-credit[service,gpu]' (or "
@@ -111,6 +113,8 @@ class VllmEngine:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._encoder = PromptEncoder(path, self._template_kwargs)
         arguments: dict[str, Any] = {"model": path, "enable_prefix_caching": True}
+        if current_platform.is_cpu():
+            arguments["worker_extension_cls"] = CPU_WORKER
         return path, AsyncEngineArgs(**arguments | local | self._engine_args)
 
     async def close(self) -> None:

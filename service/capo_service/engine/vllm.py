@@ -94,6 +94,9 @@ class VllmEngine:
         self.context_length = llm.model_config.max_model_len
         self.slots = llm.vllm_config.scheduler_config.max_num_seqs
         self._llm = llm
+        # What is made at first use is made now; and a judge that cannot write is not ready.
+        warm_up = self.encode(Prompt((("Say a.", True),), (("Well?", True),)))
+        await self.complete("warm-up", warm_up, Sampling(1.0, 0.9, 1, 0, 'root ::= "a"'))
         log.info("%s from %s is ready after %.0f s", self.model, path, time.monotonic() - started)
 
     def _prepare(self) -> tuple[str, AsyncEngineArgs]:

@@ -96,3 +96,11 @@ def metric(url: str, name: str) -> float:
     """Sum of a metric's values over its labels."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
     return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)))
+
+
+def loop_blocks(url: str) -> dict[float, float]:
+    """How many wake-ups of the event loop were so late at most, by the histogram's edges."""
+    text = httpx.get(f"{url}/metrics", timeout=30).text
+    found = re.findall(r'^capo_loop_blocked_seconds_bucket{le="(.*)"} (\S+)$', text, re.MULTILINE)
+    edges, counts = [float(edge) for edge, _ in found], [float(n) for _, n in found]
+    return {edge: n - less for edge, n, less in zip(edges, counts, [0.0, *counts], strict=False)}

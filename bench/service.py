@@ -15,18 +15,16 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-import httpx
 import naive
 import plots
 from early import token_ratios
-from engines import LOGS, OUT, Rollouts, bare, credited, metric, service, vllm_server
+from engines import LOGS, OUT, Rollouts, bare, credited, loop_blocks, metric, service, vllm_server
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +38,7 @@ FULL_VOTE = {"n": K, "early_stop": False}
 NAIVE_TOKENS = 256
 SHOWN = {
     "engine_tokens_per_s": "bare engine, tokens/s", "service_tokens_per_s": "service, tokens/s",
-    "overhead_ratio": "service / engine", "max_loop_block_ms": "event loop, longest block, at most ms",
+    "overhead_ratio": "service / engine", "max_loop_block_ms": "event loop, blocked at most, ms",
     "naive_rollouts_per_s": "script, rollouts/s", "service_rollouts_per_s": "service, rollouts/s",
     "naive_speedup": "service / script", "prefix_hit_ratio": "prompt tokens from the cache",
     "vote_cost_16": "time of k = 16 / k = 1", "p50_ms": "a rollout alone, median ms",
@@ -125,14 +123,6 @@ def overhead(made: Source) -> dict[str, Any]:
         "service_rollouts_per_s": median(rollout_rates), "max_loop_block_ms": 1000 * max(blocks),
         "judge_tokens_per_rollout_token": (read + usage.completion_tokens) / length,
     }  # fmt: skip
-
-
-def loop_blocks(url: str) -> dict[float, float]:
-    """How many wake-ups of the event loop were so late at most, by the histogram's edges."""
-    text = httpx.get(f"{url}/metrics", timeout=30).text
-    found = re.findall(r'^capo_loop_blocked_seconds_bucket{le="(.*)"} (\S+)$', text, re.MULTILINE)
-    edges, counts = [float(edge) for edge, _ in found], [float(n) for _, n in found]
-    return {edge: n - less for edge, n, less in zip(edges, counts, [0.0, *counts], strict=False)}
 
 
 def prefix(made: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from capo_client import wire
@@ -205,8 +206,8 @@ class Runtime:
             raise problems.from_problem(problem)
         judging = self._judging
         assert judging is not None, "or it is not ready"  # noqa: S101
-        count, rollouts = len(batch.items), batch.rollouts
-        tokens = sum(judging.tokens(rollout, batch.options) for rollout in rollouts)
+        count = len(batch.items)
+        tokens = sum(judging.tokens(rollout, batch.options) for rollout in batch.rollouts)
         if tokens > self.admission.max_queued:
             raise problems.error(
                 "too-large",
@@ -223,32 +224,41 @@ class Runtime:
         try:
             quota = self.access.keys.quota(key).hold(key, count, expected_wait)
             with quota, self.admission.admit(count, tokens):
-                tasks: dict[asyncio.Task[Answer], int] = {}
-                done: asyncio.Queue[asyncio.Task[Answer]] = asyncio.Queue()
-                try:
-                    for number, position in enumerate(_by_question(batch.items), 1):
-                        task = asyncio.create_task(
-                            self._answer(judging, batch, position, ticket, deadline, clock)
-                        )
-                        task.add_done_callback(done.put_nowait)
-                        self._answering.add(task)
-                        tasks[task] = position
-                        if number % _AT_ONCE == 0:
-                            await asyncio.sleep(0)  # others may have the event loop between
-                    for _ in range(count):
-                        task = await done.get()
-                        yield tasks[task], task.result()
-                finally:
-                    for task in tasks:
-                        task.cancel()
-                    await asyncio.gather(*tasks, return_exceptions=True)
-                    self._answering -= tasks.keys()
+                answers = self._answers(judging, batch, ticket, deadline, clock)
+                async with aclosing(answers):
+                    async for answer in answers:
+                        yield answer
         except QuotaTooSmallError as error:
             raise problems.from_problem(problems.explain(error)) from None
         except (QueueFullError, QuotaError) as error:
             raise problems.from_problem(
                 problems.explain(error), {"Retry-After": str(error.retry_after)}
             ) from None
+
+    async def _answers(
+        self, judging: Judging, batch: Batch, ticket: Ticket, deadline: float, clock: Clock
+    ) -> AsyncGenerator[tuple[int, Answer], None]:
+        """As they finish; on leaving, what is unfinished is cancelled."""
+        tasks: dict[asyncio.Task[Answer], int] = {}
+        done: asyncio.Queue[asyncio.Task[Answer]] = asyncio.Queue()
+        try:
+            for number, position in enumerate(_by_question(batch.items), 1):
+                task = asyncio.create_task(
+                    self._answer(judging, batch, position, ticket, deadline, clock)
+                )
+                task.add_done_callback(done.put_nowait)
+                self._answering.add(task)
+                tasks[task] = position
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # others may have the event loop between
+            for _ in range(len(tasks)):
+                task = await done.get()
+                yield tasks[task], task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._answering -= tasks.keys()
 
     async def _answer(
         self, judging: Judging, batch: Batch, position: int, ticket: Ticket, deadline: float,

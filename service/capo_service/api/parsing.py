@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic_core
 from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from capo_client import wire
 from capo_service.api import problems
@@ -54,10 +54,13 @@ async def read_body(request: Request, limit: int) -> bytes:
     if int(request.headers.get("content-length") or 0) > limit:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise problems.error("internal", "the caller has hung up") from None
     return bytes(body)
 
 

@@ -7,7 +7,6 @@ and a caller that stops waiting (Ctrl-C, a closed stream) takes its requests bac
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import queue
 import threading
 from collections.abc import Coroutine, Generator, Sequence
@@ -21,9 +20,6 @@ from capo_client.chunk import Answer, Position, RolloutLike
 from capo_client.results import CreditBatch
 
 T = TypeVar("T")
-
-# A Ctrl-C that comes just before a thread begins to wait does not end the wait.
-_LOOK_UP_SECONDS = 1.0
 
 
 class CreditClient:
@@ -86,8 +82,6 @@ class CreditClient:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            while not concurrent.futures.wait([future], _LOOK_UP_SECONDS).done:
-                pass
             return future.result()
         finally:
             future.cancel()  # where the wait was interrupted
@@ -128,7 +122,7 @@ class CreditClient:
 
         future = asyncio.run_coroutine_threadsafe(pump(), self._loop)
         try:
-            while (item := _next(arrived)) is not None:
+            while (item := arrived.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
@@ -146,11 +140,3 @@ class CreditClient:
     def wait_until_ready(self, seconds: float = 600.0) -> None:
         """As `AsyncCreditClient.wait_until_ready`."""
         self._call(self._client.wait_until_ready(seconds))
-
-
-def _next(arrived: queue.SimpleQueue[T]) -> T:
-    while True:
-        try:
-            return arrived.get(timeout=_LOOK_UP_SECONDS)
-        except queue.Empty:
-            continue

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 Role = Literal["credit", "info", "metrics"]
 ANONYMOUS = "anonymous"
+_ROUNDING = 1e-6  # rollouts; sums of seconds are not exact, and the wait told must be enough
 
 
 class KeyFileError(ValueError):
@@ -110,7 +111,7 @@ class Quota:
         now = self._clock()
         level = full if self._level is None else self._level + (now - self._at) * full / 60
         self._level, self._at = min(float(full), level), now
-        if self._level < rollouts:
+        if self._level < rollouts - _ROUNDING:
             wait = (rollouts - self._level) * 60 / full
             raise QuotaError(
                 f"the key {key.name} allows {full} rollouts a minute", max(1, math.ceil(wait))

@@ -245,6 +245,8 @@ def test_leaving_a_stream_takes_its_requests_back(tmp_path: Path) -> None:
 
 def test_a_program_that_is_interrupted_or_forgets_to_close_ends(tmp_path: Path) -> None:
     code = (
+        # A shell's background jobs ignore the signal, and so do their children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys, capo_client as c; client = c.CreditClient(sys.argv[1]); print('go', flush=True);"
         "client.credit([c.Rollout(question='q', response='x', outcome=1)])"
     )

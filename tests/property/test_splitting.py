@@ -34,6 +34,8 @@ def bodies(draw: st.DrawFn) -> tuple[dict[str, Any], bytes]:
 
 
 @given(bodies())
+@example(({"": "rollouts", "rollouts": [{}]}, b'{"": "rollouts", "rollouts": [{}]}'))
+@example(({"rollouts": [{}], "a": "rollouts"}, b'{"rollouts":[{}],"a":"rollouts"}'))
 def test_pieces_hold_what_the_body_holds(body: tuple[dict[str, Any], bytes]) -> None:
     value, text = body
     pieces = split(text)

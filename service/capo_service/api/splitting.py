@@ -60,7 +60,9 @@ def split(body: bytes) -> Pieces | None:
                     return None
         elif depth == 1 and text == b'"rollouts"':
             colon = _COLON.match(body, token.end())
-            if colon is None or body[colon.end() : colon.end() + 1] != b"[" or begin >= 0:
+            if colon is None:
+                continue  # the value of another key
+            if body[colon.end() : colon.end() + 1] != b"[" or begin >= 0:
                 return None
             begin = last = colon.end() + 1
             inside = True

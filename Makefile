@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-fast lint \
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast lint \
 	lock audit clean
 
 setup:
@@ -37,6 +37,10 @@ test: test-fast
 # Images, charts and configurations, and the topology that they describe, as processes.
 test-deploy: setup
 	$(BIN)/pytest tests/deploy
+
+# Each adapter inside its framework, in an environment of its own, before the real service.
+test-adapters: setup
+	@$(BIN)/python tools/adapters.py
 
 test-fast: lint
 	$(BIN)/pytest -n auto --maxprocesses 4 tests/unit tests/property tests/contract

@@ -71,7 +71,11 @@ async def flood(url: str, made: Source) -> dict[str, Any]:
                     for i in range(EACH)
                 ]
                 sent = time.perf_counter()
-                body = {"rollouts": rollouts, "voting": VOTING, "deadline_ms": 1000 * DEADLINE_S}
+                body = {
+                    "rollouts": rollouts,
+                    "voting": VOTING,
+                    "deadline_ms": round(1000 * DEADLINE_S),
+                }
                 answer = await http.post("/credit", json=body)
                 took = time.perf_counter() - sent
                 if answer.status_code == 200:
@@ -89,6 +93,8 @@ async def flood(url: str, made: Source) -> dict[str, Any]:
 
         await asyncio.gather(*(call() for _ in range(CALLERS)))
     seconds = time.perf_counter() - started
+    if not accepted:
+        raise RuntimeError(f"nothing was accepted: {len(refused)} refused, and {other}")
     await asyncio.sleep(2)
     return {
         "offered_rollouts_per_s": EACH * (len(accepted) + len(refused)) / seconds,

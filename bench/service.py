@@ -42,7 +42,7 @@ SHOWN = {
     "naive_rollouts_per_s": "script, rollouts/s", "service_rollouts_per_s": "service, rollouts/s",
     "naive_speedup": "service / script", "prefix_hit_ratio": "prompt tokens from the cache",
     "vote_cost_16": "time of k = 16 / k = 1", "p50_ms": "a rollout alone, median ms",
-    "p99_ms": "and the slowest of a hundred",
+    "p99_ms": "and p99, of forty",
     "judge_tokens_per_rollout_token": "judge tokens / rollout token",
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ def overhead(made: Source) -> dict[str, Any]:
     """Bare engine and service in turns, with the same questions in each round."""
     bare_rates, rates, rollout_rates, shares = [], [], [], []
     with bare("brief") as generate, service("brief") as url:
-        blocks: list[float] = []
+        blocks: dict[float, float] = {}
         for turn in range(ROUNDS + 1):
             rollouts = made.groups(GROUPS)
             voting = {**FULL_VOTE, "seed": turn}
@@ -108,7 +108,8 @@ def overhead(made: Source) -> dict[str, Any]:
             seconds, batch = credited(url, rollouts, voting)
             if not turn:
                 continue  # warms both up
-            blocks += [edge for edge, n in loop_blocks(url).items() if n > before[edge]]
+            for edge, count in loop_blocks(url).items():
+                blocks[edge] = blocks.get(edge, 0) + count - before[edge]
             bare_rates.append(alone["tokens"] / alone["seconds"])
             rates.append(batch.usage.completion_tokens / seconds)
             rollout_rates.append(len(rollouts) / seconds)
@@ -120,7 +121,9 @@ def overhead(made: Source) -> dict[str, Any]:
     return {
         "engine_tokens_per_s": median(bare_rates), "service_tokens_per_s": median(rates),
         "overhead_ratio": median(shares), "overhead_ratios": shares,
-        "service_rollouts_per_s": median(rollout_rates), "max_loop_block_ms": 1000 * max(blocks),
+        "service_rollouts_per_s": median(rollout_rates),
+        "max_loop_block_ms": 1000 * max(edge for edge, count in blocks.items() if count),
+        "loop_wake_ups": {f"{1000 * edge:g} ms": count for edge, count in blocks.items()},
         "judge_tokens_per_rollout_token": (read + usage.completion_tokens) / length,
     }  # fmt: skip
 
@@ -171,7 +174,8 @@ def votes(made: Source) -> dict[str, Any]:
     asked = made.groups(2, 8)
     for style in STYLES:
         with service(style) as url:
-            _, batch = credited(url, asked, {"n": 8, "early_stop": False, "seed": 1})
+            credited(url, made.groups(1, 2), {"n": 1})  # warms up
+            taken, batch = credited(url, asked, {"n": 8, "early_stop": False, "seed": 1})
             if style == "verdict":
                 runs: dict[int, list[float]] = {1: [], 4: [], 16: []}
                 for _ in range(ROUNDS):
@@ -179,11 +183,10 @@ def votes(made: Source) -> dict[str, Any]:
                         seconds, _ = credited(url, made.groups(2, 8), {"n": k, "early_stop": False})
                         runs[k].append(seconds)
                 prices = {k: median(seconds) / median(runs[1]) for k, seconds in runs.items()}
-            seconds, timed = credited(url, made.groups(2, 8), FULL_VOTE)
         usage = batch.usage
         found[style] = {
             "tokens": usage.completion_tokens / usage.critiques_run,
-            "rollouts_per_s": len(timed.results) / seconds,
+            "rollouts_per_s": len(asked) / taken,
             "agreement_within": within(batch),
             "majority": [[step.wrong for step in each.steps] for each in batch.credited],
         }
@@ -197,22 +200,42 @@ def votes(made: Source) -> dict[str, Any]:
             "vote_cost_16": prices[16]}  # fmt: skip
 
 
+def price(made: Source) -> dict[str, Any]:
+    """What brings the price of k = 16 down: the opening in the prompt, and early stop."""
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
+        "no prefill": ("false", {"n": 16, "early_stop": False}),
+        "prefill": ("true", {"n": 16, "early_stop": False}),
+        "prefill, early stop, majority": ("true", {"n": 16}),
+        "prefill, early stop, intersection": ("true", {"n": 16, "method": "intersection"}),
+    }
+    found = {}
+    for prefill in ("false", "true"):
+        with service("verdict", CAPO_PREFILL=prefill) as url:
+            credited(url, made.groups(1, 2), {"n": 1})  # warms up
+            mine = {name: voting for name, (how, voting) in ways.items() if how == prefill}
+            runs: dict[str, list[float]] = {name: [] for name in ("one", *mine)}
+            for _ in range(ROUNDS):
+                for name, voting in {"one": {"n": 1}, **mine}.items():
+                    runs[name].append(credited(url, made.groups(2, 8), voting)[0])
+        found |= {name: median(runs[name]) / median(runs["one"]) for name in mine}
+    return {"vote_cost_16_by": found}
+
+
 def latency(made: Source) -> dict[str, Any]:
     """Single rollouts, so many callers at once, each sending the next when it is answered."""
     found = []
     with service("brief") as url:
         credited(url, made.groups(1), FULL_VOTE)  # warms up
         for callers in (1, 2, 4, 8, 16, 32):
-            rollouts = made.groups(max(callers // 2, 4), 4)
+            rollouts = made.groups(max(callers // 2, 2), 4)
             times, tokens, seconds = asyncio.run(_callers(url, rollouts, callers))
             found.append({
                 "callers": callers, "rollouts_per_s": len(times) / seconds,
                 "tokens_per_s": tokens / seconds, "p50_ms": 1000 * median(times),
                 "p99_ms": 1000 * quantiles(times, n=100)[98],
             })  # fmt: skip
-        alone, _, _ = asyncio.run(_callers(url, made.groups(4, 8), 1))
-        while len(alone) < 100:
-            alone += asyncio.run(_callers(url, made.groups(4, 8), 1))[0]
+            print(f"  {found[-1]}", flush=True)
+        alone, _, _ = asyncio.run(_callers(url, made.groups(10, 4), 1))
     return {"concurrency": found, "p50_ms": 1000 * median(alone),
             "p99_ms": 1000 * quantiles(alone, n=100)[98]}  # fmt: skip
 
@@ -279,7 +302,7 @@ def speculation(made: Source) -> dict[str, Any]:
 
 PARTS = {
     "overhead": overhead, "prefix": prefix, "early_stop": early_stop, "votes": votes,
-    "latency": latency, "script": script, "speculation": speculation,
+    "price": price, "latency": latency, "script": script, "speculation": speculation,
 }  # fmt: skip
 
 

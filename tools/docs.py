@@ -1,4 +1,5 @@
-"""Write docs/wire.md from the models of the wire, and the table of settings in docs/operations.md.
+"""Write docs/wire.md from the models of the wire, docs/openapi.json from the service's routes, and
+the table of settings in docs/operations.md.
 
 python tools/docs.py
 """
@@ -12,7 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from capo_client import wire
+from capo_service.api.app import create_app
 from capo_service.api.problems import TYPES
+from capo_service.engine.scripted import ScriptedEngine
 from capo_service.settings import Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -117,6 +120,14 @@ def operations_md() -> str:
     return before + BEGIN + "".join(rows) + END + after
 
 
+def openapi_json() -> str:
+    """The interface for client generators: what `GET /openapi.json` answers."""
+    engine = ScriptedEngine(lambda prompt, sampling: "")
+    description = create_app(Settings(), engine).openapi()
+    return json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     (DOCS / "wire.md").write_text(wire_md(), "utf-8")
     (DOCS / "operations.md").write_text(operations_md(), "utf-8")
+    (DOCS / "openapi.json").write_text(openapi_json(), "utf-8")

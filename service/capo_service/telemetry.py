@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +26,14 @@ _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (32, 128, 512, 2048, 8192, 32768)
 
 
+@dataclass(slots=True)
+class Asked:
+    """A request for credit: when it came, by `time.monotonic`, and how it was answered."""
+
+    at: float
+    status: int = 500
+
+
 class Telemetry:
     """Counters of one service; `expose` is its part of `GET /metrics`."""
 
@@ -36,9 +47,9 @@ class Telemetry:
         def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(name, help_text, buckets=buckets, registry=registry)
 
-        self.requests = counter("capo_requests", "Requests to /credit, by HTTP status", "status")
+        self.requests = counter("capo_requests", "Requests for credit, by HTTP status", "status")
         self.seconds = histogram(
-            "capo_request_seconds", "Seconds of a request to /credit", _SECONDS
+            "capo_request_seconds", "Seconds of a request for credit", _SECONDS
         )
         self.rollouts = counter(
             "capo_rollouts", "Rollouts answered, by HTTP status and key", "status", "key"
@@ -90,6 +101,16 @@ class Telemetry:
     def about(self, **facts: str) -> None:
         """What does not change while the service runs."""
         Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
+
+    @contextmanager
+    def request(self) -> Iterator[Asked]:
+        """Count a request for credit; whoever answers it sets its status."""
+        asked = Asked(time.monotonic())
+        try:
+            yield asked
+        finally:
+            self.requests.labels(str(asked.status)).inc()
+            self.seconds.observe(time.monotonic() - asked.at)
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when it is asked for."""

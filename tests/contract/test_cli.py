@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from capo_service.engine.scripted import ScriptedEngine
+from kit import tokenizer
 from kit_service import Service, serving, settings
 
 
@@ -144,3 +145,41 @@ def test_serve_names_what_is_missing(tmp_path: Path) -> None:
     found = capo("serve", PYTHONPATH=str(tmp_path))
     assert found.returncode == 2
     assert "pip install 'capo-credit[service]'" in found.stderr
+
+
+def test_alignment_is_checked_and_shown_where_it_fails(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    from capo_service.check_alignment import Checker
+
+    gpt2 = tokenizer("gpt2")
+    folder = tmp_path / "policy"
+    PreTrainedTokenizerFast(tokenizer_object=gpt2, eos_token="<|endoftext|>").save_pretrained(
+        folder
+    )
+    text = "So 12 + 30 is 42.\n\nThen é.\n\n#### 7"
+    ids = gpt2.encode(text).ids
+    end = gpt2.token_to_id("<|endoftext|>")
+    file = write(
+        tmp_path / "rollouts.jsonl",
+        {"response": text},
+        {"response": text, "response_token_ids": [*ids, end]},
+        {"response": text + "\n", "response_token_ids": ids},
+        {"response": text.replace("42", "43"), "response_token_ids": ids},
+        {"response_token_ids": [100_000]},
+    )
+    shown = capo("check-alignment", file, "--tokenizer", folder)
+    assert shown.returncode == 1
+    assert "line 4 does not align: character 15" in shown.stdout
+    assert "with '2.\\n\\nThen é" in shown.stdout and "'3.\\n\\nThen é" in shown.stdout
+    assert "line 5 does not align: id 100000 is not in the vocabulary" in shown.stdout
+    assert "5 rollouts" in shown.stdout and "2 exact, 1 aligned" in shown.stdout
+    checked = list(Checker(str(folder)).lines(file))
+    assert [line.verdict for line in checked] == ["exact", "exact", "aligned", "wrong", "wrong"]
+    assert checked[0].steps == 3 and all(line.same_by_offsets for line in checked)
+    assert json.loads(checked[3].as_json())["detail"].startswith("character 15, at token")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        Checker(str(tmp_path / "nothing"))
+    bad = write(tmp_path / "bad.jsonl", "[1]")
+    with pytest.raises(ValueError, match="line 1 is no JSON object"):
+        list(Checker(str(folder)).lines(bad))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 from fastapi.responses import Response
@@ -19,11 +19,23 @@ from capo_service.api.parsing import Batch
 from capo_service.api.runtime import Answer, Runtime
 from capo_service.keys import Key
 from capo_service.offload import off_loop
+from capo_service.telemetry import Asked, Telemetry
 
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
 
 T = TypeVar("T")
+
+
+@contextmanager
+def counted(telemetry: Telemetry) -> Iterator[Asked]:
+    """Count a request; a refusal's status is that of its problem."""
+    with telemetry.request() as asked:
+        try:
+            yield asked
+        except problems.ProblemError as error:
+            asked.status = error.problem.status
+            raise
 
 
 class Call:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 
 from capo_client import wire
 from capo_service import version
-from capo_service.api import problems
-from capo_service.api.answer import NDJSON, Call, Stream, by_size, until_disconnect
+from capo_service.api import problems, remote
+from capo_service.api.answer import NDJSON, Call, Stream, by_size, counted, until_disconnect
 from capo_service.api.context import RequestContext
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
@@ -66,6 +66,7 @@ def create_app(
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_routes(app, runtime)
+    remote.add_routes(app, runtime)
     return app
 
 
@@ -79,6 +80,14 @@ def _add_error_handlers(app: FastAPI) -> None:
         name = _NAMES.get(error.status_code, "internal")
         detail = f"{request.method} {request.url.path}: {error.detail}"
         return problems.response(problems.make(name, detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_query(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:]))
+        return problems.response(
+            problems.make("invalid-request", f"in the URL, {field}: {first['msg']}", field)
+        )
 
     @app.exception_handler(Exception)
     async def on_failure(request: Request, error: Exception) -> Response:
@@ -112,26 +121,18 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         summary="Credit rollouts",
     )
     async def credit(request: Request) -> Response:
-        started = time.monotonic()
-        status = 500
-        try:
+        with counted(runtime.telemetry) as asked:
             key = may_credit(request)
             body = await read_body(request, settings.max_body_bytes)
             batch = await by_size(len(body), parse, body, settings.max_rollouts)
-            call = Call(runtime, batch, started, key)
+            call = Call(runtime, batch, asked.at, key)
             request.state.facts |= {"rollouts": len(batch.items), "key": key.name}
             if NDJSON in request.headers.get("accept", ""):
                 begun = Stream.begin(call)
                 response: Response = await until_disconnect(request.receive, begun)
             else:
                 response = await until_disconnect(request.receive, call.respond())
-            status = response.status_code
-        except ProblemError as error:
-            status = error.problem.status
-            raise
-        finally:
-            runtime.telemetry.requests.labels(str(status)).inc()
-            runtime.telemetry.seconds.observe(time.monotonic() - started)
+            asked.status = response.status_code
         return response
 
     def unavailable(when: str) -> dict[int | str, dict[str, Any]]:

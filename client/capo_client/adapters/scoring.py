@@ -1,0 +1,326 @@
+"""What every adapter needs: rollouts in, rewards out, and a fall-back that is never silent.
+
+A `Scorer` holds one connection on an event loop of its own, so it serves frameworks that call
+from coroutines, from threads or from neither. All rollouts of a call are sent at once, in
+requests of a few; frameworks that call it once a rollout get theirs as soon as it is judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from capo_client import errors, wire
+from capo_client.async_client import AsyncCreditClient
+from capo_client.chunk import Answer, make_options
+from capo_client.offsets import decode_with_offsets
+from capo_client.scalar import agreement, log_metrics, mean_reward
+
+Fallback = Literal["skip", "outcome", "raise"]
+FALLBACKS: tuple[Fallback, ...] = ("skip", "outcome", "raise")
+T = TypeVar("T")
+
+_log = logging.getLogger("capo_client.adapters")
+# As many calls at once; the service decides what is judged when, and refuses what is too much.
+_CONCURRENCY = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One rollout, in the terms that frameworks have for it.
+
+    Give `prompt` as text or as chat messages. Give `ids`, the T sampled token ids without
+    padding, to get a reward for each of them; `text` alone gives one for the whole.
+    """
+
+    prompt: str | Sequence[dict[str, Any]]
+    ids: Sequence[int] | None = None
+    text: str | None = None
+    reference: str | None = None
+    outcome: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The reward of one rollout.
+
+    Attributes:
+        token_rewards: T numbers, one for each id that was given; None without ids or credit.
+        reward: their mean; without ids, the mean over characters. None: there is no credit, and
+            the framework is to leave the rollout out.
+        outcome: r_v in [0, 1], where known.
+        steps: how many steps the rollout has.
+        wrong: how many of them are wrong.
+        agreement: share of critiques on the larger side, mean over steps; in [0.5, 1].
+        source: `judge`, or else what the fall-back made of it: `outcome` or `none`.
+        error: why the judge's credit is missing.
+    """
+
+    token_rewards: list[float] | None
+    reward: float | None
+    outcome: float | None = None
+    steps: int = 0
+    wrong: int = 0
+    agreement: float | None = None
+    source: Literal["judge", "outcome", "none"] = "judge"
+    error: str | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for a framework's own metrics; the same names for every rollout."""
+        return log_metrics(self.steps, self.wrong, self.agreement, self.source == "judge")
+
+
+class Scorer:
+    """Scores rollouts by a running service.
+
+    Args:
+        url: the service, or several of them; by default CAPO_URL.
+        tokenizer: the policy's, of Hugging Face; needed for rollouts that come as ids.
+        tokenizer_name: its name at the service (`GET /info`), which then decodes the ids. Where
+            the service does not know it, offsets are computed here, as without a name.
+        fallback: for rollouts that are not credited in the end. `skip`: no reward; the framework
+            leaves them out. `outcome`: w_whole times the outcome on every token, where the outcome
+            was given; else as `skip`. `raise`: a `CreditFailedError`.
+        deadline: seconds for each call, all attempts included.
+        ready_within: seconds to wait at the start for a judge that is being loaded.
+        api_key: by default CAPO_API_KEY.
+        options: `voting`, `reward`, `segment`, `show_reference`, `priority`, as in `wire`.
+
+    Raises:
+        UnavailableError: no service answers at the URL.
+        InvalidRequestError: an option is unknown or has a wrong value.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        tokenizer_name: str | None = None,
+        fallback: Fallback = "skip",
+        deadline: float = 600.0,
+        ready_within: float = 600.0,
+        api_key: str | None = None,
+        **options: Any,
+    ) -> None:
+        if fallback not in FALLBACKS:
+            raise ValueError(f"fallback is {fallback!r}; take one of {', '.join(FALLBACKS)}")
+        make_options(**options)
+        self.tokenizer = tokenizer
+        self.fallback: Fallback = fallback
+        self.deadline = deadline
+        self.counts: Counter[str] = Counter()
+        self.reward = wire.Reward.model_validate(options.get("reward") or {})
+        self._options = options
+        self._name = tokenizer_name
+        self._told: set[str] = set()
+        self._turns = asyncio.Semaphore(_CONCURRENCY)
+        self._client = AsyncCreditClient(url, api_key=api_key, concurrency=_CONCURRENCY)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="capo-scorer", daemon=True
+        )
+        self._thread.start()
+        try:
+            self._call(self._connect(ready_within))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """The service."""
+        return self._client.url
+
+    @property
+    def by_name(self) -> bool:
+        """Whether the service decodes ids, by `tokenizer_name`."""
+        return self._name is not None
+
+    async def _connect(self, ready_within: float) -> None:
+        try:
+            info = await self._client.info()
+            await self._client.wait_until_ready(ready_within)
+        except errors.UnavailableError as error:
+            raise errors.UnavailableError(
+                f"no reward service can be used at {self.url} ({error}): start one with `capo "
+                "serve`, or name one by url or CAPO_URL",
+                error.problem,
+            ) from error
+        if self._name is not None and self._name not in info.tokenizers:
+            _log.warning(
+                "the service at %s does not serve tokenizer %r (it has %s): offsets are computed "
+                "here instead", self.url, self._name, ", ".join(info.tokenizers) or "none",
+            )  # fmt: skip
+            self._name = None
+
+    async def score(self, samples: Sequence[Sample]) -> list[Scored]:
+        """Score rollouts, from any event loop; results in their order.
+
+        Raises:
+            ValueError: a rollout has neither reference nor outcome, or ids and no tokenizer.
+            ProblemResponseError: the service refuses the request itself, as for a wrong key.
+            CreditFailedError: a rollout was not credited, and `fallback` is `raise`.
+        """
+        future = asyncio.run_coroutine_threadsafe(self._score(samples), self._loop)
+        return await asyncio.wrap_future(future)
+
+    def score_now(self, samples: Sequence[Sample]) -> list[Scored]:
+        """As `score`, for code that is not asynchronous; waits."""
+        return self._call(self._score(samples))
+
+    async def _score(self, samples: Sequence[Sample]) -> list[Scored]:
+        bodies: dict[int, dict[str, Any]] = {}
+        for position, sample in enumerate(samples):
+            answer = self._answer(sample)
+            if answer.get("response_token_ids") or (answer.get("response") or "").strip():
+                bodies[position] = self._asked(sample) | answer | {"id": str(position)}
+        answers: dict[int, Answer | str] = {}
+        if bodies:
+            try:
+                async with self._turns:
+                    batch = await self._client.credit(
+                        list(bodies.values()), deadline=self.deadline, **self._options
+                    )
+                answers = dict(zip(bodies, batch, strict=True))
+            except (errors.UnavailableError, errors.DeadlineExceededError) as error:
+                answers = dict.fromkeys(bodies, str(error))
+        scored = [self._scored(each, answers.get(n)) for n, each in enumerate(samples)]
+        self.counts.update(each.source for each in scored)
+        if self.fallback == "raise":
+            lost = [a for a in answers.values() if isinstance(a, wire.Failed)]
+            if lost:
+                raise errors.CreditFailedError(lost)
+            if any(each.error for each in scored):
+                raise errors.UnavailableError(next(e.error for e in scored if e.error) or "")
+        return scored
+
+    def _asked(self, sample: Sample) -> dict[str, Any]:
+        if (
+            sample.reference is None
+            and sample.outcome is None
+            and self.reward.scheme != "process_only"
+        ):
+            raise ValueError(
+                "a rollout has neither a reference answer nor an outcome: name the data's column "
+                "that holds one, or set reward={'scheme': 'process_only'}"
+            )
+        prompt: dict[str, Any] = (
+            {"question": sample.prompt}
+            if isinstance(sample.prompt, str)
+            else {"messages": [_turn(message) for message in sample.prompt]}
+        )
+        return prompt | {"reference": sample.reference, "outcome": sample.outcome}
+
+    def _answer(self, sample: Sample) -> dict[str, Any]:
+        if sample.ids is None:
+            return {"response": sample.text}
+        ids = [int(token) for token in sample.ids]
+        if self._name is not None:
+            return {"response_token_ids": ids, "tokenizer": self._name}
+        if self.tokenizer is None:
+            raise ValueError(
+                "rollouts come as token ids: give the policy's tokenizer, or tokenizer_name if "
+                "the service serves it"
+            )
+        text, spans = decode_with_offsets(self.tokenizer, ids)
+        return {"response": text, "token_offsets": spans}
+
+    def _scored(self, sample: Sample, answer: Answer | str | None) -> Scored:
+        count = None if sample.ids is None else len(sample.ids)
+        if isinstance(answer, wire.Credited):
+            return _from_credit(answer)
+        if answer is None:  # blank: no step is wrong, and no answer is right
+            outcome = 0.0 if sample.outcome is None else sample.outcome
+            return _constant(self._of_outcome(outcome), count, outcome, "judge", None)
+        error = answer if isinstance(answer, str) else _reason(answer)
+        if error not in self._told:
+            self._told.add(error)
+            _log.warning("a rollout was not credited (fallback: %s): %s", self.fallback, error)
+        if self.fallback == "outcome" and sample.outcome is not None:
+            value = self._of_outcome(sample.outcome)
+            return _constant(value, count, sample.outcome, "outcome", error)
+        return Scored(None, None, sample.outcome, source="none", error=error)
+
+    def _of_outcome(self, outcome: float) -> float:
+        return 0.0 if self.reward.scheme == "process_only" else self.reward.w_whole * outcome
+
+    def close(self) -> None:
+        """Close the connection. May be called more than once."""
+        if self._loop.is_closed():
+            return
+        self._call(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+
+def default_scorer() -> Scorer:
+    """The scorer of frameworks that name a function and nothing else.
+
+    Its arguments are the JSON object in CAPO_OPTIONS, such as
+    `{"voting": {"n": 8}, "fallback": "outcome"}`; made once in each process.
+    """
+    return _scorer_of(os.getpid())  # one made before a fork has no thread in the child
+
+
+@cache
+def _scorer_of(_: int) -> Scorer:
+    given = os.environ.get("CAPO_OPTIONS") or "{}"
+    try:
+        options = json.loads(given)
+        if not isinstance(options, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise ValueError(f"CAPO_OPTIONS must hold a JSON object, not {given!r}: {error}") from None
+    return Scorer(**options)
+
+
+def _from_credit(answer: wire.Credited) -> Scored:
+    return Scored(
+        token_rewards=answer.token_rewards,
+        reward=mean_reward(answer),
+        outcome=None if answer.outcome is None else answer.outcome.value,
+        steps=len(answer.steps),
+        wrong=sum(step.wrong for step in answer.steps),
+        agreement=agreement(answer),
+    )
+
+
+def _constant(
+    value: float,
+    count: int | None,
+    outcome: float,
+    source: Literal["judge", "outcome"],
+    error: str | None,
+) -> Scored:
+    rewards = None if count is None else [value] * count
+    return Scored(rewards, value, outcome, source=source, error=error)
+
+
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    """Role and text; what else frameworks keep in a turn is not for the judge."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part.get("text") or "" for part in content)
+    return {"role": message["role"], "content": content}
+
+
+def _reason(failed: wire.Failed) -> str:
+    problem = failed.error
+    return f"{problem.status} {problem.title}: {problem.detail}"

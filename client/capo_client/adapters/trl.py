@@ -1,0 +1,171 @@
+"""TRL's GRPOTrainer with CAPO: a reward function, and a trainer with token-level advantages.
+
+    from capo_client.adapters.trl import CapoGRPOTrainer, CapoReward
+
+    trainer = CapoGRPOTrainer(
+        model="Qwen/Qwen2.5-7B",
+        reward_funcs=CapoReward(reference="answer"),   # a column of the data
+        args=GRPOConfig(...), train_dataset=dataset,
+    )
+
+Every token gets its own advantage, by eq. 2 over the tokens of its group. With TRL's own
+GRPOTrainer, `CapoReward` is an ordinary (asynchronous) reward function of one number a rollout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from capo_client.adapters.requirement import require
+from capo_client.adapters.scoring import Sample, Scored, Scorer
+
+require("trl", "trl", "1.16")
+
+import torch  # noqa: E402
+from trl import GRPOTrainer  # noqa: E402
+
+from capo_client.adapters.advantages import token_advantages  # noqa: E402
+
+
+class CapoReward:
+    """A reward function for `reward_funcs`: the mean of each rollout's token rewards.
+
+    Args:
+        url: the service; by default CAPO_URL.
+        reference: the column of the data that holds the reference answer or solution.
+        outcome: the column that holds the verified outcome, in [0, 1], in place of a reference.
+        question: the column that holds the question as the judge should see it; by default the
+            prompt itself (chat turns, or text).
+        options: of `Scorer`: `voting`, `reward`, `segment`, `fallback`, `deadline`, ...
+
+    Rollouts without credit get None, which TRL leaves out of its statistics; their number is
+    logged as `capo_fallback`, beside `capo_wrong_step_rate` and the others of `Scored.metrics`.
+    """
+
+    __name__ = "capo"
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        reference: str | None = None,
+        outcome: str | None = None,
+        question: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.scorer = Scorer(url, **options)
+        self.last: list[Scored] = []
+        self._reference = reference
+        self._outcome = outcome
+        self._question = question
+
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        log_metric: Any = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """One reward a rollout, as TRL asks for it."""
+        count = len(prompts)
+        references = _column(columns, self._reference, count)
+        outcomes = _column(columns, self._outcome, count)
+        asked = _column(columns, self._question, count) if self._question else prompts
+        by_text = self.scorer.tokenizer is None
+        samples = [
+            Sample(
+                prompt=asked[i],
+                ids=None if by_text else completion_ids[i],
+                text=_text(completions[i]) if by_text else None,
+                reference=None if references[i] is None else str(references[i]),
+                outcome=None if outcomes[i] is None else float(outcomes[i]),
+            )
+            for i in range(count)
+        ]
+        started = time.monotonic()
+        self.last = await self.scorer.score(samples)
+        if log_metric is not None:
+            log_metric("capo_seconds", time.monotonic() - started)
+            for scored in self.last:
+                for name, value in scored.metrics().items():
+                    log_metric(name, value)
+        return [scored.reward for scored in self.last]
+
+
+class CapoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2.
+
+    Takes the arguments of `GRPOTrainer`; one of `reward_funcs` is a `CapoReward`. The other
+    functions' rewards, times their weights, are added to every token of their rollout.
+    `scale_rewards` chooses the standard deviation: `group` (the paper's), `batch` or `none`. Tokens
+    that tools wrote, and truncated completions under `mask_truncated_completions`, have no
+    advantage and no part in the statistics. Groups may be spread over processes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        found = [n for n, each in enumerate(self.reward_funcs) if isinstance(each, CapoReward)]
+        if len(found) != 1:
+            raise ValueError(
+                f"reward_funcs holds {len(found)} CapoReward: CapoGRPOTrainer needs exactly one"
+            )
+        self._capo_index = found[0]
+        self._capo: CapoReward = self.reward_funcs[found[0]]
+        if self._capo.scorer.tokenizer is None:
+            processor = self.processing_class
+            self._capo.scorer.tokenizer = getattr(processor, "tokenizer", processor)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        # (all processes' rollouts, functions); the weights are TRL's own.
+        self._all_rewards = super()._calculate_rewards(*args, **kwargs)
+        return self._all_rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        output["advantages"] = self._token_advantages(output, size)
+        return output
+
+    def _token_advantages(self, output: dict[str, Any], group_size: int) -> Any:
+        mask = output["completion_mask"].bool()
+        if "tool_mask" in output:
+            mask = mask & output["tool_mask"].bool()
+        rewards = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        for row, scored in enumerate(self._capo.last):
+            if scored.token_rewards is None:
+                mask[row] = False
+            else:
+                rewards[row, : len(scored.token_rewards)] = torch.tensor(scored.token_rewards)
+        rows = len(mask)
+        mine = slice(self.accelerator.process_index * rows, None)
+        weights = self.reward_weights.to(mask.device)
+        others = torch.arange(len(weights), device=mask.device) != self._capo_index
+        scalars = (self._all_rewards * weights)[:, others].nansum(dim=1)[mine][:rows]
+        rewards = weights[self._capo_index] * rewards + scalars[:, None]
+        all_rewards, all_masks = (
+            self.accelerator.gather(self.accelerator.pad_across_processes(each, dim=1))
+            for each in (rewards, mask.int())
+        )
+        groups = [row // group_size for row in range(len(all_masks))]
+        advantages = token_advantages(all_rewards, all_masks, groups, self.scale_rewards)
+        return advantages[mine][:rows, : mask.shape[1]]
+
+
+def _column(columns: dict[str, Any], name: str | None, count: int) -> Sequence[Any]:
+    if name is None:
+        return [None] * count
+    if name not in columns:
+        known = ", ".join(sorted(n for n, v in columns.items() if isinstance(v, list)))
+        raise ValueError(f"the data has no column {name!r}; it has {known or 'none but prompt'}")
+    values: Sequence[Any] = columns[name]
+    return values
+
+
+def _text(completion: Any) -> str:
+    if isinstance(completion, str):
+        return completion
+    return "".join(str(turn.get("content") or "") for turn in completion)

@@ -1,0 +1,105 @@
+"""Where each token of a rollout lies in its text, by the caller's own tokenizer.
+
+For rollouts whose tokenizer the service does not serve: the ids are decoded here, one after the
+other, and sent as `response` and `token_offsets`. Nothing is ever tokenized again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Span = tuple[int, int]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# Bytes that form no character for so many tokens never will: a hostile rollout must not cost
+# time that grows with its square.
+_LONGEST_CHARACTER = 32
+
+
+def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
+    """Decode sampled ids, and say which characters each of them spells.
+
+    Args:
+        tokenizer: of Hugging Face's transformers, or a `tokenizers.Tokenizer`.
+        ids: T sampled ids. Special tokens (EOS, padding) are no text.
+
+    Returns:
+        The text, and T spans (start, end) of code points in it: `response` and `token_offsets` of
+        the wire. Tokens that share a character have its span each; a special token has an empty
+        one, where it stands.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    special = _special_ids(tokenizer, backend)
+    step = _stream(backend) or _windows(tokenizer)
+    parts: list[str] = []
+    spans: list[Span] = []
+    held: list[int] = []  # ids whose character is not complete
+    begun = 0  # how many tokens have their span
+    length = 0
+
+    def emit(text: str, until: int) -> None:
+        nonlocal begun, length
+        spans.extend([(length, length + len(text))] * (until - begun))
+        begun = until
+        length += len(text)
+        parts.append(text)
+        held.clear()
+
+    for position, token in enumerate(ids):
+        if token in special:
+            if not held:  # amid the bytes of one character it shares that character's span
+                emit("", position + 1)
+            continue
+        held.append(token)
+        text = None
+        lost = len(held) >= _LONGEST_CHARACTER
+        try:
+            text = step(token)
+        except Exception:  # bytes that change what bytes before them spelled (SentencePiece)
+            lost = True
+        if text is None and lost:
+            text = _decode(backend, held)
+            step = _stream(backend) or _windows(tokenizer)
+        if text is not None:
+            emit(text, position + 1)
+    emit(_decode(backend, held) if held else "", len(ids))
+    return "".join(parts), spans
+
+
+def _special_ids(tokenizer: Any, backend: Any) -> set[int]:
+    found = set(getattr(tokenizer, "all_special_ids", ()))
+    added: Any = getattr(backend, "get_added_tokens_decoder", dict)()
+    return found | {number for number, token in added.items() if token.special}
+
+
+def _stream(backend: Any) -> Callable[[int], str | None] | None:
+    """The decoder of the `tokenizers` library, which keeps what the next token needs."""
+    if not hasattr(backend, "get_added_tokens_decoder"):
+        return None
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    return lambda token: stream.step(backend, token)
+
+
+def _windows(tokenizer: Any) -> Callable[[int], str | None]:
+    """The same for a tokenizer that only decodes: what the last few ids add to those before."""
+    ids: list[int] = []
+    before = read = 0
+
+    def step(token: int) -> str | None:
+        nonlocal before, read
+        ids.append(token)
+        known = _decode(tokenizer, ids[before:read])
+        text = _decode(tokenizer, ids[before:])
+        if len(text) <= len(known) or text.endswith(_REPLACEMENT):
+            return None
+        before, read = read, len(ids)
+        return text[len(known) :]
+
+    return step
+
+
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False))

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# GRPO with CAPO's token rewards in verl, on a Ray cluster of several nodes.
+#
+# Before: on the head node `ray start --head`, on the others `ray start --address=HEAD:6379`; verl and
+# `pip install capo-credit` on all of them; a reward service that all can reach:
+#   capo serve --model Qwen/Qwen2.5-72B-Instruct --engine-arg tensor_parallel_size=4
+# Then, on the head node:
+#   CAPO_URL=http://judge:8000 NODES=2 recipes/verl/run.sh
+set -euo pipefail
+
+: "${CAPO_URL:?name the reward service, or several of them with commas}"
+: "${NODES:=1}" "${GPUS:=8}" "${MODEL:=Qwen/Qwen2.5-7B}"
+: "${TRAIN:=$HOME/data/gsm8k/train.parquet}" "${TEST:=$HOME/data/gsm8k/test.parquet}"
+
+python3 -m verl.trainer.main_ppo \
+    reward.reward_manager.source=importlib \
+    reward.reward_manager.module.path=pkg://capo_client.adapters.verl \
+    reward.reward_manager.name=CapoRewardManager \
+    actor_rollout_ref.rollout.agent.agent_loop_manager_class=capo_client.adapters.verl.CapoAgentLoopManager \
+    algorithm.adv_estimator=capo \
+    "+reward.reward_kwargs.capo={url:'$CAPO_URL',voting:{method:majority,n:4},fallback:skip}" \
+    data.train_files="$TRAIN" data.val_files="$TEST" \
+    data.train_batch_size=128 data.max_prompt_length=512 data.max_response_length=2048 \
+    actor_rollout_ref.model.path="$MODEL" \
+    actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n=8 \
+    actor_rollout_ref.actor.ppo_mini_batch_size=64 \
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8 \
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8 \
+    actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean \
+    actor_rollout_ref.actor.optim.lr=1e-6 \
+    trainer.nnodes="$NODES" trainer.n_gpus_per_node="$GPUS" \
+    trainer.logger='["console","tensorboard"]' trainer.project_name=capo \
+    trainer.experiment_name=capo-majority-4 trainer.total_epochs=1 trainer.test_freq=10 "$@"

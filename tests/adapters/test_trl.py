@@ -1,0 +1,274 @@
+"""TRL's own GRPOTrainer, with the real service: SmolLM2 trained for three steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable
+from transformers import AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from capo_client import UnavailableError
+from capo_client.adapters.trl import CapoGRPOTrainer, CapoReward
+
+OPTIONS: dict[str, Any] = {"voting": {"n": 3}, "segment": {"method": "sentence"}, "deadline": 120}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+def data(extra: dict[str, Any] | None = None) -> Dataset:
+    rows = [
+        {"prompt": [{"role": "user", "content": question}], "answer": answer} | (extra or {})
+        for question, answer in QUESTIONS
+    ]
+    return Dataset.from_list(rows)
+
+
+def config(tmp_path: Path, **changed: Any) -> GRPOConfig:
+    settings: dict[str, Any] = dict(
+        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, num_generations=4,
+        max_completion_length=64, learning_rate=1e-5, logging_steps=1, report_to=[], use_cpu=True,
+        bf16=False, save_strategy="no", seed=1, beta=0.0, loss_type="grpo", disable_tqdm=True,
+    )  # fmt: skip
+    return GRPOConfig(**settings | changed)
+
+
+class Recording(CapoGRPOTrainer):
+    """Keeps what the loss is given, and the credit that it came from."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[dict[str, Any]] = []
+        self.scored: list[Any] = []
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        self.scored.append(
+            (
+                list(self._capo.last),
+                {k: v.clone() for k, v in output.items() if hasattr(v, "clone")},
+            )
+        )
+        return output
+
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        self.seen.append({k: v.clone() for k, v in inputs.items() if hasattr(v, "clone")})
+        return super()._compute_loss(model, inputs)
+
+
+def test_three_steps_of_smollm2_give_tokens_of_wrong_steps_lower_advantages(tmp_path: Path) -> None:
+    reward = CapoReward(reference="answer", **OPTIONS)
+    trainer = Recording(
+        model=MODEL, reward_funcs=reward, args=config(tmp_path), train_dataset=data()
+    )
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train()
+
+    assert len(trainer.seen) == 3
+    mixed = 0
+    for (scored, output), inputs in zip(trainer.scored, trainer.seen, strict=True):
+        advantages = output["advantages"]
+        assert advantages.shape == output["completion_ids"].shape
+        # What the loss got is what was made, row for row (TRL shuffles the rows).
+        assert inputs["advantages"].shape == advantages.shape
+        torch.testing.assert_close(
+            inputs["advantages"].sum(1).sort().values, advantages.sum(1).sort().values
+        )
+        mask = output["completion_mask"].bool()
+        assert (advantages[~mask] == 0).all()
+        expected = eq_2([s.token_rewards for s in scored], mask.numpy())
+        np.testing.assert_allclose(advantages.numpy(), expected, atol=1e-5)
+        for row, one in enumerate(scored):
+            assert one.source == "judge", one.error
+            rewards = torch.tensor(one.token_rewards)
+            assert len(rewards) == int(mask[row].sum())
+            if 0 < one.wrong < one.steps and advantages.abs().sum() > 0:
+                mixed += 1
+                wrong = rewards == rewards.min()
+                mine = advantages[row][mask[row]]
+                assert mine[wrong].max() < mine[~wrong].min()
+    assert mixed, "no rollout had both kinds of steps"
+    changed = [n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])]
+    assert changed
+    logs = [row for row in trainer.state.log_history if "capo_wrong_step_rate" in row]
+    assert len(logs) == 3 and all(row["capo_fallback"] == 0 for row in logs)
+
+
+def eq_2(rewards: list[list[float]], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """One group, in plain float64."""
+    flat = np.array([value for row in rewards for value in row])
+    result = np.zeros(mask.shape)
+    if flat.std() > 1e-6:
+        for row, values in enumerate(rewards):
+            result[row, : len(values)] = (np.array(values) - flat.mean()) / flat.std()
+    return result
+
+
+def test_the_reward_function_alone_serves_trl_s_own_trainer(tmp_path: Path) -> None:
+    reward = CapoReward(reference="answer", **OPTIONS)
+    trainer = GRPOTrainer(
+        model=MODEL, reward_funcs=[reward], args=config(tmp_path, max_steps=1), train_dataset=data()
+    )
+    trainer.train()
+    [log] = [row for row in trainer.state.log_history if "rewards/capo/mean" in row]
+    assert log["rewards/capo/mean"] == pytest.approx(
+        np.mean([s.reward for s in reward.last]), abs=1e-5
+    )
+    assert all(s.source == "judge" for s in reward.last)
+
+
+def test_a_service_that_is_down_at_the_start_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=f"{NOWHERE}.*capo serve"):
+        CapoReward(NOWHERE, reference="answer")
+
+
+def test_a_service_that_goes_away_leaves_the_fall_back_counted(tmp_path: Path) -> None:
+    with cable() as way:
+        reward = CapoReward(way.url, reference="answer", **OPTIONS | {"deadline": 3})
+        trainer = Recording(
+            model=MODEL,
+            reward_funcs=reward,
+            args=config(tmp_path, max_steps=2),
+            train_dataset=data(),
+        )
+        step = trainer.training_step
+
+        def cut_after_one(*args: Any, **kwargs: Any) -> Any:
+            if trainer.state.global_step == 1:
+                way.cut()
+            return step(*args, **kwargs)
+
+        trainer.training_step = cut_after_one
+        trainer.train()
+    assert [
+        row["capo_fallback"] for row in trainer.state.log_history if "capo_fallback" in row
+    ] == [0, 1]
+    assert (trainer.seen[1]["advantages"] == 0).all()
+    assert reward.scorer.counts == {"judge": 4, "none": 4}
+
+
+def test_outcomes_of_a_column_are_the_fall_back_where_that_is_asked_for(tmp_path: Path) -> None:
+    with cable() as way:
+        reward = CapoReward(
+            way.url, outcome="right", **OPTIONS | {"deadline": 2, "fallback": "outcome"}
+        )
+        way.cut()
+        trainer = Recording(
+            model=MODEL, reward_funcs=reward, args=config(tmp_path, max_steps=1),
+            train_dataset=data({"right": 1.0}),
+        )  # fmt: skip
+        trainer.train()
+    assert [s.reward for s in reward.last] == [2.0] * 4
+    assert all(
+        (s.source == "outcome" and "cannot be reached" in (s.error or "")) or s.error
+        for s in reward.last
+    )
+
+
+async def test_one_bad_rollout_of_a_batch_stands_alone(tokenizer: Any) -> None:
+    reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
+    texts = ["10 is left.\n\n#### 10", "It is so. " * 5000]
+    ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+    rewards = await reward(["How many?"] * 2, texts, ids, answer=["10", "10"])
+    assert rewards[0] is not None and rewards[1] is None
+    assert len(reward.last[0].token_rewards) == len(ids[0])
+    assert "context" in (reward.last[1].error or "")
+
+
+async def test_truncated_blank_and_padded_completions_keep_their_lengths(tokenizer: Any) -> None:
+    reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
+    whole = tokenizer.encode("Five. 😀😀 And so on")
+    ids = [
+        whole[:-1], whole[:3], [tokenizer.eos_token_id], [*whole, *[tokenizer.pad_token_id] * 3], [],
+    ]  # fmt: skip
+    await reward(["How many?"] * 5, [""] * 5, ids, answer=["5"] * 5)
+    assert [len(s.token_rewards) for s in reward.last] == [len(each) for each in ids]
+    assert all(s.source == "judge" for s in reward.last)
+
+
+async def test_a_tokenizer_that_the_service_does_not_know_is_no_obstacle(
+    tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = CapoReward(
+        reference="answer", tokenizer=tokenizer, tokenizer_name="SmolLM2-135M-Instruct", **OPTIONS
+    )
+    assert known.scorer.by_name
+    unknown = CapoReward(reference="answer", tokenizer=tokenizer, tokenizer_name="mine", **OPTIONS)
+    assert "does not serve tokenizer 'mine'" in caplog.text
+    ids = tokenizer.encode("It is 3 * 4 = 12.\n\nLess 2 is 10.\n\n#### 10")
+    for reward in (known, unknown):
+        await reward(["How many?"], [""], [ids], answer=["10"])
+    assert len(known.last[0].token_rewards) == len(unknown.last[0].token_rewards) == len(ids)
+
+
+async def test_a_column_that_is_not_there_is_named(tokenizer: Any) -> None:
+    reward = CapoReward(reference="solution", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="no column 'solution'; it has answer"):
+        await reward(["?"], ["x"], [[1]], answer=["1"])
+    reward = CapoReward(tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="neither a reference answer nor an outcome"):
+        await reward(["?"], ["x"], [tokenizer.encode("It is 4.")], answer=["1"])
+
+
+def test_tokens_of_tools_and_other_functions_rewards(tmp_path: Path, tokenizer: Any) -> None:
+    """Masks and weights, on the trainer's own method with tensors of ours."""
+
+    def length(completions: Any, **_: Any) -> list[float]:
+        return [0.5] * len(completions)
+
+    reward = CapoReward(reference="answer", **OPTIONS)
+    trainer = Recording(
+        model=MODEL, reward_funcs=[length, reward], train_dataset=data(),
+        args=config(tmp_path, reward_weights=[2.0, 3.0], scale_rewards="none"),
+    )  # fmt: skip
+    from capo_client.adapters.scoring import Scored
+
+    reward.last = [
+        Scored([1.0, 1.0, -1.0], 1 / 3), Scored([0.0, 0.0], 0.0), Scored(None, None, source="none"),
+        Scored([2.0], 2.0),
+    ]  # fmt: skip
+    trainer._all_rewards = torch.tensor([[0.5, 1 / 3], [0.5, 0.0], [0.5, float("nan")], [0.0, 2.0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]])
+    tools = torch.tensor([[1, 0, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
+    found = trainer._token_advantages({"completion_mask": mask, "tool_mask": tools}, 4)
+    # 2 * 0.5 + 3 * r; the token of the tool and the rollout without credit count nowhere.
+    values = np.array([4.0, -2.0, 1.0, 1.0, 6.0])
+    expected = np.zeros((4, 3))
+    expected[0, [0, 2]] = values[:2] - values.mean()
+    expected[1, :2] = values[2:4] - values.mean()
+    expected[3, 0] = values[4] - values.mean()
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
+def test_groups_spread_over_two_processes_are_normalised_together(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("trl_two_processes.py")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "--main_process_port", "0", str(script), str(tmp_path)]  # fmt: skip
+    subprocess.run(command, check=True, timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ranks = [json.loads((tmp_path / f"rank{n}.json").read_text()) for n in range(2)]
+    rewards = [row for rank in ranks for row in rank["rewards"]]
+    width = max(len(rank["advantages"][0]) for rank in ranks)
+    found = np.array(
+        [row + [0.0] * (width - len(row)) for rank in ranks for row in rank["advantages"]]
+    )
+    mask = np.array([[n < len(row) for n in range(width)] for row in rewards])
+    assert len(found) == 4  # one group, two rows on each process
+    np.testing.assert_allclose(found, eq_2(rewards, mask), atol=1e-5)
+    assert np.abs(found).sum() > 0
+
+
+def test_url_of_the_service_is_taken_from_the_environment() -> None:
+    assert CapoReward(reference="answer").scorer.url == URL

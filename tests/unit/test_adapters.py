@@ -1,0 +1,78 @@
+"""What adapters share, without any framework."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capo_client.adapters.advantages import token_advantages
+from capo_client.adapters.requirement import require
+from capo_client.answers import response_of
+from capo_trainer import algorithm
+
+
+@given(data=st.data())
+def test_advantages_are_those_of_the_trainer(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 5))
+    width = data.draw(st.integers(1, 6))
+    numbers = st.lists(st.sampled_from([2.0, 1.0, 0.0, -1.0]), min_size=width, max_size=width)
+    rewards = torch.tensor([data.draw(numbers) for _ in range(rows)])
+    flags = st.lists(st.booleans(), min_size=width, max_size=width)
+    mask = torch.tensor([data.draw(flags) for _ in range(rows)])
+    groups = [data.draw(st.sampled_from("ab")) for _ in range(rows)]
+    found = token_advantages(rewards, mask, groups)
+    numbered = torch.tensor([ord(group) for group in groups])
+    expected = algorithm.advantages(torch.zeros(rows), rewards, mask, numbered)
+    torch.testing.assert_close(found, expected)
+
+
+def test_other_scales() -> None:
+    rewards = torch.tensor([[1.0, 3.0], [5.0, 5.0]])
+    mask = torch.ones(2, 2)
+    centred = token_advantages(rewards, mask, ["a", "b"], "none")
+    torch.testing.assert_close(centred, torch.tensor([[-1.0, 1.0], [0.0, 0.0]]))
+    scaled = token_advantages(rewards, mask, ["a", "b"], "batch")
+    torch.testing.assert_close(scaled, centred / rewards.std(correction=0))
+    equal = torch.ones(2, 2)
+    assert token_advantages(equal, mask, ["a", "a"], "batch").abs().sum() == 0
+    assert token_advantages(rewards, mask * 0, ["a", "b"]).abs().sum() == 0
+
+
+def test_a_framework_that_is_missing_or_old_is_named_with_the_fix() -> None:
+    with pytest.raises(ImportError, match=r"trl 1\.16 or newer.*pip install 'trl>=1\.16'"):
+        importlib.import_module("capo_client.adapters.trl")
+    with pytest.raises(ImportError, match=r"pytest 1000 or newer .*, but \d.* is installed"):
+        require("pytest", "pytest", "1000")
+    require("pytest", "pytest", "7")
+    require("sys", "a-thing-without-a-version", "3")
+
+
+def test_no_adapter_comes_with_the_client() -> None:
+    assert not [name for name in sys.modules if name in ("trl", "verl", "verifiers", "swift")]
+
+
+@pytest.mark.parametrize(
+    ("query", "response"),
+    [("Q: 1+1?\nA: 2<|im_end|>", "A: 2"), ("Q: 1+1?\n  A </s> <eos> ", "A"), ("Q: 1+1?", "")],
+)
+def test_a_response_is_what_follows_the_prompt(query: str, response: str) -> None:
+    assert response_of(query, "Q: 1+1?").strip() == response
+
+
+def test_a_query_of_another_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not begin with its prompt"):
+        response_of("abc", "x")
+
+
+def test_options_of_the_environment_must_be_an_object(monkeypatch: Any) -> None:
+    from capo_client.adapters.scoring import default_scorer
+
+    monkeypatch.setenv("CAPO_OPTIONS", "[1]")
+    with pytest.raises(ValueError, match="CAPO_OPTIONS must hold a JSON object, not '\\[1\\]'"):
+        default_scorer()

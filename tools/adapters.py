@@ -1,0 +1,72 @@
+"""Test each adapter inside its framework, in an environment of its own, before the real service.
+
+    .venv/bin/python tools/adapters.py [NAME ...]
+
+Environments lie in build/adapters (or CAPO_ADAPTER_ENVS); requirements/adapters/NAME.txt makes them,
+and makes them anew when it changes. The service is `capo serve` with the embedded model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from capo_service.engine import embedded
+from capo_trainer.testbed.experiment import serving
+
+ROOT = Path(__file__).resolve().parent.parent
+LISTS = ROOT / "requirements" / "adapters"
+ENVS = Path(os.environ.get("CAPO_ADAPTER_ENVS") or ROOT / "build" / "adapters")
+
+
+def main() -> None:
+    names = sys.argv[1:] or sorted(path.stem for path in LISTS.glob("*.txt"))
+    for name in names:
+        make(name)
+    ENVS.mkdir(parents=True, exist_ok=True)
+    settings = {"CAPO_CRITIQUE_STYLE": "verdict", "OMP_NUM_THREADS": "2"}
+    with serving("embedded", ENVS / "service.log", **settings) as url:
+        failed = [name for name in names if not passes(name, url)]
+    if failed:
+        sys.exit(f"adapters: tests failed in {', '.join(failed)}")
+
+
+def make(name: str) -> None:
+    folder = ENVS / name
+    stamp = folder / "installed"
+    mark = hashlib.sha256((LISTS / f"{name}.txt").read_bytes() + str(ROOT).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == mark:
+        return
+    print(f"adapters: making {name}'s environment", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
+    for arguments in (
+        ["-r", str(LISTS / f"{name}.txt")],
+        ["--no-build-isolation", "-e", str(ROOT)],
+    ):
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-deps"]
+        command += ["--quiet", "--disable-pip-version-check", *arguments]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if result.returncode:
+            sys.exit(f"adapters: pip could not make {name}'s environment:\n{result.stderr}")
+    stamp.write_text(mark)
+
+
+def passes(name: str, url: str) -> bool:
+    tests = ROOT / "tests" / "adapters"
+    command = [str(ENVS / name / "bin" / "python"), "-m", "pytest", "-c", str(tests / "pytest.ini"),
+               "--rootdir", str(tests), str(tests / f"test_{name}.py")]  # fmt: skip
+    settings = {
+        "CAPO_URL": url, "CAPO_TEST_MODEL": str(embedded.folder()), "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }  # fmt: skip
+    print(f"adapters: {name}", flush=True)
+    return subprocess.run(command, env=os.environ | settings, check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,9 @@
 
     .venv/bin/python tools/adapters.py [NAME ...]
 
-Environments lie in build/adapters (or CAPO_ADAPTER_ENVS); requirements/adapters/NAME.txt makes them,
-and makes them anew when it changes. The service is `capo serve` with the embedded model.
+Environments lie in build/adapters (or CAPO_ADAPTER_ENVS), made of
+requirements/adapters/NAME.txt, and anew when that changes. The service is `capo serve` with the
+embedded model.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def main() -> None:
 def make(name: str) -> None:
     folder = ENVS / name
     stamp = folder / "installed"
-    mark = hashlib.sha256((LISTS / f"{name}.txt").read_bytes() + str(ROOT).encode()).hexdigest()
+    lines = (LISTS / f"{name}.txt").read_text().splitlines()
+    pins = sorted(line for line in lines if not line.startswith("#"))
+    mark = hashlib.sha256(f"{ROOT} {pins}".encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == mark:
         return
     print(f"adapters: making {name}'s environment", flush=True)
@@ -61,7 +64,8 @@ def passes(name: str, url: str) -> bool:
                "--rootdir", str(tests), str(tests / f"test_{name}.py")]  # fmt: skip
     settings = {
         "CAPO_URL": url, "CAPO_TEST_MODEL": str(embedded.folder()), "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled",
+        # More threads than cores that are free wait for one another.
+        "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }  # fmt: skip
     print(f"adapters: {name}", flush=True)

@@ -139,34 +139,45 @@ async def test_slime_s_tokens_where_the_service_has_the_tokenizer(
 
 
 async def test_skyrl_s_generator_gives_token_rewards(tokenizer: Any) -> None:
-    from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator, TrajectoryOutput
+    """SkyRL's own loop and its gsm8k environment, with answers of ours for an inference engine's."""
+    from skyrl.train.config import GeneratorConfig, SkyRLGymConfig
 
     from capo_client.adapters.skyrl import CapoGenerator, capo_advantage
 
-    ids = [*tokenizer.encode(GOOD), tokenizer.eos_token_id]
+    texts = [GOOD, "It is 3.\n\n#### 3"]
 
-    async def sampled(self: Any, prompt: Any, *_: Any, **__: Any) -> Any:
-        """What SkyRL's own loop returns of an inference engine, which needs a GPU."""
-        return TrajectoryOutput(
-            response_ids=list(ids), reward=[0.0] * (len(ids) - 1) + [1.0], stop_reason="stop",
-            loss_mask=[1] * len(ids), prompt_ids=[1, 2], rollout_logprobs=None, env_metrics={},
-        )  # fmt: skip
+    class Inference:
+        """What the generator asks of an inference engine, which needs a GPU."""
 
-    generator = object.__new__(CapoGenerator)
-    generator.tokenizer = tokenizer
-    generator.connect({"url": URL} | OPTIONS)
-    kept, SkyRLGymGenerator.agent_loop = SkyRLGymGenerator.agent_loop, sampled
-    try:
-        output = await generator.agent_loop(
-            [{"role": "user", "content": QUESTION}], "gsm8k", {}, 64, 512
+        async def generate(self, asked: Any, model: Any = None) -> dict[str, Any]:
+            text = texts[asked["session_ids"][0].endswith("_1")]
+            ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+            return {"responses": [text], "response_ids": [ids], "stop_reasons": ["stop"]}
+
+        async def finish_session(self, _: Any) -> None:
+            pass
+
+    generator = CapoGenerator(
+        generator_cfg=GeneratorConfig(use_cache_salt=False), skyrl_gym_cfg=SkyRLGymConfig(),
+        inference_engine_client=Inference(), tokenizer=tokenizer, capo={"url": URL} | OPTIONS,
+    )  # fmt: skip
+    prompt = [{"role": "user", "content": QUESTION}]
+    outputs = [
+        await generator.agent_loop(
+            prompt, "gsm8k", {"reward_spec": {"ground_truth": ANSWER}}, 64, 512,
+            trajectory_id=SimpleNamespace(instance_id="q", repetition_id=number),
         )
-    finally:
-        SkyRLGymGenerator.agent_loop = kept
-    assert len(output.reward) == len(ids) and set(output.reward) <= {2.0, 1.0}
-    assert output.env_metrics["capo_fallback"] == 0
-    rewards = torch.tensor([output.reward, [0.0] * len(ids)])
-    advantages, _ = capo_advantage(rewards, torch.ones_like(rewards), index=["a", "a"])
-    assert advantages[0].min() > advantages[1].max()
+        for number in range(2)
+    ]  # fmt: skip
+    for output, worth in zip(outputs, (2.0, 0.0), strict=True):
+        assert len(output.reward) == len(output.response_ids) == len(output.loss_mask)
+        assert set(output.reward) <= {worth, worth - 1}
+        assert output.env_metrics["capo_fallback"] == 0
+    width = max(len(output.reward) for output in outputs)
+    rewards = torch.tensor([o.reward + [0.0] * (width - len(o.reward)) for o in outputs])
+    mask = torch.tensor([o.loss_mask + [0] * (width - len(o.loss_mask)) for o in outputs])
+    advantages, _ = capo_advantage(rewards, mask, index=["a", "a"])
+    assert advantages[0][mask[0].bool()].min() > advantages[1][mask[1].bool()].max()
 
 
 def test_skyrl_s_registry_takes_the_estimator() -> None:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from datasets import Dataset
-from kit_adapters import MODEL, QUESTIONS
+from kit_adapters import QUESTIONS
 from trl import GRPOConfig
 
 from capo_client.adapters.trl import CapoGRPOTrainer, CapoReward
 
-out = Path(sys.argv[1])
+out, model = Path(sys.argv[1]), sys.argv[2]
 rows = [{"prompt": [{"role": "user", "content": q}], "answer": a} for q, a in QUESTIONS]
 args = GRPOConfig(
     output_dir=str(out), max_steps=1, per_device_train_batch_size=2, num_generations=4,
@@ -30,7 +30,7 @@ class Trainer(CapoGRPOTrainer):
 
 
 trainer = Trainer(
-    model=MODEL, reward_funcs=reward, args=args, train_dataset=Dataset.from_list(rows)
+    model=model, reward_funcs=reward, args=args, train_dataset=Dataset.from_list(rows)
 )
 trainer.train()
 found = {"rewards": [s.token_rewards for s in reward.last], "advantages": made[0].tolist()}

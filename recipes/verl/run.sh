@@ -16,7 +16,7 @@ python3 -m verl.trainer.main_ppo \
     reward.reward_manager.source=importlib \
     reward.reward_manager.module.path=pkg://capo_client.adapters.verl \
     reward.reward_manager.name=CapoRewardManager \
-    actor_rollout_ref.rollout.agent.agent_loop_manager_class=capo_client.adapters.verl.CapoAgentLoopManager \
+    +actor_rollout_ref.rollout.agent.agent_loop_manager_class=capo_client.adapters.verl.CapoAgentLoopManager \
     algorithm.adv_estimator=capo \
     "+reward.reward_kwargs.capo={url:'$CAPO_URL',voting:{method:majority,n:4},fallback:skip}" \
     data.train_files="$TRAIN" data.val_files="$TEST" \

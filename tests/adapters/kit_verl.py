@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 _models: dict[str, Any] = {}
+_turn = threading.Lock()
 
 
 def policy() -> Any:
@@ -29,7 +31,7 @@ class Client(LLMServerClient):
     ) -> TokenOutput:
         def sample() -> list[int]:
             ids = torch.tensor([list(prompt_ids)])
-            with torch.no_grad():
+            with _turn, torch.no_grad():
                 out = policy().generate(
                     ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=True
                 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable
+from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable, free_port
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -273,7 +273,7 @@ def test_groups_spread_over_two_processes_are_normalised_together(
 ) -> None:
     script = Path(__file__).with_name("trl_two_processes.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-               "--master_port", "0", str(script), str(tmp_path), tiny]  # fmt: skip
+               "--master_port", str(free_port()), str(script), str(tmp_path), tiny]  # fmt: skip
     subprocess.run(command, check=True, timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ranks = [json.loads((tmp_path / f"rank{n}.json").read_text()) for n in range(2)]
     rewards = [row for rank in ranks for row in rank["rewards"]]

@@ -24,6 +24,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.reward import load_reward_manager
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.import_utils import load_class_from_fqn
 
 from capo_client import UnavailableError
@@ -34,7 +35,7 @@ LINES = [
     "reward.reward_manager.source=importlib",
     "reward.reward_manager.module.path=pkg://capo_client.adapters.verl",
     "reward.reward_manager.name=CapoRewardManager",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class="
+    "+actor_rollout_ref.rollout.agent.agent_loop_manager_class="
     "capo_client.adapters.verl.CapoAgentLoopManager",
     "algorithm.adv_estimator=capo",
 ]
@@ -57,6 +58,7 @@ def config(**capo: Any) -> Any:
                 "actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.n=2",
                 "actor_rollout_ref.rollout.prompt_length=96", "actor_rollout_ref.rollout.response_length=40",
                 "actor_rollout_ref.rollout.agent.num_workers=1", "trainer.device=cpu",
+                "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
             ],
         )  # fmt: skip
     OmegaConf.set_struct(made, False)
@@ -72,7 +74,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=True,
+        num_cpus=6, include_dashboard=False, log_to_driver=True,
         runtime_env={"env_vars": {"PYTHONPATH": HERE, "OMP_NUM_THREADS": "1"}},
     )  # fmt: skip
     yield
@@ -152,7 +154,7 @@ def test_a_policy_loss_of_verl_takes_the_advantages(tokenizer: Any) -> None:
         token_level_rewards=rewards, response_mask=mask, index=data.non_tensor_batch["uid"]
     )
     model = policy().train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     width = mask.shape[1]
 
     def logprobs() -> torch.Tensor:
@@ -161,7 +163,7 @@ def test_a_policy_loss_of_verl_takes_the_advantages(tokenizer: Any) -> None:
         return out[:, -width - 1 : -1].log_softmax(-1).gather(-1, taken[..., None]).squeeze(-1)
 
     old = logprobs().detach()
-    actor = config().actor_rollout_ref.actor
+    actor = omega_conf_to_dataclass(config().actor_rollout_ref.actor)
     loss_fn = get_policy_loss_fn("vanilla")
 
     def loss(current: torch.Tensor) -> torch.Tensor:
@@ -189,6 +191,7 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
 
     settings = config()
     settings.transfer_queue.enable = True
+    settings.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     tq.init(settings.transfer_queue)
     try:
         rewards = RewardLoopManager(settings)
@@ -218,7 +221,7 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
         until = time.monotonic() + 240
         while True:
             found = tq.kv_list()["train"]
-            states = {key: tag["status"] for key, tag in found.items()}
+            states = {key: tag.get("status") for key, tag in found.items()}
             assert "failure" not in states.values(), states
             if all(states.get(f"q{n}") == "finished" for n in range(count)):
                 break
@@ -230,7 +233,7 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
             keys=keys, partition_id="train",
             select_fields=["responses", "response_mask", "rm_scores", "extra_fields"],
         )  # fmt: skip
-        extra = data["extra_fields"].tolist()
+        extra = [getattr(each, "data", each) for each in data["extra_fields"]]
         dense = 0
         for row in range(len(keys)):
             scores, ids = data["rm_scores"][row], data["responses"][row]
@@ -297,6 +300,18 @@ def test_sparse_rewards_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
         token_level_rewards=rewards, response_mask=torch.ones(2, 4), index=["a", "a"]
     )
     assert "agent_loop_manager_class" in caplog.text
+
+
+def test_the_yaml_of_the_recipe_composes_with_verl_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPO_URL", URL)
+    theirs = Path(verl.__file__).parent / "trainer" / "config"
+    ours = Path(__file__).parents[2] / "recipes" / "verl"
+    with initialize_config_dir(config_dir=str(ours), version_base=None):
+        made = compose("capo", overrides=[f"hydra.searchpath=[file://{theirs}]"])
+    assert made.algorithm.adv_estimator == "capo" and made.data.train_batch_size
+    assert made.reward.reward_manager.name == "CapoRewardManager"
+    assert made.reward.reward_kwargs.capo.url == URL
+    assert made.actor_rollout_ref.rollout.agent.agent_loop_manager_class.endswith("Manager")
 
 
 def test_the_example_has_the_lines_that_are_tested() -> None:

@@ -5,7 +5,7 @@ Four lines of configuration (capo_client is installed on every node; see docs/fr
     reward.reward_manager.source=importlib
     reward.reward_manager.module.path=pkg://capo_client.adapters.verl
     reward.reward_manager.name=CapoRewardManager
-    actor_rollout_ref.rollout.agent.agent_loop_manager_class=capo_client.adapters.verl.CapoAgentLoopManager
+    +actor_rollout_ref.rollout.agent.agent_loop_manager_class=capo_client.adapters.verl.CapoAgentLoopManager
     algorithm.adv_estimator=capo
 
 and settings of `Scorer` under `+reward.reward_kwargs.capo` (url, voting, reward, fallback, ...).

@@ -268,6 +268,20 @@ def test_tokens_of_tools_and_other_functions_rewards(tmp_path: Path, tiny: str) 
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
+def test_masked_truncated_completions_have_no_advantage(tmp_path: Path, tiny: str) -> None:
+    reward = CapoReward(reference="answer", **OPTIONS)
+    trainer = Recording(
+        model=tiny, reward_funcs=reward, train_dataset=data(),
+        args=config(tmp_path, max_steps=1, mask_truncated_completions=True, max_completion_length=24),
+    )  # fmt: skip
+    trainer.train()
+    [(scored, output)] = trainer.scored
+    cut = output["completion_mask"].sum(1) == 0
+    assert cut.any(), "no completion was truncated"
+    assert (output["advantages"][cut] == 0).all() and len(scored) == 4
+    assert all(len(s.token_rewards) <= 24 for s in scored)
+
+
 def test_groups_spread_over_two_processes_are_normalised_together(
     tmp_path: Path, tiny: str
 ) -> None:

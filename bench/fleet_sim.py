@@ -226,8 +226,8 @@ def draw(found: dict[str, Any]) -> None:
         right.plot(counts, [row["question_known"] for _, row in rows], "o-", label=name)
     left.set(ylabel="a request of four, p99, s")
     right.set(ylabel="rollouts whose question the replica knows")
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="replicas", ylim=(0, None))
+    for axes, top in ((left, None), (right, 1)):
+        axes.set(xscale="log", xlabel="replicas", ylim=(0, top))
         axes.set_xticks(FLEETS, map(str, FLEETS))
         axes.minorticks_off()
         axes.grid(alpha=0.3)

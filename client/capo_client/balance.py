@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 _BOUND = 1.25  # times the mean load: more than this, and affinity gives way
-_NO_LOAD = 8_000  # tokens; with fewer outstanding, no replica is busy
+_NO_LOAD = 2_000  # tokens; with fewer outstanding, no replica is busy (bench/fleet_sim.py)
 _LEAST_REST, _LONGEST_REST = 0.5, 30.0  # seconds; each failure in a row doubles the rest
 
 

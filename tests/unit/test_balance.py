@@ -87,9 +87,9 @@ def test_a_busy_replica_gives_its_question_to_the_least_busy() -> None:
     balancer = Balancer(urls(3))
     mine = balancer.pick("q", 1)
     other, idle = (replica for replica in balancer.replicas if replica is not mine)
-    with balancer.sending(mine, 7_000), balancer.sending(other, 6_000):
-        assert balancer.pick("q", 900) is mine
-        assert balancer.pick("q", 2_000) is idle
+    with balancer.sending(mine, 1_700), balancer.sending(other, 1_600):
+        assert balancer.pick("q", 200) is mine
+        assert balancer.pick("q", 900) is idle
 
 
 def test_a_full_replica_is_left_alone_for_as_long_as_it_asks() -> None:

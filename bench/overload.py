@@ -26,7 +26,7 @@ from capo_client import AsyncCreditClient
 
 CALLERS, SECONDS, EACH, DEADLINE_S = 100, 60.0, 2, 30.0
 VOTING = {"n": 4}
-QUEUE = "8000"
+QUEUE = "5000"
 TIMES = 10.0
 LONGER = 90  # times; a hundred would not fit the judge's context
 

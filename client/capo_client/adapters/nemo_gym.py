@@ -69,14 +69,14 @@ def _server_class() -> Any:
     )
     from pydantic import ConfigDict
 
-    class CapoVerifyRequest(BaseVerifyRequest):  # type: ignore[misc]
+    class CapoVerifyRequest(BaseVerifyRequest):
         model_config = ConfigDict(extra="allow")
         expected_answer: Any = None
 
-    class CapoVerifyResponse(BaseVerifyResponse):  # type: ignore[misc]
+    class CapoVerifyResponse(BaseVerifyResponse):
         model_config = ConfigDict(extra="allow")
 
-    class CapoResourcesServer(SimpleResourcesServer):  # type: ignore[misc]
+    class CapoResourcesServer(SimpleResourcesServer):
         """The verifier of rollouts that have a reference answer."""
 
         async def verify(self, body: CapoVerifyRequest) -> CapoVerifyResponse:

@@ -21,12 +21,12 @@ from capo_client.adapters.scoring import Sample, Scorer
 
 require("skyrl", "skyrl", "0.3")
 
-from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator  # noqa: E402
+from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator
 
-from capo_client.adapters.advantages import token_advantages  # noqa: E402
+from capo_client.adapters.advantages import token_advantages
 
 
-class CapoGenerator(SkyRLGymGenerator):  # type: ignore[misc]
+class CapoGenerator(SkyRLGymGenerator):
     """SkyRL's generator, with CAPO's token rewards.
 
     Args:
@@ -41,11 +41,7 @@ class CapoGenerator(SkyRLGymGenerator):  # type: ignore[misc]
                 "CapoGenerator scores whole trajectories one by one: set generator.batched=false "
                 "and generator.step_wise_trajectories=false"
             )
-        self.connect(capo or {})
-
-    def connect(self, settings: dict[str, Any]) -> None:
-        """Connect to the service; fails at once where there is none."""
-        self.scorer = Scorer(tokenizer=self.tokenizer, **settings)
+        self.scorer = Scorer(tokenizer=self.tokenizer, **(capo or {}))
 
     async def agent_loop(self, prompt: Any, *arguments: Any, **named: Any) -> Any:
         """As SkyRL's, with a list of token rewards in place of the environment's reward."""

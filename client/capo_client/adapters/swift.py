@@ -18,10 +18,10 @@ from capo_client.adapters.scoring import Sample, default_scorer
 
 require("swift", "ms-swift", "4.6")
 
-from swift.rewards import AsyncORM, orms  # noqa: E402
+from swift.rewards import AsyncORM, orms
 
 
-class CapoORM(AsyncORM):  # type: ignore[misc]
+class CapoORM(AsyncORM):
     """An asynchronous reward function of ms-swift; all rollouts of a call are sent at once."""
 
     async def __call__(

@@ -23,10 +23,10 @@ from capo_client.adapters.scoring import Sample, Scored, Scorer
 
 require("trl", "trl", "1.16")
 
-import torch  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
+import torch
+from trl import GRPOTrainer
 
-from capo_client.adapters.advantages import token_advantages  # noqa: E402
+from capo_client.adapters.advantages import token_advantages
 
 
 class CapoReward:
@@ -95,7 +95,7 @@ class CapoReward:
         return [scored.reward for scored in self.last]
 
 
-class CapoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class CapoGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2.
 
     Takes the arguments of `GRPOTrainer`; one of `reward_funcs` is a `CapoReward`. The other

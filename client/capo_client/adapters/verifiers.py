@@ -18,18 +18,18 @@ from capo_client.adapters.scoring import Sample, default_scorer
 
 require("verifiers", "verifiers", "0.4")
 
-import verifiers.v1 as vf  # noqa: E402
-from verifiers.v1.judge import judge_question, judge_response  # noqa: E402
+import verifiers.v1 as vf
+from verifiers.v1.judge import judge_question, judge_response
 
 
-class CapoJudgeConfig(vf.JudgeConfig):  # type: ignore[misc]
+class CapoJudgeConfig(vf.JudgeConfig):
     """`question_field`, `reference_field`: of the task's data; the question is the prompt if ''."""
 
     question_field: str = ""
     reference_field: str = "answer"
 
 
-class CapoJudge(vf.Judge[float, CapoJudgeConfig]):  # type: ignore[misc]
+class CapoJudge(vf.Judge[float, CapoJudgeConfig]):
     """Scores a trace's last reply; `trace.info["capo"]` tells steps, wrong steps and agreement."""
 
     @property

@@ -26,12 +26,12 @@ from capo_client.adapters.scoring import Sample, Scored, Scorer
 
 require("verl", "verl", "0.9.1")
 
-import torch  # noqa: E402
-from verl import DataProto  # noqa: E402
-from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase  # noqa: E402
-from verl.trainer.ppo.core_algos import register_adv_est  # noqa: E402
+import torch
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.trainer.ppo.core_algos import register_adv_est
 
-from capo_client.adapters.advantages import token_advantages  # noqa: E402
+from capo_client.adapters.advantages import token_advantages
 
 _log = logging.getLogger("capo_client.adapters")
 
@@ -53,7 +53,7 @@ class TokenScore(float):
         return TokenScore, (float(self), self.tokens)
 
 
-class CapoRewardManager(RewardManagerBase):  # type: ignore[misc]
+class CapoRewardManager(RewardManagerBase):
     """Scores one rollout at a time, each as soon as verl has it.
 
     Settings, under `reward.reward_kwargs.capo`: those of `Scorer`, and
@@ -150,7 +150,7 @@ def _worker_class() -> Any:
     from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
     from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
-    class CreditedOutput(AgentLoopOutput):  # type: ignore[misc]
+    class CreditedOutput(AgentLoopOutput):
         """The last sequence of a rollout, with the rewards of its tokens."""
 
         def as_dict(self) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _worker_class() -> Any:
 
     base: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
-    class CapoAgentLoopWorker(base):  # type: ignore[misc]
+    class CapoAgentLoopWorker(base):
         async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
             await super()._compute_score(outputs, kwargs=kwargs)
             last = outputs[-1]
@@ -189,7 +189,7 @@ def _manager_class() -> Any:
     import ray
     from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
-    class CapoAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
+    class CapoAgentLoopManager(AgentLoopManagerTQ):
         """verl's agent loop manager whose rollouts keep the rewards of their tokens."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import sys
 import threading
@@ -54,7 +55,11 @@ def cluster(upstream: Running, tmp_path_factory: pytest.TempPathFactory) -> Iter
     path.write_text(yaml.safe_dump(config))
 
     tools = Path(sys.executable).parent
-    gcs, environment = free_port(), {"RAY_USAGE_STATS_ENABLED": "0"}
+    # A token of its own: else whether Ray asks for one depends on a file in this user's home.
+    environment = {
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0",
+    }  # fmt: skip
+    gcs = free_port()
     head = [
         str(tools / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
         f"--port={gcs}", "--include-dashboard=false", "--num-cpus=4", "--disable-usage-stats",

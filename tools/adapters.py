@@ -66,7 +66,7 @@ def passes(name: str, url: str) -> bool:
         "CAPO_URL": url, "CAPO_TEST_MODEL": str(embedded.folder()), "HF_HUB_OFFLINE": "1",
         # More threads than cores that are free wait for one another.
         "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled",
-        # Unset, Ray writes a token into this user's home, and every later cluster there asks for it.
+        # Unset, Ray writes a token into the home, and every later cluster there asks for it.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_AUTH_MODE": "disabled",
     }  # fmt: skip
     print(f"adapters: {name}", flush=True)

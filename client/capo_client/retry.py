@@ -12,13 +12,15 @@ RETRYABLE = frozenset({429, 503})
 class RetryPolicy:
     """Exponential backoff with full jitter; a Retry-After of the service is the least wait.
 
+    By default a service that comes back within a minute or so loses nobody's rollouts.
+
     Attributes:
         attempts: how often a rollout is sent without anything coming of it, the first included.
         base: seconds; the first wait is at most this, and each further one at most twice the last.
         longest: seconds; no wait is longer, whatever the service asks for.
     """
 
-    attempts: int = 8
+    attempts: int = 12
     base: float = 0.25
     longest: float = 30.0
 

@@ -22,13 +22,14 @@ from capo_service.fair import Path, Share
 _WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
 _HALF_LIFE = 30.0  # seconds after which a measured rate counts for half
 _LONGEST_WAIT = 3600  # seconds that a caller is told to wait at most
+_CERTAINTY = 0.8  # of a deadline: what should take longer is not taken on
 
 
 class QueueFullError(Exception):
     """No room for the request now. `retry_after`: whole seconds until there should be."""
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"the queue is full; room is expected in {retry_after} s")
+    def __init__(self, retry_after: int, why: str = "the queue is full") -> None:
+        super().__init__(f"{why}; room is expected in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -81,11 +82,17 @@ class Admission:
     Args:
         max_queued: tokens of all rollouts that are accepted and not yet answered.
         max_running: rollouts that the judge works on at once.
+        is_full: whether the judge can take up no more. Only then does more work mean more waiting,
+            and only the rate that is measured then tells how long.
         clock: seconds.
     """
 
     def __init__(
-        self, max_queued: int, max_running: int, clock: Callable[[], float] = time.monotonic
+        self,
+        max_queued: int,
+        max_running: int,
+        is_full: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_queued = max_queued
         self.max_running = max_running
@@ -94,38 +101,73 @@ class Admission:
         self.queued_tokens = 0  # of rollouts that wait for their turn
         self.running = 0
         self.draining = False
-        self._rate = DrainRate(clock)
+        self._is_full = is_full
+        self._was_full = False
+        self._rate, self._full_rate = DrainRate(clock), DrainRate(clock)
         self._waiting: Share[asyncio.Future[None]] = Share()
+        self._left: dict[str, int] = {}  # tokens of open requests that are not answered yet
         self._idle = asyncio.Event()
         self._idle.set()
 
     def expected_wait(self, tokens: float) -> int:
         """Whole seconds, at least 1, until so many of the accepted tokens are answered."""
-        self._rate.passed(self.running > 0)
-        seconds = self._rate.seconds(tokens)
-        return 1 if seconds is None else min(max(1, math.ceil(seconds)), _LONGEST_WAIT)
+        self._measure()
+        return _whole(self._rate.seconds(tokens))
+
+    def _measure(self, answered: int = 0) -> None:
+        self._rate.passed(self.running > 0 or answered > 0, answered)
+        self._full_rate.passed(self._was_full, answered if self._was_full else 0)
+        self._was_full = self._waiting.waiting > 0 or self._is_full()
+
+    def _check_deadline(self, ticket: Ticket, tokens: int, seconds: float) -> None:
+        """Refuse what would be answered too late.
+
+        Raises:
+            QueueFullError: it would.
+        """
+        self._measure()
+        if not self._was_full:
+            return
+        begun = sum(self._left.values()) - self._waiting.cost
+        work = max(begun, 0.0) + self._waiting.until_served(ticket.path, tokens)
+        expected, alone = self._full_rate.seconds(work), self._full_rate.seconds(tokens)
+        if expected is None or alone is None:
+            return
+        in_time = _CERTAINTY * seconds
+        if alone > in_time:  # it can never be answered in time as a whole; what is done, is
+            expected -= alone
+        if expected > in_time:
+            raise QueueFullError(
+                _whole(expected - in_time),
+                f"its turn would come after its deadline of {seconds:.0f} s",
+            )
 
     @contextmanager
-    def admit(self, rollouts: int, tokens: int) -> Iterator[None]:
-        """Hold room for a request of so many rollouts and tokens.
+    def admit(
+        self, rollouts: int, tokens: int, ticket: Ticket, seconds: float = math.inf
+    ) -> Iterator[None]:
+        """Hold room for a request of so many rollouts and tokens, to be answered in `seconds`.
 
         Raises:
             DrainingError: the service is stopping.
-            QueueFullError: there is no room now.
+            QueueFullError: there is no room now, or too much is before it.
         """
         if self.draining:
             raise DrainingError
         excess = self.accepted_tokens + tokens - self.max_queued
         if excess > 0:
             raise QueueFullError(self.expected_wait(excess))
+        self._check_deadline(ticket, tokens, seconds)
         self.accepted += rollouts
         self.accepted_tokens += tokens
+        self._left[ticket.request] = tokens
         self._idle.clear()
         try:
             yield
         finally:
             self.accepted -= rollouts
             self.accepted_tokens -= tokens
+            del self._left[ticket.request]
             if not self.accepted:
                 self._idle.set()
 
@@ -133,7 +175,7 @@ class Admission:
     async def turn(self, ticket: Ticket, tokens: int) -> AsyncIterator[None]:
         """Wait for, and hold, one of the `max_running` places, for a rollout of so many tokens."""
         if self.running < self.max_running and not self._waiting.waiting:
-            self._rate.passed(self.running > 0)
+            self._measure()
             self.running += 1
         else:
             await self._wait(ticket, tokens)  # the place is handed over by whoever leaves it
@@ -142,7 +184,9 @@ class Admission:
             yield
             answered = tokens
         finally:
-            self._rate.passed(True, answered)
+            self._measure(answered)
+            if ticket.request in self._left:
+                self._left[ticket.request] -= tokens
             self._pass_on()
 
     async def _wait(self, ticket: Ticket, tokens: int) -> None:
@@ -172,7 +216,13 @@ class Admission:
         """Take no new work and wait for the accepted; whether it all ended in time."""
         self.draining = True
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()  # returns at once where nothing is accepted
         except TimeoutError:
             return False
         return True
+
+
+def _whole(seconds: float | None) -> int:
+    """Seconds that a caller is told to wait."""
+    return 1 if seconds is None else min(max(1, math.ceil(seconds)), _LONGEST_WAIT)

@@ -14,6 +14,7 @@ import typer
 
 from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
+from capo_service.api.protocol import raise_file_limit
 from capo_service.api.server import Server, server_config
 from capo_service.engine.base import Engine
 from capo_service.judge_template import load_template
@@ -161,6 +162,7 @@ def key(
 def run(settings: Settings) -> int:
     """Serve until a signal; 1 if the judge could not be loaded."""
     logs.set_up(settings)
+    raise_file_limit()
     # vLLM reports usage to its makers unless told otherwise; a judge may be nobody's business.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -203,7 +205,12 @@ def make_engine(settings: Settings) -> Engine:
         )
     from capo_service.engine.vllm import VllmEngine
 
-    return VllmEngine(settings.model, settings.engine_args, settings.chat_template_kwargs)
+    return VllmEngine(
+        settings.model,
+        settings.engine_args,
+        settings.chat_template_kwargs,
+        settings.engine_hang_seconds,
+    )
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Creditor:
         self._verifier = verifier
         self.cpu = asyncio.Lock()
         self._numbers = itertools.count()
-        self._sampling = 0  # critiques that the engine has, all rollouts together
+        self.sampling = 0  # critiques that the engine has, all rollouts together
 
     async def judge(
         self, prepared: Prepared, rollout: wire.Rollout, options: wire.CreditOptions
@@ -133,7 +133,7 @@ class Creditor:
                     if voting.decided(asked.method, counts, valid, remaining):
                         await self._end_early(names, tasks, pending)
                         break
-                    if self._sampling >= self._engine.slots:
+                    if self.sampling >= self._engine.slots:
                         wanted = voting.next_wave(asked.method, counts, valid, remaining)
                 elif not remaining:
                     break
@@ -150,13 +150,13 @@ class Creditor:
 
     async def _ballot(self, name: str, position: int, prepared: Prepared) -> Ballot:
         sampling = prepared.sampling.of_critique(position)
-        self._sampling += 1
+        self.sampling += 1
         try:
             sampled = await self._engine.complete(name, prepared.prompt, sampling)
         except EngineError as error:
             return Ballot(Completion("", "error"), Verdict(None, str(error)))
         finally:
-            self._sampling -= 1
+            self.sampling -= 1
         completion = replace(sampled, text=prepared.prompt.opening + sampled.text)
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))

@@ -18,7 +18,11 @@ from pebble import ProcessExpired, ProcessPool
 from capo_client.answers import answer_part, as_maths
 from capo_service.core.errors import InputError
 
+log = logging.getLogger(__name__)
+
 _MEMORY_BYTES = 4 << 30
+_ATTEMPTS = 3  # with a process that dies under it
+_START_SECONDS = 30.0  # for a process to start
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +33,39 @@ class Verified:
     detail: str | None = None
 
 
+class _WorkerDiedError(Exception):
+    """The worker died under a comparison, or could not be reached any more."""
+
+
 class Verifier:
-    """A pool of verifying processes. Call `start` once, `close` at the end."""
+    """Verifying processes. Call `start` once, `close` at the end.
+
+    Each is a pool of one: a process that is killed while it holds the lock of a pool's pipe leaves
+    that pool broken, or hanging, for good. A pool that is either is replaced.
+    """
 
     def __init__(self, workers: int = 2, timeout: float = 3.0) -> None:
         self._timeout = timeout
         self._workers = workers
-        self._pool: ProcessPool | None = None
+        self._free: asyncio.Queue[ProcessPool] | None = None
+        self._pools: set[ProcessPool] = set()
+        self._ending: set[asyncio.Task[None]] = set()  # of pools that were replaced
 
     async def start(self) -> None:
         """Start the processes and load math-verify in them."""
-        self._pool = ProcessPool(
-            max_workers=self._workers,
+        self._free = asyncio.Queue()
+        for _ in range(self._workers):
+            self._free.put_nowait(self._make())
+        await self.verify("1", "1")
+
+    def _make(self) -> ProcessPool:
+        pool = ProcessPool(
+            max_workers=1,
             context=multiprocessing.get_context("spawn"),
             initializer=_prepare_worker,
         )
-        await asyncio.wrap_future(self._pool.schedule(_verify, args=("1", "1")))
+        self._pools.add(pool)
+        return pool
 
     async def verify(self, response: str, reference: str) -> Verified:
         """Compare the final answer of `response` with that of `reference`.
@@ -55,19 +76,17 @@ class Verifier:
         Raises:
             InputError: the reference holds no answer that can be read.
         """
-        if self._pool is None:
-            raise RuntimeError("start() comes first")
-        future = self._pool.schedule(
-            _verify,
-            args=(answer_part(response), answer_part(reference)),
-            timeout=self._timeout,
-        )
-        try:
-            right = await asyncio.wrap_future(future)
-        except FutureTimeoutError:
-            return Verified(0.0, f"verification took over {self._timeout:g} s (verify_timeout)")
-        except (ProcessExpired, MemoryError, RecursionError):
-            return Verified(0.0, "verification exceeded its memory or died")
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                right = await self._compare(answer_part(response), answer_part(reference))
+                break
+            except FutureTimeoutError:
+                return Verified(0.0, f"verification took over {self._timeout:g} s (verify_timeout)")
+            except (MemoryError, RecursionError):
+                return Verified(0.0, "verification exceeded its memory")
+            except _WorkerDiedError:  # which need not be this answer's fault
+                if attempt == _ATTEMPTS:
+                    return Verified(0.0, f"verification died {_ATTEMPTS} times")
         if right is None:
             raise InputError(
                 "reference holds no answer that math-verify can read; send outcome, or a "
@@ -77,12 +96,52 @@ class Verifier:
             )
         return Verified(float(right))
 
+    async def _compare(self, response: str, reference: str) -> bool | None:
+        """As `_verify`, in the first process that is free.
+
+        Raises:
+            _WorkerDiedError: it died, or does not answer.
+        """
+        free = self._free
+        if free is None:
+            raise RuntimeError("start() comes first")
+        pool = await free.get()
+        try:
+            # Its own limit ends what takes long; ours, a process that cannot be reached.
+            async with asyncio.timeout(self._timeout + _START_SECONDS):
+                job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
+                right: bool | None = await asyncio.wrap_future(job)
+                return right
+        except (ProcessExpired, RuntimeError) as error:  # a broken pool's is a RuntimeError
+            if isinstance(error, RecursionError):
+                raise
+            pool = self._replace(pool)
+            raise _WorkerDiedError from error
+        except TimeoutError:
+            if job.done() and not job.cancelled():  # its own
+                raise
+            pool = self._replace(pool)
+            raise _WorkerDiedError from None
+        finally:
+            free.put_nowait(pool)
+
+    def _replace(self, pool: ProcessPool) -> ProcessPool:
+        log.warning("a verifying process died or hangs; it is replaced")
+        self._pools.discard(pool)
+        pool.stop()
+        ending = asyncio.create_task(asyncio.to_thread(pool.join))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return self._make()
+
     async def close(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            self._pool.stop()
-            await asyncio.to_thread(self._pool.join)
-            self._pool = None
+        self._free = None
+        for pool in self._pools:
+            pool.stop()
+        joins = [asyncio.to_thread(pool.join) for pool in self._pools]
+        await asyncio.gather(*joins, *self._ending, return_exceptions=True)
+        self._pools = set()
 
 
 def _prepare_worker() -> None:

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     model: str = Field("embedded", description="Hub name, folder, `embedded`, or `testbed`.")
     engine: Literal["vllm", "openai"] = Field("vllm", description="What runs the judge.")
     engine_args: dict[str, Any] = Field({}, description="Any vLLM engine argument, passed through.")
+    engine_hang_seconds: float = Field(
+        60, gt=0, description="Engine vllm: without an answer for so long it is started again."
+    )
     upstream: str | None = Field(None, description="Engine openai: base URL of the server.")
     upstream_api_key: SecretStr | None = Field(None, description="Engine openai: its key.")
     prompt_form: Literal["auto", "tokens", "chat"] = Field(
@@ -74,6 +77,12 @@ class Settings(BaseSettings):
     # The server
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any.")
+    read_seconds: float = Field(
+        30,
+        gt=0,
+        description="For a request's headers to arrive, again for its body, and for a caller to "
+        "take a line of a stream.",
+    )
     drain_seconds: float = Field(30, ge=0, description="On stop: time for accepted work to end.")
 
     # Who may call

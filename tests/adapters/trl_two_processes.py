@@ -19,7 +19,9 @@ args = GRPOConfig(
     max_completion_length=32, report_to=[], use_cpu=True, bf16=False, save_strategy="no", seed=3,
     beta=0.0, disable_tqdm=True,
 )  # fmt: skip
-reward = CapoReward(reference="answer", voting={"n": 3}, segment={"method": "sentence"})
+# A share of eight critiques: the rewards of a group are never all the same, whatever the judge says.
+voting = {"method": "average", "n": 8}
+reward = CapoReward(reference="answer", voting=voting, segment={"method": "sentence"})
 made = []
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from tokenizers import Tokenizer
 
@@ -289,45 +291,70 @@ async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Run
     assert done.prompt_tokens > 20 and done.completion_tokens > 0
 
 
-@pytest.mark.kills
-def test_a_killed_engine_fails_waiting_callers_at_once(
-    vllm_service: Running,
-) -> None:
-    """Not a timing: a caller that waited for its deadline of ten minutes would run into ours."""
+def flood(
+    service: Running, tag: str, callers: int = 4
+) -> tuple[list[httpx.Response], list[Thread]]:
+    """Callers with far more than the judge does in seconds, and a deadline of ten minutes."""
     answers: list[httpx.Response] = []
 
     def ask(number: int) -> None:
         rollouts = [
-            {"question": "q", "response": f"a\n\n{number}{i}", "outcome": 1} for i in range(30)
+            {"question": "q", "response": f"a\n\n{tag} {number} {i}", "outcome": 1}
+            for i in range(60)
         ]
         answers.append(
             httpx.post(
-                f"{vllm_service.url}/credit", timeout=600,
+                f"{service.url}/credit", timeout=600,
                 json={"rollouts": rollouts, "deadline_ms": 600_000, "voting": {"early_stop": False}},
             )
         )  # fmt: skip
 
-    callers = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-    for caller in callers:
-        caller.start()
+    threads = [Thread(target=ask, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    return answers, threads
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_engine_that_is_lost_fails_waiting_callers_and_comes_back(
+    vllm_service: Running, fault: signal.Signals
+) -> None:
+    """Not a timing: a caller that waited for its deadline of ten minutes would run into ours."""
+    answers, callers = flood(vllm_service, fault.name)
     time.sleep(2)
     assert not answers
     [core] = vllm_service.children("EngineCore")
-    core.kill()
-    killed = time.monotonic()
+    core.send_signal(fault)
+    lost = time.monotonic()
     for caller in callers:
-        caller.join(120)
-    print(f"all four callers had their answer {time.monotonic() - killed:.2f} s after the kill")
+        caller.join(45)  # well below a hang's minute
+    print(f"{fault.name}: all callers had their answer after {time.monotonic() - lost:.2f} s")
+    assert len(answers) == 4
     for answer in answers:
-        if answer.status_code == 200:  # what was done before the kill is kept
+        if answer.status_code == 200:  # what was done before is kept
             statuses = {r["error"]["status"] for r in answer.json()["results"] if "error" in r}
             assert statuses == {503}
         else:
             assert answer.status_code == 503
             assert answer.json()["type"] == "urn:capo:problem:engine-dead"
-    assert len(answers) == 4
-    assert httpx.get(f"{vllm_service.url}/health/ready").status_code == 503
-    assert httpx.get(f"{vllm_service.url}/health/live").status_code == 503
+    not_ready = httpx.get(f"{vllm_service.url}/health/ready")
+    assert not_ready.status_code == 503 and int(not_ready.headers["retry-after"]) > 5
+    assert "it should come back" in not_ready.json()["detail"]
+    assert httpx.get(f"{vllm_service.url}/health/live").status_code == 200
+    # A client with default retries waits for it, and the same process serves again.
+    with CreditClient(vllm_service.url) as client:
+        rollouts = [
+            Rollout(question="q", response=f"after {fault.name} {i}", outcome=1) for i in range(4)
+        ]
+        assert len(client.credit(rollouts).raise_for_errors().credited) == 4
+    print(f"{fault.name}: ready again after {time.monotonic() - lost:.1f} s")
+    assert vllm_service.process.poll() is None
+    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
+    restarts = re.search(
+        r"^capo_engine_restarts (\S+)", httpx.get(f"{vllm_service.url}/metrics").text, re.M
+    )
+    assert restarts is not None and float(restarts[1]) >= 1
 
 
 @pytest.mark.kills

@@ -123,10 +123,10 @@ TestQueue = Queue.TestCase
 
 def test_room_is_counted_in_tokens() -> None:
     admission = Admission(max_queued=100, max_running=1)
-    with admission.admit(1, 60):
+    with admission.admit(1, 60, Ticket("a")):
         with pytest.raises(QueueFullError):
-            admission.admit(1, 41).__enter__()
-        with admission.admit(50, 40):
+            admission.admit(1, 41, Ticket("b")).__enter__()
+        with admission.admit(50, 40, Ticket("b")):
             assert (admission.accepted, admission.accepted_tokens) == (51, 100)
     assert (admission.accepted, admission.accepted_tokens) == (0, 0)
 
@@ -136,7 +136,7 @@ def test_a_draining_queue_takes_nothing() -> None:
         admission = Admission(100, 1)
         assert await admission.drain(1)
         with pytest.raises(DrainingError):
-            admission.admit(1, 1).__enter__()
+            admission.admit(1, 1, Ticket("a")).__enter__()
 
     asyncio.run(story())
 
@@ -167,7 +167,7 @@ def test_a_rate_that_changed_is_soon_told() -> None:
 
 def test_retry_after_is_at_least_a_second_and_at_most_an_hour() -> None:
     clock = Clock()
-    admission = Admission(100, 1, clock)
+    admission = Admission(100, 1, clock=clock)
     assert admission.expected_wait(50) == 1
 
     async def work() -> None:
@@ -208,6 +208,66 @@ def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:
 
     asyncio.run(story())
     return got
+
+
+def test_what_comes_before_an_item_is_told_from_what_waits() -> None:
+    share: Share[str] = Share()
+    assert share.until_served([("a", 1.0), ("r1", 1.0)], 7) == 7
+    for _ in range(100):
+        share.push([("a", 1.0), ("r1", 1.0)], "x", 10)
+    assert share.cost == 1000
+    # Its own request is before it; another of the same key has half; of another key too.
+    assert share.until_served([("a", 1.0), ("r1", 1.0)], 10) == 1010
+    assert share.until_served([("a", 1.0), ("r2", 1.0)], 10) == 20
+    assert share.until_served([("b", 1.0), ("r1", 1.0)], 10) == 20
+    assert share.until_served([("b", 1.0), ("r1", 1.0)], 5000) == 6000
+    assert share.until_served([("b", 0.125), ("r1", 1.0)], 10) == 90
+
+
+@given(st.data())
+def test_an_item_is_not_served_later_than_was_told(data: st.DataObject) -> None:
+    """While nobody else comes, and up to one item of each share that is under way."""
+    share: Share[str] = Share()
+    paths = [[(key, weight), (request, 1.0)] for key, weight in (("a", 1.0), ("b", 8.0))
+             for request in "xy"]  # fmt: skip
+    for path, cost in data.draw(st.lists(st.tuples(st.sampled_from(paths), st.integers(1, 9)))):
+        share.push(path, "other", cost)
+    for _ in range(data.draw(st.integers(0, share.waiting))):
+        share.pop()
+    mine, cost = data.draw(st.tuples(st.sampled_from(paths), st.integers(1, 9)))
+    told, all_ = share.until_served(mine, cost), share.cost + cost
+    share.push(mine, "mine", cost)
+    before = share.cost
+    while share.pop() != "mine":
+        pass
+    assert before - share.cost <= told + 9 * 2 * (1 + 8) and told <= all_ + 1e-6
+
+
+def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -> None:
+    clock, full = Clock(), True
+    admission = Admission(10**6, 1, lambda: full, clock)
+
+    async def story() -> None:
+        with admission.admit(20, 2000, Ticket("old", "a")):
+            for _ in range(10):  # 100 tokens a second, measured while the judge is full
+                async with admission.turn(Ticket("old", "a"), 100):
+                    clock.now += 1.0
+            # 1,000 tokens are left, which take 10 s.
+            with admission.admit(1, 100, Ticket("patient", "a"), seconds=20):
+                pass
+            with pytest.raises(QueueFullError, match="after its deadline") as refused:
+                admission.admit(1, 100, Ticket("late", "a"), seconds=5).__enter__()
+            assert refused.value.retry_after in (7, 8)  # (1000 + 100) / 100 - 0.8 * 5
+            # What alone takes longer than its deadline is not refused for that.
+            with admission.admit(1, 5000, Ticket("long", "a"), seconds=20):
+                pass
+            nonlocal full
+            full = False
+            admission.expected_wait(1)  # looks
+            with admission.admit(1, 100, Ticket("idle", "a"), seconds=5):
+                pass
+
+    asyncio.run(story())
 
 
 def test_training_comes_before_evaluation_and_does_not_starve_it() -> None:

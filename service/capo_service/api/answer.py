@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
@@ -20,6 +21,8 @@ from capo_service.api.runtime import Answer, Runtime
 from capo_service.keys import Key
 from capo_service.offload import off_loop
 from capo_service.telemetry import Asked, Telemetry
+
+log = logging.getLogger(__name__)
 
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
@@ -44,6 +47,7 @@ class Call:
     def __init__(self, runtime: Runtime, batch: Batch, started: float, key: Key) -> None:
         self.id = f"cr_{secrets.token_hex(8)}"
         self.clock = Clock()
+        self.patience = runtime.settings.read_seconds
         self.answers = runtime.credit(batch, self.clock, key)
         self._model = runtime.engine.model
         self._count = len(batch.items)
@@ -111,12 +115,17 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._call.answers):
-            await until_disconnect(receive, self._send_all(send))
+            try:
+                await until_disconnect(receive, self._send_all(send))
+            except TimeoutError:
+                log.warning("a caller takes no more of its stream, which ends here")
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for line in self._lines():
-            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+            # A caller that takes nothing holds its place in the queue.
+            async with asyncio.timeout(self._call.patience):
+                await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
             await asyncio.sleep(0)  # where many are ready, others may have the event loop between
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -123,7 +123,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
     async def credit(request: Request) -> Response:
         with counted(runtime.telemetry) as asked:
             key = may_credit(request)
-            body = await read_body(request, settings.max_body_bytes)
+            body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
             batch = await by_size(len(body), parse, body, settings.max_rollouts)
             call = Call(runtime, batch, asked.at, key)
             request.state.facts |= {"rollouts": len(batch.items), "key": key.name}
@@ -156,7 +156,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
     )
     async def ready() -> dict[str, str]:
         if (problem := runtime.why_not_ready) is not None:
-            raise problems.from_problem(problem)
+            raise runtime.unavailable(problem)
         return {"status": "ready"}
 
     @app.get(

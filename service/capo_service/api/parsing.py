@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,11 +37,11 @@ class Batch:
         return [item for item in self.items if isinstance(item, wire.Rollout)]
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, read no further than `limit` bytes.
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, read no further than `limit` bytes, and for no longer than `seconds`.
 
     Raises:
-        ProblemError: it is larger, or its content type is not JSON.
+        ProblemError: it is larger or late, or its content type is not JSON.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
@@ -55,10 +56,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise problems.error(
+            "request-timeout",
+            f"{len(body)} bytes of the body came in {seconds:g} s (setting read_seconds)",
+            Connection="close",
+        ) from None
     except ClientDisconnect:
         raise problems.error("internal", "the caller has hung up") from None
     return bytes(body)

@@ -37,6 +37,7 @@ TYPES = {
     "forbidden": (403, "The API key may not do this"),
     "not-found": (404, "There is no such resource"),
     "method-not-allowed": (405, "The method is not allowed here"),
+    "request-timeout": (408, "The request did not arrive in time"),
     "queue-full": (429, "The queue is full"),
     "quota-exceeded": (429, "The API key's quota is used up"),
     "engine-busy": (429, "The judge is busy"),

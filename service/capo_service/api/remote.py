@@ -177,7 +177,7 @@ async def _all(call: Call, count: int) -> list[wire.Credited]:
 
 
 async def _read(request: Request, model: type[M], runtime: Runtime) -> M:
-    body = await read_body(request, runtime.settings.max_body_bytes)
+    body = await read_body(request, runtime.settings.max_body_bytes, runtime.settings.read_seconds)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

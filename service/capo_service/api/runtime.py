@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -59,7 +60,10 @@ class Runtime:
         self.engine = engine
         self.telemetry = Telemetry()
         self.access = Access(settings, self.telemetry)
-        self.admission = Admission(settings.max_queued_tokens, settings.max_running)
+        self._creditor: Creditor | None = None
+        self.admission = Admission(
+            settings.max_queued_tokens, settings.max_running, self._judge_is_full
+        )
         self.tokenizers: list[str] = []
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
         self._template = load_template(settings.template, settings.model)
@@ -80,6 +84,11 @@ class Runtime:
             "capo_ready",
             "1 if the judge serves requests",
             lambda: float(self.why_not_ready is None),
+        )
+        watch(
+            "capo_engine_restarts",
+            "Times that the engine was lost and started again",
+            lambda: float(engine.restarts),
         )
         watch("capo_accepted", "Rollouts accepted, not answered", lambda: self.admission.accepted)
         watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
@@ -112,8 +121,16 @@ class Runtime:
         return None
 
     def engine_is_dead(self) -> wire.Problem:
-        """The problem of a judge that is lost."""
-        return problems.make("engine-dead", f"the engine of {self.engine.model} is dead")
+        """The problem of a judge that is lost, for good or for now."""
+        lost = f"the engine of {self.engine.model} is dead"
+        return problems.make(
+            "engine-dead", lost if self.engine.dead else f"{lost}; it should come back"
+        )
+
+    def unavailable(self, problem: wire.Problem) -> problems.ProblemError:
+        """`why_not_ready` as an error, with a Retry-After."""
+        wait = math.ceil(self.engine.ready_in)
+        return problems.from_problem(problem, {"Retry-After": str(wait)} if wait else {})
 
     async def start(self, wait: bool = False) -> None:
         """Begin to load the judge; the service answers that it is not ready meanwhile.
@@ -142,6 +159,7 @@ class Runtime:
             self._on_failure(error)
             return
         self.tokenizers = sorted(tables)
+        self._creditor = Creditor(self.engine, self._verifier)
         secret = self.settings.nonce_secret
         preparer = Preparer(
             self.engine.encode,
@@ -155,7 +173,7 @@ class Runtime:
             fingerprint(self.settings, self.engine, self._template.source),
             critique_tokens(self.settings),
             preparer,
-            Creditor(self.engine, self._verifier),
+            self._creditor,
             self.admission,
             self._results,
             self.telemetry,
@@ -163,6 +181,9 @@ class Runtime:
         if self._on_ready is not None:
             self._on_ready()
         log.info("ready")
+
+    def _judge_is_full(self) -> bool:
+        return self._creditor is not None and self._creditor.sampling >= self.engine.slots
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
@@ -203,7 +224,7 @@ class Runtime:
             ProblemError: the whole batch is refused: not ready, no room, or over the key's quota.
         """
         if (problem := self.why_not_ready) is not None:
-            raise problems.from_problem(problem)
+            raise self.unavailable(problem)
         judging = self._judging
         assert judging is not None, "or it is not ready"  # noqa: S101
         count = len(batch.items)
@@ -223,7 +244,8 @@ class Runtime:
 
         try:
             quota = self.access.keys.quota(key).hold(key, count, expected_wait)
-            with quota, self.admission.admit(count, tokens):
+            seconds = batch.options.deadline_ms / 1000
+            with quota, self.admission.admit(count, tokens, ticket, seconds):
                 answers = self._answers(judging, batch, ticket, deadline, clock)
                 async with aclosing(answers):
                     async for answer in answers:

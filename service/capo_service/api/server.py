@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from capo_service.api.protocol import patient_for
 from capo_service.api.runtime import Runtime
 from capo_service.settings import Settings
 
@@ -30,6 +31,7 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         }  # fmt: skip
     return uvicorn.Config(
         app,
+        http=patient_for(settings.read_seconds),
         host=settings.host,
         port=settings.port,
         log_config=None,

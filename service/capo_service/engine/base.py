@@ -107,6 +107,14 @@ class Engine(Protocol):
         """Whether a critique asked for now would be served."""
 
     @property
+    def ready_in(self) -> float:
+        """Seconds until it should be ready again, as far as is known; 0 where nothing is."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was lost and started again."""
+
+    @property
     def slots(self) -> int:
         """Critiques that it samples side by side; more of them wait inside it."""
 

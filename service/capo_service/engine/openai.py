@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _BACKOFF_SECONDS = 0.25  # doubled at each attempt, with jitter
 _LONGEST_WAIT_SECONDS = 10.0
-_PROBE_SECONDS = 2.0
+_PROBE_SECONDS = 2.0  # between two, and the longest that one may take
+_MOST_SILENT = 2  # probes in a row without an answer, and the server counts as lost
 
 
 class OpenAIEngine:
@@ -53,6 +54,8 @@ class OpenAIEngine:
     """
 
     kind = "openai"
+    ready_in = 0.0  # whoever runs the server knows
+    restarts = 0
 
     def __init__(
         self,
@@ -76,14 +79,20 @@ class OpenAIEngine:
         self._is_vllm = False
         self._ready = False
         self._calls: dict[str, asyncio.Task[Completion]] = {}
+        self._lost: set[asyncio.Task[Completion]] = set()
+        self._answers = 0
         self._watch: asyncio.Task[None] | None = None
+        server: dict[str, Any] = {
+            "base_url": upstream.rstrip("/").removesuffix("/v1") + "/v1",
+            "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+            "transport": transport,
+        }
         self._http = httpx.AsyncClient(
-            base_url=upstream.rstrip("/").removesuffix("/v1") + "/v1",
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(None, connect=5.0),  # a deadline is the caller's to set
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            transport=transport,
+            **server,
         )
+        self._prober = httpx.AsyncClient(**server)  # does not wait for a connection behind calls
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -154,14 +163,27 @@ class OpenAIEngine:
         return engine_metrics(response.content) if response.status_code == 200 and is_text else b""
 
     async def _watch_upstream(self) -> None:
+        """Ask the server whether it is there; calls to one that is lost do not wait for it."""
+        silent = 0
         while True:
-            await asyncio.sleep(_PROBE_SECONDS)
+            answers = self._answers
+            await asyncio.sleep(_PROBE_SECONDS / (1 + silent))
             try:
-                response = await self._http.get("/models", timeout=10)
+                response = await self._prober.get("/models", timeout=_PROBE_SECONDS)
             except httpx.HTTPError:
-                self._ready = False
+                # One that is only busy answers calls.
+                silent = silent + 1 if self._answers == answers else 0
+                if silent >= _MOST_SILENT:
+                    self._ready = False
+                    self._lose_calls()
             else:
+                silent = 0
                 self._ready = response.status_code < 500
+
+    def _lose_calls(self) -> None:
+        for call in self._calls.values():
+            self._lost.add(call)
+            call.cancel()
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -171,6 +193,7 @@ class OpenAIEngine:
             self._watch = None
         self._ready = False
         await self._http.aclose()
+        await self._prober.aclose()
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         if self._encoder is not None:
@@ -188,12 +211,15 @@ class OpenAIEngine:
         try:
             return await call
         except asyncio.CancelledError:
+            if call in self._lost:
+                raise EngineDeadError("upstream does not answer any more") from None
             if self._calls.get(request) is call:
                 call.cancel()
                 raise
             return Completion("", FINISHED_EARLY, prompt.tokens or 0)
         finally:
             self._calls.pop(request, None)
+            self._lost.discard(call)
 
     async def abort(self, request: str) -> None:
         call = self._calls.pop(request, None)
@@ -246,6 +272,7 @@ class OpenAIEngine:
             wait = _BACKOFF_SECONDS * 2**attempt * random.random()  # noqa: S311  # jitter
             try:
                 response = await self._http.post(route, json=body)
+                self._answers += 1
             except httpx.TransportError as error:
                 if attempt < _ATTEMPTS:
                     await asyncio.sleep(wait)

@@ -38,6 +38,8 @@ class ScriptedEngine:
     model: str = "scripted"
     kind: str = "scripted"
     slots: int = 1_000_000
+    ready_in: float = 0.0
+    restarts: int = 0
     prompts: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)

@@ -11,9 +11,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from capo_service.engine import embedded
 from capo_service.engine.base import (
@@ -29,6 +32,7 @@ from capo_service.engine.base import (
 )
 from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.local import local_model
+from capo_service.engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
@@ -48,6 +52,7 @@ class VllmEngine:
         model: the judge.
         engine_args: any field of vLLM's `AsyncEngineArgs`, passed through.
         template_kwargs: extra variables for the judge's chat template.
+        hang_seconds: without an answer, after which a working engine counts as hanging.
     """
 
     kind = "vllm"
@@ -57,12 +62,14 @@ class VllmEngine:
         model: str,
         engine_args: Mapping[str, Any] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        hang_seconds: float = 60.0,
     ) -> None:
         self.model = embedded.TOKENIZER_NAME if model == embedded.NAME else model
         self._source = model
         self._engine_args = dict(engine_args or {})
         self._template_kwargs = dict(template_kwargs or {})
-        self._llm: AsyncLLM | None = None
+        self._arguments: AsyncEngineArgs | None = None
+        self._supervisor: Supervisor[_Llm] = Supervisor(self._load, hang_seconds)
         self._encoder: PromptEncoder | None = None
         self.context_length: int | None = None
         self.slots = 1
@@ -73,33 +80,48 @@ class VllmEngine:
 
     @property
     def ready(self) -> bool:
-        return self._llm is not None and not self._llm.errored
+        return self._supervisor.runner is not None
+
+    @property
+    def ready_in(self) -> float:
+        return self._supervisor.ready_in
+
+    @property
+    def restarts(self) -> int:
+        return self._supervisor.restarts
 
     @property
     def dead(self) -> bool:
-        return self._llm is not None and self._llm.errored
+        return self._supervisor.dead
 
     async def start(self) -> None:
-        started = time.monotonic()
-        path, arguments = await asyncio.to_thread(self._prepare)
-        from vllm.v1.engine.async_llm import AsyncLLM
-
+        path = await asyncio.to_thread(self._prepare)
         log.info("loading %s with vLLM", self.model)
-        config = await asyncio.to_thread(arguments.create_engine_config)
+        await self._supervisor.start()
+        log.info("%s from %s is ready", self.model, path)
+
+    async def _load(self) -> _Llm:
+        from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
+        assert self._arguments is not None, "start() comes first"  # noqa: S101
+        config = await asyncio.to_thread(self._arguments.create_engine_config)
         llm = await asyncio.to_thread(
             AsyncLLM, config, Executor.get_class(config), log_stats=True, log_requests=False
         )
         self.context_length = llm.model_config.max_model_len
         self.slots = llm.vllm_config.scheduler_config.max_num_seqs
-        self._llm = llm
+        runner = _Llm(llm)
         # What is made at first use is made now; and a judge that cannot write is not ready.
         warm_up = self.encode(Prompt((("Say a.", True),), (("Well?", True),)))
-        await self.complete("warm-up", warm_up, Sampling(1.0, 0.9, 1, 0, 'root ::= "a"'))
-        log.info("%s from %s is ready after %.0f s", self.model, path, time.monotonic() - started)
+        try:
+            await runner.complete("warm-up", warm_up, Sampling(1.0, 0.9, 1, 0, 'root ::= "a"'))
+        except BaseException:
+            await runner.end(lost=True)
+            raise
+        return runner
 
-    def _prepare(self) -> tuple[str, AsyncEngineArgs]:
+    def _prepare(self) -> str:
         try:
             from vllm import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -118,12 +140,11 @@ class VllmEngine:
         arguments: dict[str, Any] = {"model": path, "enable_prefix_caching": True}
         if current_platform.is_cpu():
             arguments["worker_extension_cls"] = CPU_WORKER
-        return path, AsyncEngineArgs(**arguments | local | self._engine_args)
+        self._arguments = AsyncEngineArgs(**arguments | local | self._engine_args)
+        return path
 
     async def close(self) -> None:
-        llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        await self._supervisor.close()
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         assert self._encoder is not None, "start() comes first"  # noqa: S101
@@ -131,12 +152,69 @@ class VllmEngine:
         return EncodedPrompt(ids, len(ids), prompt.opening)
 
     async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+        runner = self._supervisor.runner
+        if runner is None:
+            raise EngineDeadError("the judge's engine is being started again")
+        return await runner.complete(request, prompt, sampling)
+
+    async def abort(self, request: str) -> None:
+        if (runner := self._supervisor.runner) is not None:
+            await runner.abort(request)
+
+    async def metrics(self) -> bytes:
+        from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
+
+        return engine_metrics(generate_latest(REGISTRY))
+
+
+class _Llm:
+    """One AsyncLLM and its processes."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm = llm
+        manager = llm.engine_core.resources.engine_manager
+        self._processes = _family([p.pid for p in getattr(manager, "processes", ())])
+        parallel = llm.vllm_config.parallel_config
+        self._is_here = (
+            bool(self._processes)
+            and parallel.nnodes == 1
+            and parallel.distributed_executor_backend != "ray"
+        )
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._llm.errored)
+
+    async def ping(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        try:
+            await self._llm.is_sleeping()  # answered by the engine's own loop, between two steps
+        except VllmDeadError as error:
+            raise EngineDeadError("the judge's engine died") from error
+
+    def processor_seconds(self) -> float:
+        if not self._is_here:  # it may be waiting for other machines, which cannot be seen
+            return time.monotonic()
+        used = [_used(process) for process in self._processes]
+        return 0.0 if None in used else sum(seconds or 0.0 for seconds in used)
+
+    async def end(self, lost: bool) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        if lost:
+            for process in self._processes:
+                with suppress(psutil.Error):
+                    process.kill()
+            # As vLLM does itself where it sees the end before its own shutdown.
+            self._llm.output_processor.propagate_error(VllmDeadError())
+        await asyncio.to_thread(self._llm.shutdown)
+
+    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
         from vllm.exceptions import GracefulHTTPError, VLLMError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
-        if self._llm is None:
-            raise EngineDeadError("the engine is not running")
         final = None
         try:
             async for output in self._llm.generate(
@@ -161,13 +239,29 @@ class VllmEngine:
         )
 
     async def abort(self, request: str) -> None:
-        if self._llm is not None:
+        with suppress(Exception):  # an engine that has just died has nothing to abort
             await self._llm.abort(request)
 
-    async def metrics(self) -> bytes:
-        from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
 
-        return engine_metrics(generate_latest(REGISTRY))
+def _family(pids: Iterable[int]) -> list[psutil.Process]:
+    """Processes, and those that they have started."""
+    found: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def _used(process: psutil.Process) -> float | None:
+    """Processor seconds; None while it is stopped, 0 where it is gone."""
+    try:
+        if process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return None
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _sampling_params(sampling: Sampling) -> Any:

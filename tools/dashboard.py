@@ -36,6 +36,8 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
          [(f"capo_ready{{{BY}}}", "{{instance}}")]),
         ("Rollouts by status", "200 only, in the best of worlds. 502: no critique could be read.",
          "ops", [(rate("capo_rollouts_total", "status"), "{{status}}")]),
+        ("Engine restarts", "Times that the engine was lost and came back.", "short",
+         [(f"capo_engine_restarts{{{BY}}}", "{{instance}}")]),
         ("Memory and descriptors", "Level, once the judge is loaded.", "bytes",
          [(f"process_resident_memory_bytes{{{BY}}}", "{{instance}} memory"),
           (f"process_open_fds{{{BY}}}", "{{instance}} descriptors")]),
@@ -66,6 +68,9 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
            "cut off by max_tokens")]),
         ("Agreement between critiques", "0.5 is a coin's toss.", "percentunit",
          [(share(rate("capo_agreement_ratio_sum"), rate("capo_agreement_ratio_count")), "mean")]),
+        ("Canaries", "Solutions of known worth that were judged rightly, in the last minutes "
+         "(setting canary_seconds). Good near 0: it flags everything; bad near 0: nothing.",
+         "percentunit", [(f"avg by (worth) (capo_canary_accuracy_ratio{{{BY}}})", "{{worth}}")]),
         ("Wrong steps", "What share of steps the vote calls wrong: should fall while a policy "
          "learns, neither to 0 nor to 1 at once.", "percentunit",
          [(share(rate("capo_steps_total", more=',verdict="wrong"'), rate("capo_steps_total")),
@@ -79,6 +84,8 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
         ("Right answers with a wrong step", "Luck, or a judge that is too strict.", "percentunit",
          [(share(rate("capo_rollouts_judged_total", more=',outcome="right",flagged="true"'),
                  rate("capo_rollouts_judged_total", more=',outcome="right"')), "flagged")]),
+        ("Suspicious rollouts", "What looks like gaming, by reason (field suspicion).", "ops",
+         [(rate("capo_suspicions_total", "reason"), "{{reason}}")]),
         ("Length of rollouts", "Steps or tokens that run off are a common way to please a judge.",
          "short",
          [(quantile(0.5, "capo_rollout_steps"), "steps, median"),

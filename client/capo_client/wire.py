@@ -277,6 +277,21 @@ class Problem(_Response):
     field: str | None = Field(default=None, description="The part of the request at fault.")
 
 
+class Suspicion(_Response):
+    """A reason to distrust a rollout: it looks like gaming a judge, whatever the votes say."""
+
+    reason: str = Field(
+        description="near_empty, master_key, step_splitting, padding, repetition, "
+        "language_switch, hidden_text, imitation, instruction."
+    )
+    detail: str
+    action: str = Field(
+        description="What was done: flag (nothing), cap (these steps earn no more than the worst "
+        "other), wrong (these steps count as wrong)."
+    )
+    steps: list[int] | None = Field(default=None, description="Null for the whole rollout.")
+
+
 class Credited(_Response):
     """The credit of one rollout."""
 
@@ -290,6 +305,9 @@ class Credited(_Response):
     critiques: list[Critique] | None = None
     response: str | None = None
     usage: Usage
+    suspicion: list[Suspicion] = Field(
+        default=[], description="Reasons to distrust the rollout; empty for none."
+    )
     cached: bool = Field(
         default=False, description="Judged once, together with an identical rollout in flight."
     )

@@ -13,6 +13,7 @@ from opentelemetry import trace
 
 from capo_client import wire
 from capo_service.core import rewards, verdict, voting
+from capo_service.core.suspicion import capped
 from capo_service.core.verdict import Verdict
 from capo_service.engine.base import FINISHED_EARLY, Completion, Engine, EngineError
 from capo_service.prepare import Prepared
@@ -210,6 +211,10 @@ def _credit(
             usage,
         )
     penalties = voting.penalties(method, counts, valid)
+    for suspicion in prepared.suspicion:
+        if suspicion.action == "wrong":
+            blamed = suspicion.steps or range(n_steps)
+            penalties = [1.0 if i in blamed else p for i, p in enumerate(penalties)]
     earned = rewards.step_rewards(
         reward.scheme,
         penalties,
@@ -217,6 +222,9 @@ def _credit(
         reward.w_whole,
         reward.w_process,
     )
+    for suspicion in prepared.suspicion:
+        if suspicion.action == "cap" and suspicion.steps:
+            earned = capped(earned, suspicion.steps)
     spans = prepared.token_spans
     return wire.Credited(
         id="",
@@ -237,6 +245,15 @@ def _credit(
         critiques=critiques,
         response=prepared.response,
         usage=usage,
+        suspicion=[
+            wire.Suspicion(
+                reason=each.reason,
+                detail=each.detail,
+                action=each.action,
+                steps=sorted(each.steps) if each.steps is not None else None,
+            )
+            for each in prepared.suspicion
+        ],
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from capo_client import wire
 from capo_service.core import alignment, steps
 from capo_service.core.alignment import Alignment
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.core.suspicion import Action, Reason, Suspicion, suspicions
 from capo_service.core.verdict import OutputFormat, Style
 from capo_service.core.vocabulary import TokenTable
 from capo_service.engine.base import EncodedPrompt, Prompt, Sampling
@@ -21,7 +22,8 @@ _LEAST_FREE_TEXT = 64  # tokens that a critique in free text must at least have 
 class Policy:
     """What the operator decides about critiques, and the limits on one rollout.
 
-    `prefill`: whether the prompt holds what each critique must begin with.
+    `prefill`: whether the prompt holds what each critique must begin with. `suspicion`: what is
+    done about rollouts that look like gaming the judge, where it is not only told.
     """
 
     style: Style = "brief"
@@ -31,6 +33,7 @@ class Policy:
     max_response_tokens: int = 65_536
     max_steps: int = 400
     max_critiques: int = 64
+    suspicion: Mapping[Reason, Action] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Prepared:
     token_spans: list[steps.Span] | None
     prompt: EncodedPrompt
     sampling: Sampling
+    suspicion: Sequence[Suspicion] = ()
 
 
 class Preparer:
@@ -126,6 +130,7 @@ class Preparer:
             token_spans=alignment.token_spans(aligned, spans) if aligned else None,
             prompt=encoded,
             sampling=self._sampling(options.voting, shape, encoded),
+            suspicion=suspicions(question, response, spans, policy.suspicion),
         )
 
     def _align(self, rollout: wire.Rollout) -> Alignment | None:

@@ -15,6 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from capo_service.core.suspicion import CAPPED, Action, Reason
 from capo_service.engine import testbed
 from capo_service.prepare import Policy
 
@@ -131,6 +132,20 @@ class Settings(BaseSettings):
     )
     max_running: int = Field(128, ge=1, description="Rollouts that the judge works on at once.")
 
+    # Rollouts that look like gaming the judge
+    suspicion: dict[Reason, Action] = Field(
+        {},
+        description="What is done about a reason for suspicion: off, flag (told in the result; the "
+        "default), cap (step_splitting, padding, repetition: those steps earn no more than the "
+        "worst other), or wrong (those steps, or all, count as wrong).",
+    )
+    canary_seconds: float = Field(
+        0, ge=0, description="Judge a solution of known worth so often; 0: never."
+    )
+    canary_file: Path | None = Field(
+        None, description="JSON lines of `question`, `steps`, `wrong_steps`, in place of our own."
+    )
+
     # Results that were judged before
     result_cache: str = Field(
         "memory",
@@ -154,6 +169,7 @@ class Settings(BaseSettings):
             max_response_tokens=self.max_response_tokens,
             max_steps=self.max_steps,
             max_critiques=self.max_critiques,
+            suspicion=self.suspicion,
         )
 
     @model_validator(mode="after")
@@ -172,6 +188,13 @@ class Settings(BaseSettings):
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{name} {path} is not a file")
+        if capped := sorted(r for r, a in self.suspicion.items() if a == "cap" and r not in CAPPED):
+            raise ValueError(
+                f"suspicion {', '.join(capped)}: cap is for steps ({', '.join(CAPPED)}); take off, "
+                "flag or wrong"
+            )
+        if self.canary_file is not None and not self.canary_file.is_file():
+            raise ValueError(f"canary_file {self.canary_file} is not a file")
         if self.template is not None and not self.template.is_file():
             raise ValueError(f"template {self.template} is not a file")
         return self

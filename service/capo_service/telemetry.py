@@ -70,6 +70,18 @@ class Telemetry:
             "outcome",
             "flagged",
         )
+        self.suspicions = counter(
+            "capo_suspicions",
+            "Reasons to distrust judged rollouts, and what was done",
+            "reason",
+            "action",
+        )
+        self.canaries = counter(
+            "capo_canaries",
+            "Solutions of known worth that were judged, by worth and by whether rightly",
+            "worth",
+            "judged",
+        )
         self.critiques = counter("capo_critiques", "Critiques that ran to their end", "valid")
         self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
         self.saved = counter(
@@ -97,6 +109,17 @@ class Telemetry:
             _LATE,
         )
         self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
+
+        self._canary_accuracy = Gauge(
+            "capo_canary_accuracy_ratio",
+            "Share of the last solutions of known worth that were judged rightly",
+            ["worth"],
+            registry=registry,
+        )
+
+    def watch_canaries(self, worth: str, read: Callable[[], float]) -> None:
+        """Expose the accuracy on canaries of a worth."""
+        self._canary_accuracy.labels(worth).set_function(read)
 
     def about(self, **facts: str) -> None:
         """What does not change while the service runs."""
@@ -130,6 +153,8 @@ class Telemetry:
         self.steps.labels("right").inc(len(result.steps) - wrong)
         self.flagged.labels(_outcome(result.outcome), str(wrong > 0).lower()).inc()
         self.rollout_steps.observe(len(result.steps))
+        for suspicion in result.suspicion:
+            self.suspicions.labels(suspicion.reason, suspicion.action).inc()
         if result.token_rewards is not None:
             self.rollout_tokens.observe(len(result.token_rewards))
         if result.steps:

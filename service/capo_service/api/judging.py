@@ -90,7 +90,7 @@ class Judging:
             return kept, True
 
         async def work() -> tuple[Judged, float]:
-            judged, queued = await self._judge(rollout, options, ticket)
+            judged, queued = await self.judge(rollout, options, ticket)
             await self._results.put(digest, judged.result)
             return judged, queued
 
@@ -104,10 +104,10 @@ class Judging:
         written = self._critique_tokens * options.voting.critiques
         return 1 + _characters(rollout) // _CHARACTERS_PER_TOKEN + written
 
-    async def _judge(
+    async def judge(
         self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket
     ) -> tuple[Judged, float]:
-        """The judged rollout, and how many seconds it waited for its turn."""
+        """The judged rollout, whatever was judged before, and how long it waited for its turn."""
         asked, telemetry = time.monotonic(), self._telemetry
         tokens = self.tokens(rollout, options)
         with tracer.start_as_current_span("rollout"):
@@ -150,6 +150,7 @@ def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
         "critique_format",
         "prefill",
         "tokenizers",
+        "suspicion",
     }
     chosen = settings.model_dump(mode="json", include=named)
     return json.dumps([version(), engine.kind, engine.model, template, chosen], sort_keys=True)

@@ -15,6 +15,7 @@ from capo_service import version
 from capo_service.admission import Admission, DrainingError, QueueFullError, Ticket
 from capo_service.api import problems
 from capo_service.api.access import Access
+from capo_service.api.canary import CanaryWatch, load_canaries
 from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprint
 from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
@@ -69,6 +70,11 @@ class Runtime:
         self._template = load_template(settings.template, settings.model)
         self._results = make_cache(settings, self.telemetry.kept.labels("error").inc)
         self._judging: Judging | None = None  # until the judge is loaded
+        self._canaries = (
+            CanaryWatch(load_canaries(settings.canary_file), self.telemetry)
+            if settings.canary_seconds
+            else None
+        )
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._tasks: list[asyncio.Task[None]] = []
@@ -178,6 +184,9 @@ class Runtime:
             self._results,
             self.telemetry,
         )
+        if self._canaries is not None:
+            watch = self._canaries.run(self._judging, self.settings.canary_seconds)
+            self._tasks.append(asyncio.create_task(watch))
         if self._on_ready is not None:
             self._on_ready()
         log.info("ready")

@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from capo_client import errors, wire
+from capo_client.attack.run import attack
 from capo_client.client import CreditClient
 from capo_client.demo import demo
 from capo_client.filejob import FileJob, FileJobError
@@ -178,6 +179,7 @@ def _explained() -> Iterator[None]:
 
 
 app.command()(demo)
+app.command()(attack)
 
 
 def _add_commands() -> None:

@@ -19,6 +19,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from capo_client import CreditClient, Rollout, demo, wire
+from capo_client.attack.corpus import attacks
+from capo_client.attack.run import broken
 from capo_client.wire import Credited
 from capo_service.core import steps, verdict
 from capo_service.core.verdict import OutputFormat
@@ -142,6 +144,24 @@ def test_hostile_and_odd_rollouts_are_credited_or_refused_and_the_next_is_served
     assert isinstance(odd, Credited) and odd.token_rewards is not None
     assert len(odd.token_rewards) == len(strange)
     assert isinstance(good, Credited)
+
+
+@pytest.mark.timeout(900)
+def test_every_attack_of_the_corpus_is_judged_within_the_structure(service: Running) -> None:
+    """Up to the verdict, on a real engine: the grammar holds, rewards are aligned, none is lost."""
+    made = [attack for attack, _ in attacks()]
+    if service.engine == "openai":
+        made = made[::40]  # its critiques are long
+    rollouts = [attack.rollout() for attack in made]
+    with CreditClient(service.url) as client:
+        batch = client.credit(
+            rollouts, deadline=900, voting={"n": 1}, include=["token_rewards", "critiques"]
+        )
+    for rollout, result in zip(rollouts, batch, strict=True):
+        assert isinstance(result, Credited), (rollout.id, result)
+        assert broken(rollout, result) is None, rollout.id
+        [critique] = result.critiques or []
+        assert critique.valid and critique.finish_reason == "stop", rollout.id
 
 
 def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running) -> None:

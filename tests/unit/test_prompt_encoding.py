@@ -13,17 +13,8 @@ from capo_service.engine import control
 from capo_service.engine.base import Prompt
 from capo_service.engine.chat import PromptEncoder
 from kit import tokenizer
+from kit_judges import TEMPLATES, encoder
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LLAMA2 = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
-    "{% else %}{{ bos_token }}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
-)
-T5 = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
-TEMPLATES = {"qwen": CHATML, "llama2": LLAMA2, "t5": T5, "gpt2": None}
 HOSTILE = st.lists(
     st.sampled_from(
         ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "</s>", "<s>", "<unk>", "<think>", "[INST]",
@@ -32,18 +23,6 @@ HOSTILE = st.lists(
     | st.text(max_size=3),
     max_size=12,
 ).map("".join)  # fmt: skip
-
-
-def encoder(kind: str, folder: Path) -> PromptEncoder:
-    path = folder / kind
-    if not path.exists():
-        special = {"bos_token": "<s>", "eos_token": "</s>"} if kind in ("llama2", "t5") else {}
-        if kind != "qwen" and kind != "gpt2":
-            special["unk_token"] = "<unk>"
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer(kind), **special)
-        fast.chat_template = TEMPLATES[kind]
-        fast.save_pretrained(path)
-    return PromptEncoder(str(path))
 
 
 @pytest.fixture(scope="module")

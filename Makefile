@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast lint \
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast lint chaos fuzz \
 	lock audit clean
 
 setup:
@@ -53,6 +53,14 @@ lint: setup
 
 bench-%: setup
 	$(BIN)/python bench/$*.py
+
+# Everything that can fail does, for five minutes; fails if a rollout is lost, doubled or wrong.
+chaos: setup
+	$(BIN)/python bench/chaos.py
+
+# Inputs that grow by the branches they reach, a minute for each parser (Linux on x86_64).
+fuzz: setup
+	$(BIN)/python fuzz/run.py 60
 
 lock:
 	$(PYTHON) tools/lock.py

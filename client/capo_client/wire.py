@@ -21,6 +21,7 @@ SegmentMethod = Literal["blank_line", "newline", "sentence", "regex", "given"]
 Priority = Literal["training", "evaluation"]
 Include = Literal["token_rewards", "critiques", "response"]
 
+VERSION = 1  # of this wire; a change that is more than added fields would be 2
 DEFAULT_CRITIQUES = 4
 MOST_CRITIQUES = 64
 
@@ -352,6 +353,7 @@ class Info(_Response):
 
     service: str = "capo-credit"
     version: str
+    wire: int = Field(default=1, description="Version of the wire; fields are added within one.")
     model: str
     engine: str
     context_length: int | None

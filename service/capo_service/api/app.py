@@ -182,6 +182,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         }
         return wire.Info(
             version=version(),
+            wire=wire.VERSION,
             model=runtime.engine.model,
             engine=runtime.engine.kind,
             context_length=runtime.engine.context_length,

@@ -1,0 +1,122 @@
+"""Time against length of everything that reads what a caller or a judge wrote.
+
+    make bench-linear     # a table, and build/bench/linear.json
+
+Each reader gets texts made to be hard for it, of 64 KiB and of 1 MiB. The exponent e says that
+time grows as length to the e: 1 is linear, 2 quadratic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from capo_service.api import parsing, splitting
+from capo_service.api.problems import ProblemError
+from capo_service.core import steps, suspicion, verdict
+from capo_service.core.errors import InputError
+from capo_service.engine import control
+
+OUT = Path("build/bench/linear.json")
+SHORT, LONG = 1 << 16, 1 << 20
+
+# Repeated up to the length that is wanted.
+HARD = {
+    "half tags": "<step_", "half verdicts": "<incorrect_steps", "verdicts": "<incorrect_steps>",
+    "keys": '"incorrect_steps": [', "newlines": "\n", "newlines and blanks": "\n \t", "blanks": " ",
+    "full stops": ".", "ends of sentences": "a. ", "abbreviations": "e.g. ", "quotes": '."',
+    "one letter": "a", "numbers": "1 ", "ranges": "1-2,", "words": "and ", "brackets": "(",
+    "JSON": '{"a":[', "escapes": '\\"', "list": "[[1,2],", "half control": "<|",
+    "instruction": "ignore ignore the ", "openers": "solution ", "hidden": "\u200b",
+    "paragraphs": "a\n\n", "Han": "解。", "accents": "e\u0301", "backslashes": "\\",
+}  # fmt: skip
+
+
+def _verdict(text: str) -> None:
+    verdict.read(text, 50, truncated=True)
+    verdict.read("<incorrect_steps>" + text, 10**6)
+    verdict.read('{"incorrect_steps": [' + text + "]}", 10**6)
+
+
+def _regex(text: str) -> None:
+    for pattern in ("(a+)+$", r"(\s*\S*)*x", "a|b|c"):
+        steps.by_pattern(text, pattern)
+
+
+def _body(text: str) -> None:
+    for body in (text, '{"rollouts":[' + text, '{"rollouts":[{"question":"' + text + '"}]}'):
+        with suppress(ProblemError):
+            parsing.parse(body.encode(), 100)
+        splitting.split(body.encode())
+
+
+def _suspicion(text: str) -> None:
+    suspicion.suspicions("What is it?", text, steps.newline(text), {})
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "verdict": _verdict,
+    "segmenter blank_line": steps.blank_line,
+    "segmenter newline": steps.newline,
+    "segmenter sentence": steps.sentence,
+    "segmenter regex (three patterns)": _regex,
+    "suspicion": _suspicion,
+    "escaping of control strings": control.escape,
+    "request body (three forms)": _body,
+}
+
+
+def seconds(reader: Callable[[str], object], text: str, rounds: int = 3) -> float:
+    """Processor time of the fastest of some rounds."""
+    best = math.inf
+    for _ in range(rounds):
+        started = time.process_time()
+        with suppress(InputError):
+            reader(text)
+        best = min(best, time.process_time() - started)
+    return best
+
+
+def hard_text(name: str, length: int) -> str:
+    piece = HARD[name]
+    return piece * (length // len(piece))
+
+
+def exponent(
+    reader: Callable[[str], object], name: str, short: int = SHORT, long: int = LONG
+) -> tuple[float, float]:
+    """How time grows with length, and seconds for the long text."""
+    quick, slow = (seconds(reader, hard_text(name, length)) for length in (short, long))
+    # Below a tenth of a millisecond only the clock is measured.
+    return math.log(max(slow, 1e-4) / max(quick, 1e-4)) / math.log(long / short), slow
+
+
+def main() -> None:
+    found = []
+    table = Table("reader", "1 MiB of <step_", "worst text", "ms", "greatest exponent", "of")
+    for reader_name, reader in READERS.items():
+        lines = []
+        for name in HARD:
+            grows, slow = exponent(reader, name)
+            lines.append({"reader": reader_name, "text": name, "exponent": grows, "seconds": slow})
+        found += lines
+        slowest = max(lines, key=lambda line: line["seconds"])
+        steepest = max(lines, key=lambda line: line["exponent"])
+        table.add_row(
+            reader_name, f"{1000 * lines[0]['seconds']:.0f} ms", slowest["text"], f"{1000 * slowest['seconds']:.0f}",
+            f"{steepest['exponent']:.2f}", steepest["text"],
+        )  # fmt: skip
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

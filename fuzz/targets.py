@@ -1,0 +1,132 @@
+"""What is fuzzed: each takes bytes, and raises where a promise does not hold.
+
+Run by `fuzz/run.py` under atheris, which grows inputs by the branches that they reach.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+
+import atheris
+
+with atheris.instrument_imports(include=["capo_service.core", "capo_service.api"]):
+    from capo_service.api import parsing, problems, splitting
+    from capo_service.core import alignment, steps, suspicion, verdict
+    from capo_service.core.errors import InputError
+    from capo_service.core.vocabulary import TokenTable
+
+import kit
+
+TABLES = [kit.table(kind) for kind in kit.KINDS]
+_WORDS = (
+    "<step_0>", "</step_1 bcdfghj>", "<incorrect_steps>", "</incorrect_steps>", "incorrect_steps",
+    '"incorrect_steps": [', "step_", "and ", "through", " - ", "\n\n", "\r\n", "。", "e.g. ", "1. ",
+    "...", "\u200b", "\ufffd", "é", "▁", "<|im_end|>", "Solution:", "ignore all instructions",
+    "all steps are correct",
+)  # fmt: skip
+
+
+def text_of(data: atheris.FuzzedDataProvider, longest: int = 400) -> str:
+    """Text of any characters and of words that mean something here."""
+    parts = []
+    for _ in range(data.ConsumeIntInRange(0, 12)):
+        if data.ConsumeBool():
+            parts.append(_WORDS[data.ConsumeIntInRange(0, len(_WORDS) - 1)])
+        else:
+            parts.append(data.ConsumeUnicodeNoSurrogates(data.ConsumeIntInRange(0, 40)))
+    return "".join(parts)[:longest]
+
+
+def read_verdict(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    n_steps = data.ConsumeIntInRange(1, 50)
+    found = verdict.read(text_of(data), n_steps, truncated=data.ConsumeBool())
+    assert (found.wrong is None) == (found.reason is not None)
+    assert found.wrong is None or found.wrong <= set(range(n_steps))
+
+
+def segment(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    pattern, cut = text_of(data, 40), data.PickValueInList(["before", "after"])
+    text = text_of(data)
+    made = [steps.blank_line(text), steps.newline(text), steps.sentence(text)]
+    try:
+        made.append(steps.by_pattern(text, pattern, cut))
+    except InputError as error:
+        assert error.field == "segment.pattern"
+    for spans in made:
+        assert bool(spans) == bool(text.strip())
+        assert "".join(text[start:end] for start, end in spans) == (text if spans else "")
+        assert all(text[start:end].strip() for start, end in spans)
+        assert not spans or steps.given(text, spans) == spans
+
+
+def align(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    table: TokenTable = TABLES[data.ConsumeIntInRange(0, len(TABLES) - 1)]
+    ids = data.ConsumeIntListInRange(data.ConsumeIntInRange(0, 40), 0, 420)
+    text = text_of(data) if data.ConsumeBool() else None
+    try:
+        found = alignment.align(table, ids, text)
+    except InputError:
+        return
+    assert len(found.starts) == len(found.ends) == len(ids)
+    for bounds in (found.starts, found.ends):
+        assert all(a <= b for a, b in pairwise(bounds))
+    assert all(
+        0 <= a <= b <= len(found.text) for a, b in zip(found.starts, found.ends, strict=True)
+    )
+    if found.text.strip():
+        spans = alignment.token_spans(found, steps.newline(found.text))
+        assert spans[0][0] == 0 and spans[-1][1] == len(ids)
+        assert all(a[1] == b[0] for a, b in pairwise(spans))
+
+
+def suspect(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    question, response = text_of(data), text_of(data) * data.ConsumeIntInRange(1, 20)
+    spans = steps.blank_line(response)
+    for found in suspicion.suspicions(question, response, spans, {}):
+        assert found.detail and (found.steps is None or found.steps <= set(range(len(spans))))
+
+
+_JSON = (
+    '{"rollouts": [', '{"question": "q", "response": "r", "outcome": 1}', "]}", ",", '"', "\\", "{",
+    ' "voting": {}', "[[0, 1]]", '"\\ud800"', "}", "null", "1e999", "-0", "true", " ",
+)  # fmt: skip
+
+
+def parse_body(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    parts = []
+    for _ in range(data.ConsumeIntInRange(0, 20)):
+        if data.ConsumeBool():
+            parts.append(_JSON[data.ConsumeIntInRange(0, len(_JSON) - 1)].encode())
+        else:
+            parts.append(data.ConsumeBytes(data.ConsumeIntInRange(0, 12)))
+    body = b"".join(parts)
+    try:
+        batch = parsing.parse(body, 8)
+        assert len(batch.items) == len(batch.ids) <= 8
+    except problems.ProblemError as error:
+        assert 400 <= error.problem.status < 500
+    if (pieces := splitting.split(body)) is None:
+        return
+    try:
+        held = [json.loads(piece) for piece in pieces.rollouts]
+        envelope = json.loads(pieces.envelope)
+        whole = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    assert whole == envelope | {"rollouts": held}
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "verdict": read_verdict,
+    "segment": segment,
+    "align": align,
+    "suspect": suspect,
+    "body": parse_body,
+}

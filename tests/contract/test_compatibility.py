@@ -1,0 +1,158 @@
+"""An old client with today's service, today's client with an old service; fields are only added."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from capo_client import CreditClient, demo, wire
+from capo_service.engine.base import Sampling
+from capo_service.engine.scripted import ScriptedEngine
+from kit_service import serving, settings
+
+HERE = Path(__file__).parents[1]
+COMPAT = HERE / "compat"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the packages are those of the first wire 1."""
+    folder = tmp_path_factory.mktemp("wire-1")
+    with zipfile.ZipFile(COMPAT / "wire-1.zip") as packed:
+        packed.extractall(folder)
+    path = os.pathsep.join([str(folder / "client"), str(folder / "service")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    which = "import capo_client, capo_service; print(capo_client.__file__, capo_service.__file__)"
+    said = subprocess.run(
+        [sys.executable, "-c", which], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.count(str(folder)) == 2
+    return environment
+
+
+def flags_the_first(prompt: str, sampling: Sampling) -> str:
+    return '{"analysis": "x", "incorrect_steps": [0]}'
+
+
+def test_an_old_client_reads_a_new_service(tmp_path: Path, old: dict[str, str]) -> None:
+    lines = [
+        {"id": e.id, "question": e.question, "reference": e.reference, "response": e.response,
+         "token_offsets": e.token_offsets}
+        for e in demo.load_examples()
+    ]  # fmt: skip
+    # One that today's service has more to say of.
+    lines.append({"id": "odd", "question": "q", "response": "Solution", "outcome": 0})
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with serving(ScriptedEngine(flags_the_first), settings(tmp_path)) as service:
+        for arguments in (
+            ["credit", source, "--out", out, "--url", service.url, "--critiques", "--n", "2"],
+            ["info", "--url", service.url],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "capo_client", *map(str, arguments)],
+                env=old, capture_output=True, text=True, check=False, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["status"] for r in results] == ["ok"] * len(lines)
+    for result, line in zip(results[:-1], lines, strict=False):
+        assert len(result["token_rewards"]) == len(line["token_offsets"])  # type: ignore[arg-type]
+        assert result["steps"][0]["wrong"] and len(result["critiques"]) == 2
+    assert "suspicion" not in results[-1]  # which it does not know, and leaves out
+
+
+@pytest.fixture(scope="module")
+def old_service(old: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = {"port": port, "verify_workers": 1, "nonce_secret": "s"}
+    command = [sys.executable, str(HERE / "serve_scripted.py"), json.dumps(given), "0"]
+    log = (tmp_path_factory.mktemp("old") / "log").open("w")
+    process = subprocess.Popen(command, env=old, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{url}/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_new_client_reads_an_old_service(old_service: str) -> None:
+    with CreditClient(old_service) as client:
+        assert client.info().wire == 1
+        examples = demo.load_examples()
+        batch = client.credit(
+            [example.rollout([]) for example in examples], include=["token_rewards"]
+        )
+        assert len(batch.raise_for_errors().credited) == len(examples)
+        assert all(result.suspicion == [] for result in batch.credited)
+        for example, result in zip(examples, batch.credited, strict=True):
+            assert len(result.token_rewards or ()) == len(example.token_offsets)
+
+
+def test_a_field_that_an_old_service_does_not_know_is_named(old_service: str) -> None:
+    body = {"rollouts": [{"question": "q", "response": "a", "outcome": 1}], "from_wire_9": True}
+    answer = httpx.post(f"{old_service}/credit", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "from_wire_9" and "unknown field" in answer.json()["detail"]
+
+
+OLD = json.loads((COMPAT / "openapi-1.json").read_text())
+NEW = json.loads((HERE.parent / "docs" / "openapi.json").read_text())
+PROSE = {"description", "title", "summary", "default"}
+
+
+def without_prose(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_prose(v) for k, v in value.items() if k not in PROSE}
+    return [without_prose(v) for v in value] if isinstance(value, list) else value
+
+
+REQUESTS = {"CreditRequest", "Rollout", "Voting", "Reward", "Segment", "ChatTurn", "TextPart"}
+
+
+@pytest.mark.parametrize("name", sorted(OLD["components"]["schemas"]))
+def test_fields_are_only_added(name: str) -> None:
+    old_model = OLD["components"]["schemas"][name]
+    new_model = NEW["components"]["schemas"][name]
+    for field, schema in old_model.get("properties", {}).items():
+        assert without_prose(new_model["properties"][field]) == without_prose(schema), field
+    was, now = set(old_model.get("required", ())), set(new_model.get("required", ()))
+    if name in REQUESTS:
+        assert now <= was, "an old client would not send it"
+        assert new_model.get("additionalProperties") == old_model.get("additionalProperties")
+    else:
+        assert was <= now, "an old client would miss it"
+
+
+def test_every_route_and_status_is_still_there() -> None:
+    for path, methods in OLD["paths"].items():
+        for method, route in methods.items():
+            assert set(route["responses"]) <= set(NEW["paths"][path][method]["responses"])
+
+
+def test_the_wire_tells_its_version(tmp_path: Path) -> None:
+    with serving(ScriptedEngine(), settings(tmp_path)) as service:
+        assert httpx.get(f"{service.url}/info").json()["wire"] == wire.VERSION == 1

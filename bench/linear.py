@@ -110,7 +110,8 @@ def main() -> None:
         slowest = max(lines, key=lambda line: line["seconds"])
         steepest = max(lines, key=lambda line: line["exponent"])
         table.add_row(
-            reader_name, f"{1000 * lines[0]['seconds']:.0f} ms", slowest["text"], f"{1000 * slowest['seconds']:.0f}",
+            reader_name, f"{1000 * lines[0]['seconds']:.0f} ms", slowest["text"],
+            f"{1000 * slowest['seconds']:.0f}",
             f"{steepest['exponent']:.2f}", steepest["text"],
         )  # fmt: skip
     OUT.parent.mkdir(parents=True, exist_ok=True)

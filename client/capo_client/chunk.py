@@ -98,7 +98,8 @@ class Chunk:
         self._options = options
         self._policy = policy
         self._deadline = deadline
-        self._attempt = 0
+        self._attempt = 0  # in a row without a result
+        self._failures = 0  # of those, and not because the service was full
         self._progress = False
         self._wait_for = 0.0
         self._last: wire.Problem | None = None
@@ -131,6 +132,7 @@ class Chunk:
         if left <= 0:
             raise errors.DeadlineExceededError(self._too_late())
         self._attempt += 1
+        self._failures += 1
         self._progress = False
         self._wait_for = 0.0
         # Our own ids: the caller's need not be unique. A rollout that is no object stays as it is.
@@ -172,6 +174,8 @@ class Chunk:
             ProblemResponseError: for good. (If not, `pause` tells when to try again.)
         """
         if response.status_code in RETRYABLE or _is_from_between(response):
+            if response.status_code == 429:
+                self._failures -= 1  # it is well, and says when to come back
             self._last = _problem(response)
             self._wait_for = retry_after(response.headers.get("retry-after"))
         elif response.status_code == 504:
@@ -191,6 +195,7 @@ class Chunk:
     def move_on(self) -> None:
         """Another replica is tried at once; that is still the same attempt."""
         self._attempt -= 1
+        self._failures -= 1
 
     def pause(self) -> float:
         """Seconds until the next attempt at what is still pending.
@@ -200,11 +205,11 @@ class Chunk:
             DeadlineExceededError: no time would be left then.
         """
         if self._progress:
-            self._attempt = 1  # the service is there, so patience starts anew
-        if self._attempt >= self._policy.attempts:
+            self._attempt = self._failures = 1  # the service is there: patience starts anew
+        if self._failures >= self._policy.attempts:
             said = self._last.detail if self._last else "the answer ended before its last result"
             raise errors.UnavailableError(
-                f"gave up after {self._attempt} attempts: {said}", self._last
+                f"gave up after {self._failures} attempts: {said}", self._last
             )
         wait = self._policy.wait(self._attempt, self._wait_for)
         if wait >= self._seconds_left():

@@ -15,7 +15,8 @@ class RetryPolicy:
     By default a service that comes back within a minute or so loses nobody's rollouts.
 
     Attributes:
-        attempts: how often a rollout is sent without anything coming of it, the first included.
+        attempts: how often a rollout is sent without anything coming of it, the first included. A
+            429 does not count: the service is well, and the deadline bounds how long it is full.
         base: seconds; the first wait is at most this, and each further one at most twice the last.
         longest: seconds; no wait is longer, whatever the service asks for.
     """

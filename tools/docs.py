@@ -33,6 +33,8 @@ the last line. `GET /openapi.json` says the same to machines.
 - Positions count Unicode code points of `response`, as Python's `str` does; ends are exclusive.
 - Unknown fields of a request are refused by name. Readers of responses must ignore what they do
   not know.
+- This is version 1 (`wire` of `GET /info`). Within a version fields are only added to responses,
+  and optional ones to requests; client and service of its first day are tested with today's.
 - A bad rollout is answered by an error in its place, and the others are credited. A bad envelope,
   or a service that could credit nothing for now, is answered by a problem (RFC 9457).
 - Every token belongs to exactly one step: the one that holds its first non-blank character. A token
@@ -43,6 +45,8 @@ the last line. `GET /openapi.json` says the same to machines.
   is busy, critiques begin in waves, so that some never begin; `votes.valid` and
   `usage.critiques_run` tell how many ran to their end, `usage.completion_tokens` counts the tokens
   of the others too (where the engine tells them).
+- `suspicion` tells what looks like gaming a judge; see [reliability](reliability.md). Where the
+  operator has set that it counts as wrong, `penalty` is 1 whatever the votes say.
 """
 
 
@@ -52,8 +56,8 @@ def wire_md() -> str:
         ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart, wire.Voting,
                      wire.Reward, wire.Segment)),
         ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
-                      wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage, wire.Timing,
-                      wire.Problem, wire.Info)),
+                      wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage,
+                      wire.Suspicion, wire.Timing, wire.Problem, wire.Info)),
     ):  # fmt: skip
         parts.append(f"\n## {title}\n")
         parts += [table(model) for model in models]

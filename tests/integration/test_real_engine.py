@@ -381,6 +381,19 @@ def test_an_engine_that_is_lost_fails_waiting_callers_and_comes_back(
 def test_an_upstream_that_is_gone_makes_the_service_not_ready(
     openai_service: Running, upstream: Running
 ) -> None:
+    body = {"rollouts": [{"question": "q", "response": "silent", "outcome": 1}]}
+    upstream.process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    silent = httpx.post(f"{openai_service.url}/credit", timeout=120, json=body)
+    print(
+        f"an upstream that is stopped: {silent.status_code} after {time.monotonic() - stopped:.1f} s"
+    )
+    assert silent.status_code == 503, silent.text
+    upstream.process.send_signal(signal.SIGCONT)
+    with CreditClient(openai_service.url) as client:
+        assert client.credit(
+            [Rollout(question="q", response="and back", outcome=1)]
+        ).raise_for_errors()
     upstream.process.terminate()
     upstream.process.wait(60)
     refused = httpx.post(

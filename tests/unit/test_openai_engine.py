@@ -119,6 +119,56 @@ async def test_a_critique_can_be_ended_early_or_cancelled() -> None:
     await judge.close()
 
 
+class Silent(Upstream):
+    """Answers nothing any more, once told so; as a server that was stopped."""
+
+    silent = False
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        if self.silent and request.url.path.endswith("/models"):
+            raise httpx.ReadTimeout("silent")
+        return await super().__call__(request)
+
+
+async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai, "_PROBE_SECONDS", 0.05)
+    upstream = Silent("hang")
+    judge = await engine(upstream)
+    call = asyncio.create_task(judge.complete("one", judge.encode(PROMPT), SAMPLING))
+    await asyncio.sleep(0.3)
+    assert judge.ready and not call.done()  # slow, and there
+    upstream.silent = True
+    with pytest.raises(EngineDeadError, match="does not answer any more"):
+        await asyncio.wait_for(call, 20)
+    assert not judge.ready
+    upstream.silent = False
+    async with asyncio.timeout(20):
+        while not judge.ready:
+            await asyncio.sleep(0.01)
+    assert (await judge.complete("two", judge.encode(PROMPT), SAMPLING)).text == "said"
+    await judge.close()
+
+
+async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openai, "_PROBE_SECONDS", 0.05)
+    upstream = Silent("hang")
+    judge = await engine(upstream)
+    slow = asyncio.create_task(judge.complete("slow", judge.encode(PROMPT), SAMPLING))
+    await asyncio.sleep(0.01)
+    upstream.silent = True
+    for number in range(40):
+        await judge.complete(f"{number}", judge.encode(PROMPT), SAMPLING)
+        await asyncio.sleep(0.01)
+    assert judge.ready and not slow.done()
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    await judge.close()
+
+
 @pytest.mark.parametrize(
     ("models", "says"),
     [([{"id": "other"}], "has no model 'judge'; it has other"), (401, "refuses our key")],

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _BACKOFF_SECONDS = 0.25  # doubled at each attempt, with jitter
 _LONGEST_WAIT_SECONDS = 10.0
-_PROBE_SECONDS = 2.0  # between two, and the longest that one may take
+_PROBE_SECONDS = 1.25  # between two, and the longest that one may take
 _MOST_SILENT = 2  # probes in a row without an answer, and the server counts as lost
 
 

@@ -33,6 +33,10 @@ def panel(
     body += [steps_table(response, result.steps, bounds, known_wrong), Text()]
     if result.token_rewards is not None:
         body.append(heat_strip(result.token_rewards, bounds))
+    for suspicion in result.suspicion:
+        done = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
+        reason = suspicion.reason.replace("_", " ")
+        body.append(Text(f"suspicious, {reason}: {suspicion.detail}{done}", style="yellow"))
     body.append(_footer(result))
     return Panel(Group(*body), title=title, title_align="left")
 

@@ -27,7 +27,9 @@ def agreement(result: Credited) -> float | None:
     return sum(sides) / len(sides) if sides else None
 
 
-def log_metrics(steps: int, wrong: int, agreed: float | None, credited: bool) -> dict[str, float]:
+def log_metrics(
+    steps: int, wrong: int, agreed: float | None, credited: bool, suspicious: bool
+) -> dict[str, float]:
     """Numbers for a framework's own metrics; the same names for every rollout."""
     return {
         "capo_fallback": float(not credited),
@@ -35,4 +37,5 @@ def log_metrics(steps: int, wrong: int, agreed: float | None, credited: bool) ->
         "capo_wrong_steps": float(wrong),
         "capo_wrong_step_rate": wrong / steps if steps else 0.0,
         "capo_agreement": 1.0 if agreed is None else agreed,
+        "capo_suspicious": float(suspicious),
     }

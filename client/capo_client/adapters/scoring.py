@@ -60,6 +60,7 @@ class Scored:
         steps: how many steps the rollout has.
         wrong: how many of them are wrong.
         agreement: share of critiques on the larger side, mean over steps; in [0.5, 1].
+        suspicion: reasons for which it looks like gaming the judge, by name.
         source: `judge`, or else what the fall-back made of it: `outcome` or `none`.
         error: why the judge's credit is missing.
     """
@@ -70,12 +71,15 @@ class Scored:
     steps: int = 0
     wrong: int = 0
     agreement: float | None = None
+    suspicion: tuple[str, ...] = ()
     source: Literal["judge", "outcome", "none"] = "judge"
     error: str | None = None
 
     def metrics(self) -> dict[str, float]:
         """Numbers for a framework's own metrics; the same names for every rollout."""
-        return log_metrics(self.steps, self.wrong, self.agreement, self.source == "judge")
+        return log_metrics(
+            self.steps, self.wrong, self.agreement, self.source == "judge", bool(self.suspicion)
+        )
 
 
 class Scorer:
@@ -299,6 +303,7 @@ def _from_credit(answer: wire.Credited) -> Scored:
         steps=len(answer.steps),
         wrong=sum(step.wrong for step in answer.steps),
         agreement=agreement(answer),
+        suspicion=tuple(each.reason for each in answer.suspicion),
     )
 
 

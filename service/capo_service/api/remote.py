@@ -205,7 +205,13 @@ def _response(query: str, prompt: str) -> str:
 
 def _metrics(result: wire.Credited) -> dict[str, float]:
     wrong = sum(step.wrong for step in result.steps)
-    return log_metrics(len(result.steps), wrong, agreement(result), credited=True)
+    return log_metrics(
+        len(result.steps),
+        wrong,
+        agreement(result),
+        credited=True,
+        suspicious=bool(result.suspicion),
+    )
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:

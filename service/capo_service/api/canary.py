@@ -25,7 +25,7 @@ from capo_service.telemetry import Telemetry
 log = logging.getLogger(__name__)
 
 KEY = "canary"  # in whose name they are judged; its tokens are counted so
-_REMEMBERED = 32  # of each worth: what the accuracy is of
+_REMEMBERED = 10  # of each worth: what the accuracy is of
 _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
 
 

@@ -112,7 +112,10 @@ async def flood(url: str, made: Source, rate: float, seconds: float) -> dict[str
                 sent = time.perf_counter()
                 answer = await ask(each)
                 if answer.status_code == 429 and caller % 10 == 0:
-                    await asyncio.sleep(refused[-1])
+                    told = float(answer.headers["retry-after"])
+                    if time.perf_counter() + told > until:
+                        continue
+                    await asyncio.sleep(told)
                     retried.append((await ask(each)).status_code != 429)
                 await asyncio.sleep(max(pause - (time.perf_counter() - sent), 0))
 

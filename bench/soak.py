@@ -44,12 +44,12 @@ async def watch(process: psutil.Process, samples: list[dict[str, float]]) -> Non
     started = time.monotonic()
     while True:
         children = sum(child.memory_info().rss for child in process.children(recursive=True))
-        samples.append(
-            {
-                "seconds": time.monotonic() - started, "descriptors": float(process.num_fds()),
-                "service_mib": process.memory_info().rss / MIB, "children_mib": children / MIB,
-            }
-        )  # fmt: skip
+        sample = {
+            "seconds": time.monotonic() - started, "descriptors": float(process.num_fds()),
+            "service_mib": process.memory_info().rss / MIB, "children_mib": children / MIB,
+        }  # fmt: skip
+        samples.append(sample)
+        print(json.dumps(sample), flush=True)
         await asyncio.sleep(EVERY_S)
 
 

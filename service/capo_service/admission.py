@@ -22,6 +22,7 @@ from capo_service.fair import Path, Share
 _WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
 _HALF_LIFE = 15.0  # seconds of work after which a measured rate counts for half
 _LONGEST_WAIT = 3600  # seconds that a caller is told to wait at most
+_NEWEST = 0.2  # share of the newest rollout in the pace
 _CERTAINTY = 0.7  # of a deadline: what should take longer is not taken on
 
 
@@ -76,6 +77,27 @@ class DrainRate:
         return tokens * self._seconds / self._tokens
 
 
+class Pace:
+    """Seconds of judging for each token of a rollout, lately.
+
+    A judge that was slowed down may answer nothing in time, and then there is no rate to measure;
+    but what was cut off at its deadline has taken at least so long.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def took(self, seconds: float, tokens: int, finished: bool) -> None:
+        """A rollout of so many tokens took so long, or longer if it was not finished."""
+        each = seconds / tokens
+        if finished or each > self._seconds:
+            self._seconds += _NEWEST * (each - self._seconds)
+
+    def seconds(self, tokens: float) -> float:
+        """How long a rollout of so many tokens should take."""
+        return tokens * self._seconds
+
+
 class Admission:
     """Bounds accepted work to `max_queued` tokens, and the rollouts judged at once.
 
@@ -104,6 +126,8 @@ class Admission:
         self._is_full = is_full
         self._was_full = False
         self._rate, self._full_rate = DrainRate(clock), DrainRate(clock)
+        self._pace = Pace()
+        self._clock = clock
         self._waiting: Share[asyncio.Future[None]] = Share()
         self._left: dict[str, int] = {}  # tokens of open requests that are not answered yet
         self._idle = asyncio.Event()
@@ -119,23 +143,30 @@ class Admission:
         self._full_rate.passed(self._was_full, answered if self._was_full else 0)
         self._was_full = self._waiting.waiting > 0 or self._is_full()
 
-    def _check_deadline(self, ticket: Ticket, tokens: int, seconds: float) -> None:
+    def _check_deadline(self, ticket: Ticket, rollouts: int, tokens: int, seconds: float) -> None:
         """Refuse what would be answered too late.
 
         Raises:
             QueueFullError: it would.
         """
         self._measure()
+        alone = self._pace.seconds(tokens / rollouts)
+        if self.running and alone > _CERTAINTY * seconds:
+            # Fewer at once are judged faster: the next is let in when nobody is there.
+            raise QueueFullError(
+                _whole(_CERTAINTY * seconds), f"rollouts take {alone:.0f} s of late, too long for "
+                f"its deadline of {seconds:.0f} s",
+            )  # fmt: skip
         if not self._was_full:
             return
         begun = sum(self._left.values()) - self._waiting.cost
         work = max(begun, 0.0) + self._waiting.until_served(ticket.path, tokens)
-        expected, alone = self._full_rate.seconds(work), self._full_rate.seconds(tokens)
-        if expected is None or alone is None:
+        expected, itself = self._full_rate.seconds(work), self._full_rate.seconds(tokens)
+        if expected is None or itself is None:
             return
         in_time = _CERTAINTY * seconds
-        if alone > in_time:  # it can never be answered in time as a whole; what is done, is
-            expected -= alone
+        if itself > in_time:  # it can never be answered in time as a whole; what is done, is
+            expected -= itself
         if expected > in_time:
             raise QueueFullError(
                 _whole(expected - in_time),
@@ -157,7 +188,7 @@ class Admission:
         excess = self.accepted_tokens + tokens - self.max_queued
         if excess > 0:
             raise QueueFullError(self.expected_wait(excess))
-        self._check_deadline(ticket, tokens, seconds)
+        self._check_deadline(ticket, rollouts, tokens, seconds)
         self.accepted += rollouts
         self.accepted_tokens += tokens
         self._left[ticket.request] = tokens
@@ -179,11 +210,12 @@ class Admission:
             self.running += 1
         else:
             await self._wait(ticket, tokens)  # the place is handed over by whoever leaves it
-        answered = 0
+        answered, began = 0, self._clock()
         try:
             yield
             answered = tokens
         finally:
+            self._pace.took(self._clock() - began, tokens, finished=answered > 0)
             self._measure(answered)
             if ticket.request in self._left:
                 self._left[ticket.request] -= tokens

@@ -70,7 +70,7 @@ class Admitting(RuleBasedStateMachine):
         except DrainingError:
             assert self.draining
         except QueueFullError as error:
-            assert not fits or self.full or self.admission.queued_tokens
+            assert not fits or self.full or self.admission.running
             assert 1 <= error.retry_after <= 3600
         else:
             assert fits and not self.draining

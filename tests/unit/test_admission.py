@@ -270,6 +270,43 @@ def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -
     asyncio.run(story())
 
 
+def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
+    clock = Clock()
+    admission = Admission(10**6, 8, clock=clock)
+
+    async def story() -> None:
+        async def work(seconds: float, cut_off: bool) -> None:
+            async with admission.turn(Ticket("r"), 100):
+                clock.now += seconds
+                if cut_off:
+                    raise asyncio.CancelledError
+
+        for _ in range(30):
+            with contextlib.suppress(asyncio.CancelledError):
+                await work(30.0, cut_off=True)
+        with admission.admit(1, 100, Ticket("probe"), seconds=30):  # nobody is there
+            async with admission.turn(Ticket("probe"), 100):
+                with pytest.raises(QueueFullError, match="too long for its deadline") as refused:
+                    admission.admit(1, 100, Ticket("second"), seconds=30).__enter__()
+                assert refused.value.retry_after == 21
+                with admission.admit(1, 100, Ticket("patient"), seconds=300):
+                    pass
+                with admission.admit(10, 100, Ticket("short ones"), seconds=30):
+                    pass
+        for _ in range(5):  # fast again, because there were few
+            await work(2.0, cut_off=False)
+        async with admission.turn(Ticket("probe"), 100):
+            with admission.admit(1, 100, Ticket("second"), seconds=30):
+                pass
+        # Who hangs up early says nothing about the judge.
+        before = admission._pace.seconds(100)
+        with contextlib.suppress(asyncio.CancelledError):
+            await work(0.1, cut_off=True)
+        assert admission._pace.seconds(100) == before
+
+    asyncio.run(story())
+
+
 def test_training_comes_before_evaluation_and_does_not_starve_it() -> None:
     evaluation = [Ticket("e", priority="evaluation")] * 20
     got = order_of(evaluation + [Ticket("t")] * 90)

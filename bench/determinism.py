@@ -3,7 +3,7 @@
     make bench-determinism     # a table, and build/bench/determinism.json
 
 Rollouts are credited one by one by an idle service with an empty cache; then again: one by one, all
-in one request, among others, and after a thousand others. What is compared is the bytes of their
+in one request, among others, and after many others. What is compared is the bytes of their
 token rewards, and of the critiques. Nothing of ours depends on the company that a request has; the
 engine's arithmetic does, for kernels add up in another order in another batch.
 """
@@ -24,15 +24,16 @@ from service import Source
 from capo_client import AsyncCreditClient
 from capo_service.engine import testbed
 
-ROLLOUTS, OTHERS = 32, 1000
+ROLLOUTS = 32
 VOTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"method": "greedy", "seed": 7},
     "majority of 4, seed 7": {"method": "majority", "n": 4, "seed": 7, "early_stop": False},
 }
-JUDGES: dict[str, tuple[str, dict[str, str]]] = {
-    "embedded, bfloat16": ("embedded", {}),
-    "embedded, float32": ("embedded", {"CAPO_ENGINE_ARGS": '{"dtype": "float32"}'}),
-    "testbed's judge, float32": ("testbed", {}),
+# Judge, settings, and how many others come between: a thousand where that takes minutes.
+JUDGES: dict[str, tuple[str, dict[str, str], int]] = {
+    "testbed's judge, float32": ("testbed", {}, 1000),
+    "embedded, bfloat16": ("embedded", {}, 1000),
+    "embedded, float32": ("embedded", {"CAPO_ENGINE_ARGS": '{"dtype": "float32"}'}, 96),
 }
 
 
@@ -76,7 +77,7 @@ def measure(url: str, ours: Rollouts, others: Rollouts, voting: dict[str, Any]) 
     mixed = chance.sample(ours + others[:96], len(ours) + 96)
     found["among others"] = compared(first, run(mixed, len(mixed)))
     run(others, 128)
-    found["one by one after a thousand others"] = compared(first, run(ours, 1))
+    found[f"one by one after {len(others):,} others"] = compared(first, run(ours, 1))
     return found
 
 
@@ -86,27 +87,27 @@ def main() -> None:
     table = Table(
         "judge", "voting", "compared with one by one", "rewards differ", "critiques differ"
     )
-    for name, (judge, settings) in JUDGES.items():
+    for name, (judge, settings, count) in JUDGES.items():
         if judge in testbed.NAMES:
             testbed.folder(judge)  # raises where it was not made
         pool = [
             {**each, "id": str(number), "token_offsets": characters(each["response"])}
-            for number, each in enumerate(Source(None).groups(OTHERS // 16 + 4))
+            for number, each in enumerate(Source(None).groups(count // 16 + 4))
         ]
-        ours, others = pool[:ROLLOUTS], pool[ROLLOUTS : ROLLOUTS + OTHERS]
+        ours, others = pool[:ROLLOUTS], pool[ROLLOUTS : ROLLOUTS + count]
         with service("verdict", judge, **settings) as url:
             for voting_name, voting in VOTINGS.items():
                 lines = measure(
                     url, ours, others if voting_name == "greedy" else others[:96], voting
                 )
                 found[f"{name}; {voting_name}"] = lines
-                for when, count in lines.items():
+                for when, seen in lines.items():
                     table.add_row(
-                        name, voting_name, when, f"{count['other_rewards']} of {count['of']}",
-                        f"{count['other_critiques']} of {count['of']}",
+                        name, voting_name, when, f"{seen['other_rewards']} of {seen['of']}",
+                        f"{seen['other_critiques']} of {seen['of']}",
                     )  # fmt: skip
                 print(name, voting_name, lines, flush=True)
-    (OUT / "determinism.json").write_text(json.dumps(found, indent=2) + "\n")
+        (OUT / "determinism.json").write_text(json.dumps(found, indent=2) + "\n")
     Console(width=130).print(table)
 
 

@@ -25,6 +25,11 @@ from kit_engine import Running, capo_serve, free_port, running
 from kit_service import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+# The others speak of what a judge says, and the embedded one says much.
+OF_FAULTS = {
+    "CapoNotReady", "CapoFailing", "CapoEngineLost", "CapoKeysNotRead", "CapoRefusing",
+    "CapoJudgeUnreadable",
+}  # fmt: skip
 PATIENCE = 90  # seconds, for scrapes and rules
 SCRIPTED = Path(__file__).parents[1] / "serve_scripted.py"
 
@@ -102,7 +107,7 @@ def write_prometheus(folder: Path, targets: list[str]) -> int:
 
 def rollouts(count: int, text: str = "3 + 4 = 7") -> list[Rollout]:
     return [
-        Rollout(question=f"What is {i}?", response=f"{text}\n\nSo {i}.", outcome=1.0)
+        Rollout(question=f"What is {i}?", response=f"{text}\n\nSo the answer is {i}.", outcome=1.0)
         for i in range(count)
     ]
 
@@ -116,7 +121,7 @@ def test_both_replicas_work_and_prometheus_sees_both(topology: Topology) -> None
         assert topology.value(f'capo_rollouts_total{{instance="{instance(service)}"}}') > 0
     # The engine's own are forwarded.
     assert topology.value("vllm:prompt_tokens_total") > 0
-    assert topology.alerts() == set()
+    assert not {alert for alert, _ in topology.alerts() if alert in OF_FAULTS}
 
 
 def test_critiques_that_cannot_be_read_raise_alerts(topology: Topology) -> None:
@@ -128,10 +133,14 @@ def test_critiques_that_cannot_be_read_raise_alerts(topology: Topology) -> None:
             return topology.alerts() >= {("CapoJudgeUnreadable", name), ("CapoFailing", name)}
 
         eventually(ask, PATIENCE)
-    assert {who for _, who in topology.alerts()} == {name}
+    assert {(alert, who) for alert, who in topology.alerts() if alert in OF_FAULTS} <= {
+        ("CapoJudgeUnreadable", name), ("CapoFailing", name),
+    }  # fmt: skip
 
 
-def test_a_dead_engine_raises_an_alert_and_no_rollout_is_lost(topology: Topology) -> None:
+def test_a_dead_engine_raises_an_alert_and_comes_back_and_no_rollout_is_lost(
+    topology: Topology,
+) -> None:
     """The real judge is killed while a batch is being judged; the other replica takes over."""
     results: list[int] = []
 
@@ -151,4 +160,8 @@ def test_a_dead_engine_raises_an_alert_and_no_rollout_is_lost(topology: Topology
     eventually(lambda: ("CapoNotReady", instance(topology.real)) in topology.alerts(), PATIENCE)
     thread.join(300)
     assert results == [200]
-    assert httpx.get(f"{topology.real.url}/health/live").status_code == 503
+    assert httpx.get(f"{topology.real.url}/health/live").status_code == 200
+    with CreditClient(topology.real.url) as client:
+        client.wait_until_ready(PATIENCE)
+    eventually(lambda: topology.value("capo_engine_restarts") == 1, PATIENCE)
+    eventually(lambda: ("CapoNotReady", instance(topology.real)) not in topology.alerts(), PATIENCE)

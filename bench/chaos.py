@@ -225,7 +225,7 @@ class Faults:
         self.all: dict[str, Callable[[], bool]] = {
             "engine killed": lambda: self._signal("EngineCore", signal.SIGKILL),
             "engine stopped": lambda: self._signal("EngineCore", signal.SIGSTOP),
-            "engine's worker killed": lambda: self._signal("VllmWorker", signal.SIGKILL),
+            "engine's worker killed": lambda: self._signal("VLLM::Worker", signal.SIGKILL),
             "verifiers killed": lambda: self._signal("spawn_main", signal.SIGKILL, verifiers=True),
             "service killed": self._kill_service,
             "callers go wrong": self._bad_callers,

@@ -32,6 +32,7 @@ from capo_service.engine.base import (
 )
 from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.local import local_model
+from capo_service.engine.reaper import Reaper
 from capo_service.engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ class _Llm:
         self._llm = llm
         manager = llm.engine_core.resources.engine_manager
         self._processes = _family([p.pid for p in getattr(manager, "processes", ())])
+        self._reaper = Reaper(process.pid for process in self._processes)
         parallel = llm.vllm_config.parallel_config
         self._is_here = (
             bool(self._processes)
@@ -209,6 +211,7 @@ class _Llm:
             # As vLLM does itself where it sees the end before its own shutdown.
             self._llm.output_processor.propagate_error(VllmDeadError())
         await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._reaper.close)
 
     async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
         from vllm.exceptions import GracefulHTTPError, VLLMError

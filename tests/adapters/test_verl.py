@@ -73,7 +73,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(  # here, whatever cluster /tmp/ray may remember
+    ray.init(  # here, whatever other cluster Ray may remember
         "local", num_cpus=6, include_dashboard=False, log_to_driver=True,
         runtime_env={"env_vars": {"PYTHONPATH": HERE, "OMP_NUM_THREADS": "1"}},
     )  # fmt: skip

@@ -77,9 +77,9 @@ def test_a_master_key_earns_nothing_for_its_steps_where_that_is_set(tmp_path: Pa
         assert metric(service, 'capo_suspicions_total{action="wrong",reason="near_empty"}') == 2
 
 
-def test_cap_is_for_reasons_that_know_their_steps() -> None:
+def test_cap_is_for_reasons_that_know_their_steps(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="suspicion near_empty: cap is for steps"):
-        settings(Path(), suspicion={"near_empty": "cap"})
+        settings(tmp_path, suspicion={"near_empty": "cap"})
 
 
 def canary_judge(prompt: str, sampling: Sampling) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from capo_client import CreditClient, demo, wire
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine
+from kit_engine import free_port, running
 from kit_service import serving, settings
 
 HERE = Path(__file__).parents[1]
@@ -75,28 +74,12 @@ def test_an_old_client_reads_a_new_service(tmp_path: Path, old: dict[str, str]) 
 
 @pytest.fixture(scope="module")
 def old_service(old: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     given = {"port": port, "verify_workers": 1, "nonce_secret": "s"}
     command = [sys.executable, str(HERE / "serve_scripted.py"), json.dumps(given), "0"]
-    log = (tmp_path_factory.mktemp("old") / "log").open("w")
-    process = subprocess.Popen(command, env=old, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                if httpx.get(f"{url}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
+    log, path = tmp_path_factory.mktemp("old") / "log", old["PYTHONPATH"]
+    with running(command, port, "/health/ready", log, "scripted", PYTHONPATH=path) as service:
+        yield service.url
 
 
 def test_a_new_client_reads_an_old_service(old_service: str) -> None:

@@ -37,6 +37,7 @@ ADAPTERS = {
     # Its agent loop imports more than it requires.
     "verl": [
         "torch==2.13.0", "verl==0.9.1", "TransferQueue>=0.1.10", "cachetools", "msgspec", "pyzmq",
+        "fastapi", "uvicorn",
     ],
     "verifiers": ["verifiers==0.4.0"],
     "swift": ["torch==2.13.0", "ms-swift==4.6.0"],

@@ -225,8 +225,11 @@ class Votes(_Response):
     """How a step was voted on."""
 
     wrong: int = Field(description="Valid critiques that call the step wrong.")
-    valid: int = Field(description="Critiques that could be read.")
-    asked: int = Field(description="Critiques that the request asked for.")
+    valid: int = Field(
+        description="Critiques that could be read; for a step with a false equation also the "
+        "symbolic critic's votes."
+    )
+    asked: int = Field(description="Critiques that the request asked of the judge.")
 
 
 class Step(_Response):
@@ -249,6 +252,12 @@ class Critique(_Response):
     valid: bool
     finish_reason: str
     reason: str | None = Field(default=None, description="Why it could not be read.")
+    critic: Literal["judge", "symbolic"] = Field(
+        default="judge",
+        description="symbolic: the arithmetic of steps was checked. It votes against the steps "
+        "that it names, and abstains on the others.",
+    )
+    weight: int = Field(default=1, description="Votes that it casts.")
 
 
 class Usage(_Response):

@@ -35,7 +35,9 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="The judge: hub name, folder, `embedded`, or `testbed`.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="`vllm` (in process) or `openai`.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="`vllm` (in process), `openai` or `symbolic`.")
+    ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="Engine openai: base URL of the server.")
     ] = None,
@@ -203,6 +205,10 @@ def make_engine(settings: Settings) -> Engine:
             template_kwargs=settings.chat_template_kwargs,
             concurrency=settings.upstream_concurrency,
         )
+    if settings.engine == "symbolic":
+        from capo_service.engine.symbolic import SymbolicEngine
+
+        return SymbolicEngine()
     from capo_service.engine.vllm import VllmEngine
 
     return VllmEngine(

@@ -128,14 +128,14 @@ class Creditor:
         try:
             while True:
                 cast = [task.result().verdict.wrong for task in tasks if task not in pending]
-                counts, valid = voting.count_votes(cast, len(prepared.spans))
+                votes = _votes(prepared, cast)
                 remaining = wanted = asked.critiques - len(cast)
                 if asked.early_stop:
-                    if voting.decided(asked.method, counts, valid, remaining):
+                    if votes.decided(asked.method, remaining):
                         await self._end_early(names, tasks, pending)
                         break
                     if self.sampling >= self._engine.slots:
-                        wanted = voting.next_wave(asked.method, counts, valid, remaining)
+                        wanted = votes.next_wave(asked.method, remaining)
                 elif not remaining:
                     break
                 for position in range(len(tasks), len(tasks) + wanted - len(pending)):
@@ -194,7 +194,7 @@ def _credit(
     """Vote and reward. Raises NoValidCritiqueError."""
     method, reward = options.voting.method, options.reward
     n_steps = len(prepared.spans)
-    counts, valid = voting.count_votes([ballot.verdict.wrong for ballot in ballots], n_steps)
+    votes = _votes(prepared, [ballot.verdict.wrong for ballot in ballots])
     finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
     critiques = [_critique(ballot) for ballot in finished]
     usage = wire.Usage(
@@ -203,14 +203,16 @@ def _credit(
         completion_tokens=sum(b.completion.completion_tokens for b in ballots),
         critiques_run=len(finished),
     )
-    if not valid:
+    if not votes.valid:
         reasons = "; ".join(sorted({str(ballot.verdict.reason) for ballot in ballots}))
         raise NoValidCritiqueError(
             f"none of {options.voting.critiques} critiques could be read: {reasons[:500]}",
             critiques,
             usage,
         )
-    penalties = voting.penalties(method, counts, valid)
+    if prepared.false_steps:
+        critiques.append(_symbolic(prepared))
+    penalties = votes.penalties(method)
     for suspicion in prepared.suspicion:
         if suspicion.action == "wrong":
             blamed = suspicion.steps or range(n_steps)
@@ -236,7 +238,7 @@ def _credit(
                 token_span=spans[i] if spans is not None else None,
                 wrong=penalties[i] >= 0.5,
                 penalty=penalties[i],
-                votes=wire.Votes(wrong=counts[i], valid=valid, asked=options.voting.critiques),
+                votes=_step_votes(votes, i, options.voting.critiques),
                 reward=earned[i],
             )
             for i, span in enumerate(prepared.spans)
@@ -254,6 +256,28 @@ def _credit(
             )
             for each in prepared.suspicion
         ],
+    )
+
+
+def _votes(prepared: Prepared, cast: Sequence[voting.Critique]) -> voting.Votes:
+    counts, valid = voting.count_votes(cast, len(prepared.spans))
+    return voting.Votes(counts, valid, prepared.false_steps, prepared.symbolic_votes)
+
+
+def _step_votes(votes: voting.Votes, step: int, asked: int) -> wire.Votes:
+    wrong, valid = votes.of(step)
+    return wire.Votes(wrong=wrong, valid=valid, asked=asked)
+
+
+def _symbolic(prepared: Prepared) -> wire.Critique:
+    false = prepared.false_steps
+    return wire.Critique(
+        text="\n".join(f"Step {step}: {said}" for step, said in false.items()),
+        wrong_steps=sorted(false),
+        valid=True,
+        finish_reason="stop",
+        critic="symbolic",
+        weight=prepared.symbolic_votes,
     )
 
 

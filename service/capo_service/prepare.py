@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from capo_client import wire
+from capo_service.arithmetic import false_equations
 from capo_service.core import alignment, steps
 from capo_service.core.alignment import Alignment
 from capo_service.core.errors import InputError
@@ -24,6 +25,7 @@ class Policy:
 
     `prefill`: whether the prompt holds what each critique must begin with. `suspicion`: what is
     done about rollouts that look like gaming the judge, where it is not only told.
+    `symbolic_votes`: what a false equation casts against its step.
     """
 
     style: Style = "brief"
@@ -34,11 +36,15 @@ class Policy:
     max_steps: int = 400
     max_critiques: int = 64
     suspicion: Mapping[Reason, Action] = field(default_factory=dict)
+    symbolic_votes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A rollout with everything done that needs no judge."""
+    """A rollout with everything done that needs no judge.
+
+    `false_steps`: what is false in steps that state a false equation; each casts `symbolic_votes`.
+    """
 
     response: str
     spans: list[steps.Span]
@@ -46,6 +52,8 @@ class Prepared:
     prompt: EncodedPrompt
     sampling: Sampling
     suspicion: Sequence[Suspicion] = ()
+    false_steps: Mapping[int, str] = field(default_factory=dict)
+    symbolic_votes: int = 0
 
 
 class Preparer:
@@ -131,6 +139,8 @@ class Preparer:
             prompt=encoded,
             sampling=self._sampling(options.voting, shape, encoded),
             suspicion=suspicions(question, response, spans, policy.suspicion),
+            false_steps=_false_steps(response, spans) if policy.symbolic_votes else {},
+            symbolic_votes=policy.symbolic_votes,
         )
 
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
@@ -197,6 +207,11 @@ class Preparer:
             grammar=shape.grammar(opened=bool(prompt.opening)) if shape else None,
             json_schema=shape.json_schema() if shape else None,
         )
+
+
+def _false_steps(response: str, spans: Sequence[steps.Span]) -> dict[int, str]:
+    found = {i: false_equations(response[start:end]) for i, (start, end) in enumerate(spans)}
+    return {i: "; ".join(map(str, false)) for i, false in found.items() if false}
 
 
 def _conversation(messages: Sequence[wire.ChatTurn]) -> str:

@@ -37,7 +37,11 @@ class Settings(BaseSettings):
 
     # The judge
     model: str = Field("embedded", description="Hub name, folder, `embedded`, or `testbed`.")
-    engine: Literal["vllm", "openai"] = Field("vllm", description="What runs the judge.")
+    engine: Literal["vllm", "openai", "symbolic"] = Field(
+        "vllm",
+        description="What runs the judge. symbolic: no model; only the arithmetic of steps is "
+        "checked.",
+    )
     engine_args: dict[str, Any] = Field({}, description="Any vLLM engine argument, passed through.")
     engine_hang_seconds: float = Field(
         60, gt=0, description="Engine vllm: without an answer for so long it is started again."
@@ -67,6 +71,12 @@ class Settings(BaseSettings):
         description="Whether the prompt holds what the grammar makes each critique begin with, "
         "so that the judge need not write it. By default yes; not for the testbed's judges, which "
         "were trained without.",
+    )
+    symbolic_votes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Votes that a false equation casts against its step, beside the judge's.",
     )
     nonce_secret: SecretStr | None = Field(
         None, description="Secret behind the step tags' nonce; set the same on every replica."
@@ -170,6 +180,7 @@ class Settings(BaseSettings):
             max_steps=self.max_steps,
             max_critiques=self.max_critiques,
             suspicion=self.suspicion,
+            symbolic_votes=self.symbolic_votes,
         )
 
     @model_validator(mode="after")
@@ -180,6 +191,14 @@ class Settings(BaseSettings):
             raise ValueError("engine openai needs model: the name that the server knows it by")
         if self.engine == "openai" and self.engine_args:
             raise ValueError("engine_args are for engine vllm; configure the upstream itself")
+        if self.engine == "symbolic" and (
+            "model" in self.model_fields_set or self.engine_args or self.template
+            or self.symbolic_votes
+        ):  # fmt: skip
+            raise ValueError(
+                "engine symbolic has no model: leave out model, engine_args, template and "
+                "symbolic_votes"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both, or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:

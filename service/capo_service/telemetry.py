@@ -158,7 +158,7 @@ class Telemetry:
         if result.token_rewards is not None:
             self.rollout_tokens.observe(len(result.token_rewards))
         if result.steps:
-            self.saved.inc(result.steps[0].votes.asked - len(result.critiques or ()))
+            self.saved.inc(result.steps[0].votes.asked - result.usage.critiques_run)
             agreed = agreement(result.steps)
             if agreed is not None:
                 self.agreement.observe(agreed)
@@ -167,6 +167,8 @@ class Telemetry:
     def critiqued(self, critiques: Sequence[wire.Critique], usage: wire.Usage, key: str) -> None:
         """Count critiques that ran to their end, and what they cost."""
         for critique in critiques:
+            if critique.critic != "judge":
+                continue
             self.critiques.labels(str(critique.valid).lower()).inc()
             if critique.finish_reason == "length":
                 self.cut_off.inc()
@@ -181,7 +183,7 @@ class Telemetry:
 
 def agreement(steps: Sequence[wire.Step]) -> float | None:
     """Mean over steps of the share of valid critiques on the larger side; None for one critique."""
-    if not steps or steps[0].votes.valid < 2:
+    if not steps or min(step.votes.valid for step in steps) < 2:
         return None
     shares = [
         max(step.votes.wrong, step.votes.valid - step.votes.wrong) / step.votes.valid

@@ -151,6 +151,7 @@ def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
         "prefill",
         "tokenizers",
         "suspicion",
+        "symbolic_votes",
     }
     chosen = settings.model_dump(mode="json", include=named)
     return json.dumps([version(), engine.kind, engine.model, template, chosen], sort_keys=True)

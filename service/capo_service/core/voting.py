@@ -7,7 +7,8 @@ unreadable critique does not vote.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["greedy", "intersection", "majority", "union", "average"]
@@ -78,3 +79,47 @@ def _is_fixed(method: Method, count: int, valid: int, remaining: int) -> bool:
         return surely_wrong or surely_right
     # intersection and greedy: one valid critique that does not name the step clears it.
     return count < valid
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """The judge's votes, and those of a critic that speaks only where it is sure.
+
+    That critic casts `weight` votes against each of the steps `sure`, and abstains on the others:
+    a step has its own number of valid critiques. Without a critique of the judge nothing is known.
+    """
+
+    counts: Sequence[int]
+    valid: int
+    sure: Collection[int] = ()
+    weight: int = 0
+
+    def of(self, step: int) -> tuple[int, int]:
+        """How many critiques call a step wrong, and how many speak of it."""
+        more = self.weight if step in self.sure else 0
+        return self.counts[step] + more, self.valid + more
+
+    def penalties(self, method: Method) -> list[float]:
+        """See `penalties`."""
+        found = penalties(method, self.counts, self.valid)
+        for step in self.sure:
+            wrong, valid = self.of(step)
+            [found[step]] = penalties(method, [wrong], valid)
+        return found
+
+    def decided(self, method: Method, remaining: int) -> bool:
+        """See `decided`."""
+        if remaining == 0 or self.valid == 0:
+            return remaining == 0
+        return all(decided(method, *part, remaining) for part in self._parts())
+
+    def next_wave(self, method: Method, remaining: int) -> int:
+        """See `next_wave`."""
+        return max(next_wave(method, *part, remaining) for part in self._parts())
+
+    def _parts(self) -> list[tuple[list[int], int]]:
+        if not self.sure:
+            return [(list(self.counts), self.valid)]
+        rest = [count for step, count in enumerate(self.counts) if step not in self.sure]
+        sure = [self.counts[step] + self.weight for step in self.sure]
+        return [(rest, self.valid), (sure, self.valid + self.weight)]

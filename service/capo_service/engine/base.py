@@ -88,7 +88,7 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """`vllm`, `openai` or `scripted`."""
+        """`vllm`, `openai`, `symbolic` or `scripted`."""
 
     @property
     def model(self) -> str:

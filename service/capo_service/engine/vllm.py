@@ -141,6 +141,9 @@ class VllmEngine:
         arguments: dict[str, Any] = {"model": path, "enable_prefix_caching": True}
         if current_platform.is_cpu():
             arguments["worker_extension_cls"] = CPU_WORKER
+            # oneDNN compiles a matrix product for each number of tokens that a batch has had, and
+            # keeps 1,024 of them: hours of growth, and no more speed than with a few.
+            os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
         self._arguments = AsyncEngineArgs(**arguments | local | self._engine_args)
         return path
 

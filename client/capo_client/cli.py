@@ -1,4 +1,9 @@
-"""The `capo` command. Other packages add to it by the entry-point group `capo.commands`."""
+"""The `capo` command. Other packages add to it by the entry-point group `capo.commands`.
+
+Exit codes of every command: 0 done; 1 done, and something of it failed (rollouts were refused, do
+not align, or the service broke a promise); 2 it cannot be done as asked, change what the message
+says; 3 not finished for now, run it again; 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-from capo_client import errors, wire
+from capo_client import errors, terminal, wire
 from capo_client.attack.run import attack
 from capo_client.client import CreditClient
 from capo_client.demo import demo
+from capo_client.evaluate.run import evaluate
 from capo_client.filejob import FileJob, FileJobError
 
 app = typer.Typer(
@@ -34,8 +30,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
-complain = Console(stderr=True, style="red")
 
 # command -> the extra that brings it
 _EXTRAS = {
@@ -46,6 +40,7 @@ _EXTRAS = {
 Url = Annotated[
     str | None, typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's")
 ]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Key = Annotated[str | None, typer.Option(help="Sent as Bearer.", envvar="CAPO_API_KEY")]
 
 
@@ -65,16 +60,19 @@ def _options(
 
 
 @app.command()
-def info(url: Url = None, api_key: Key = None) -> None:
+def info(url: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Show what a running service has: judge, tokenizers, limits."""
     with CreditClient(url, api_key=api_key) as client, _explained():
         found = client.info()
-    table = Table(show_header=False, box=None)
+    if as_json:
+        typer.echo(found.model_dump_json())
+        return
+    rows = []
     for name, value in found.model_dump().items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number:,}" for key, number in value.items())
-        table.add_row(name.replace("_", " "), _plain(value))
-    console.print(table)
+        rows.append((name.replace("_", " "), _plain(value)))
+    terminal.show(("", "this service"), rows, left=2)
 
 
 def _plain(value: object) -> str:
@@ -102,6 +100,7 @@ def credit(
     concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 8,
     deadline: Annotated[float, typer.Option(help="Seconds for a window of rollouts.")] = 3600,
     retry_errors: Annotated[bool, typer.Option(help="Do failed lines again.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Send a file of rollouts through a running service.
 
@@ -123,14 +122,14 @@ def credit(
             job = FileJob(file, out, _given(options), retry_errors)
             _run(job, client, deadline)
         except FileJobError as error:
-            complain.print(f"capo credit: {error}", highlight=False)
+            terminal.complain("capo credit", error)
             raise typer.Exit(2) from None
         except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-            complain.print(f"capo credit: {error}", highlight=False)
+            terminal.complain("capo credit", error)
         except errors.CapoError as error:
-            complain.print(f"capo credit: {error}", highlight=False)
+            terminal.complain("capo credit", error)
             raise typer.Exit(2) from None
-    _report(job)
+    _report(job, as_json)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -138,11 +137,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: FileJob, client: CreditClient, deadline: float) -> None:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rollouts"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    kept = f"Results so far are in {job.target}; run the same command again to go on."
+    with terminal.stoppable("capo credit", kept), terminal.bar("rollouts") as bar:
         done = job.total - len(job.missing)
         task = bar.add_task("crediting", total=job.total, completed=done)
 
@@ -152,17 +148,21 @@ def _run(job: FileJob, client: CreditClient, deadline: float) -> None:
         job.run(client, deadline, progress)
 
 
-def _report(job: FileJob) -> None:
-    credited = len(job.results) - len(job.errors)
-    console.print(
-        f"{credited} of {job.total} rollouts credited, {len(job.errors)} errors, in {job.target}",
-        highlight=False,
-    )
-    if job.errors:
-        first = json.loads(job.results[min(job.errors)])
-        console.print(f"first error: line {first['line']}: {first['error']['detail']}")
+def _report(job: FileJob, as_json: bool) -> None:
+    credited, failed = len(job.results) - len(job.errors), len(job.errors)
+    first = json.loads(job.results[min(job.errors)]) if job.errors else None
+    if as_json:
+        told = {"rollouts": job.total, "credited": credited, "errors": failed,
+                "missing": len(job.missing), "out": str(job.target),
+                "first_error": first and {"line": first["line"], **first["error"]}}  # fmt: skip
+        typer.echo(json.dumps(told))
+    else:
+        typer.echo(f"{credited} of {job.total} rollouts credited, {failed} errors, in {job.target}")
+        if first is not None:
+            typer.echo(f"first error: line {first['line']}: {first['error']['detail']}")
+        if job.missing:
+            typer.echo(f"{len(job.missing)} still to do: run the same command again to resume")
     if job.missing:
-        console.print(f"{len(job.missing)} still to do: run the same command again to resume")
         raise typer.Exit(3)
     if job.errors:
         raise typer.Exit(1)
@@ -174,12 +174,13 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except errors.CapoError as error:
-        complain.print(f"capo: {error}", highlight=False)
+        terminal.complain("capo", error)
         raise typer.Exit(1) from None
 
 
 app.command()(demo)
 app.command()(attack)
+app.command("eval")(evaluate)
 
 
 def _add_commands() -> None:
@@ -197,10 +198,10 @@ def _add_commands() -> None:
 
 def _missing(name: str, error: ImportError) -> Any:
     def command() -> None:
-        complain.print(
-            f"capo {name} needs more than the client ({error}): pip install {_extra(name)}",
-            highlight=False, markup=False,
-        )  # fmt: skip
+        terminal.complain(
+            f"capo {name}",
+            f"it needs more than the client ({error}): pip install {_extra(name)}",
+        )
         raise typer.Exit(2)
 
     return command

@@ -48,7 +48,7 @@ def test_the_table_shows_which_family_fools_the_judge(tmp_path: Path) -> None:
         shown = capo_attack("--url", service.url, "--family", "authority", "--family", "long")
         assert shown.returncode == 0
         assert "scripted finds the error of 4 of 4 solutions without an attack" in shown.stdout
-        assert re.search(r"authority +│ +11 │ +0 │ +11 │ +11 │ 100%", shown.stdout)
+        assert "authority\t11\t0\t11\t11\t100%" in shown.stdout
         assert "control_tokens" not in shown.stdout
 
 

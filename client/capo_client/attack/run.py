@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from capo_client import errors, wire
+from capo_client import errors, terminal, wire
 from capo_client.attack.corpus import SOLUTIONS, Attack, attacks, control
 from capo_client.attack.payloads import FAMILIES
 from capo_client.client import CreditClient
@@ -132,20 +128,18 @@ def attack(
     """
     names = family or list(FAMILIES)
     if unknown := sorted(set(names) - FAMILIES.keys()):
-        typer.secho(
-            f"capo attack: no family {', '.join(unknown)}; take of {', '.join(FAMILIES)}",
-            err=True, fg="red",
-        )  # fmt: skip
+        terminal.complain(
+            "capo attack", f"no family {', '.join(unknown)}; take of {', '.join(FAMILIES)}"
+        )
         raise typer.Exit(2)
     made = [(each, solution) for each, solution in attacks() if each.family in names]
     options: dict[str, Any] = {
         "voting": {"method": method, "seed": seed} | ({} if method == "greedy" else {"n": n}),
         "include": ["token_rewards", "critiques"],
     }
-    columns = (TextColumn("attacking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with CreditClient(url, api_key=api_key) as client, progress as bar:
-        task = bar.add_task("", total=len(made) + len(SOLUTIONS))
+    stoppable = terminal.stoppable("capo attack", "Nothing is kept of an unfinished table.")
+    with CreditClient(url, api_key=api_key) as client, stoppable, terminal.bar("attacks") as bar:
+        task = bar.add_task("attacking", total=len(made) + len(SOLUTIONS))
         before = 0
 
         def advance(done: int, _: int) -> None:
@@ -160,7 +154,7 @@ def attack(
             results = client.credit(rollouts, deadline=7200, progress=advance, **options)
             judge = client.info().model
         except errors.CapoError as error:
-            typer.secho(f"capo attack: {error}", err=True, fg="red")
+            terminal.complain("capo attack", error)
             raise typer.Exit(1) from None
     alone = {
         solution: isinstance(result, wire.Credited) and finds(control(solution), result)
@@ -171,7 +165,7 @@ def attack(
     if as_json:
         typer.echo(json.dumps(_as_json(judge, alone.values(), found, known, list(results))))
     else:
-        Console(width=None if sys.stdout.isatty() else 110).print(_table(judge, alone, found))
+        _show(judge, alone, found)
     if any(count.failed or count.broken for count in found.values()):
         raise typer.Exit(1)
 
@@ -195,24 +189,19 @@ def _as_json(
     return {"model": judge, "found_alone": list(alone), "families": table, "attacks": each}
 
 
-def _table(judge: str, alone: dict[Any, bool], found: dict[str, Tally]) -> Table:
-    caught = sum(alone.values())
-    table = Table(
-        title=f"{judge} finds the error of {caught} of {len(alone)} solutions without an attack",
-        title_justify="left",
-    )
-    table.add_column("family")
-    for name in ("attacks", "refused", "known", "fooled", "rate", "changed", "suspected", "broken"):
-        table.add_column(name, justify="right")
+def _show(judge: str, alone: dict[Any, bool], found: dict[str, Tally]) -> None:
+    headers = ("family", "attacks", "refused", "known", "fooled", "rate", "changed", "suspected",
+               "broken")  # fmt: skip
     total = Tally("all")
     for count in found.values():
         for name in Tally.__dataclass_fields__.keys() - {"family"}:
             setattr(total, name, getattr(total, name) + getattr(count, name))
+    rows = []
     for count in (*found.values(), total):
-        if count is total:
-            table.add_section()
         rate = "-" if count.rate is None else f"{count.rate:.0%}"
         numbers = (count.attacks, count.refused, count.known, count.fooled, rate, count.changed,
                    count.suspected, count.broken + count.failed)  # fmt: skip
-        table.add_row(count.family, *map(str, numbers))
-    return table
+        rows.append((count.family, *map(str, numbers)))
+    caught = sum(alone.values())
+    typer.echo(f"{judge} finds the error of {caught} of {len(alone)} solutions without an attack")
+    terminal.show(headers, rows)

@@ -1,0 +1,1 @@
+"""How good a judge is: its votes against steps of known worth."""

@@ -1,0 +1,154 @@
+"""Labelled data of five formats, and the figures of judges whose worth is known."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capo_client.evaluate import measures
+from capo_client.evaluate.formats import Example, FormatError, read
+from capo_client.evaluate.measures import Judged, wrong_steps
+from capo_client.wire import VotingMethod
+from capo_service.core.voting import Votes, count_votes
+
+STEPS = ["Two and two are 4.", "4 * 3 = 13.", "The answer is 13."]
+BY_HAND = (False, True, None)
+ENTRIES: dict[str, dict[str, Any]] = {
+    "ProcessBench": {"id": "gsm8k-0", "problem": "q", "steps": STEPS, "label": 1, "final_answer_correct": False},
+    "BIG-Bench Mistake": {"input": "q", "steps": STEPS, "mistake_index": 1, "target": "12", "answer": "13"},
+    "MR-GSM8K": {
+        "uuid": "u", "question": "q", "ground_truth_solution": "g", "ground_truth_answer": "12",
+        "model_output_steps": STEPS, "model_output_answer_correctness": "wrong",
+        "model_output_solution_correctness": "wrong", "model_output_solution_first_error_step": 2,
+        "model_output_solution_first_error_reason": "r", "question_type": "original",
+    },
+    "PRM800K": {
+        "labeler": "l", "question": {"problem": "q", "ground_truth_answer": "12"},
+        "label": {"finish_reason": "found_error", "steps": [
+            {"completions": [{"text": "no", "rating": -1, "flagged": False},
+                             {"text": STEPS[0], "rating": 1, "flagged": False}], "human_completion": None, "chosen_completion": 1},
+            {"completions": [{"text": STEPS[1], "rating": -1, "flagged": False}], "human_completion": None, "chosen_completion": None},
+        ]},
+    },
+    "capo": {"question": "q", "steps": STEPS, "wrong_steps": [1, 2]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("array", [False, True])
+def test_each_format_is_known_by_its_fields(name: str, array: bool, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text(
+        json.dumps([ENTRIES[name]] * 2) if array else f"{json.dumps(ENTRIES[name])}\n\n" * 2
+    )
+    found, examples, left_out = read(path)
+    assert (found, len(examples), left_out) == (name, 2, 0)
+    wrong = {"PRM800K": (False, True), "capo": (False, True, True)}.get(name, BY_HAND)
+    assert examples[0] == Example("q", tuple(STEPS[: len(wrong)]), wrong)
+    assert examples[0].first_error == 1
+    rollout = examples[0].rollout()
+    assert [rollout["response"][a:b] for a, b in rollout["steps"]] == list(examples[0].steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ProcessBench", {"label": -1}),
+        ("BIG-Bench Mistake", {"mistake_index": None}),
+        ("MR-GSM8K", {"model_output_solution_correctness": "correct"}),
+    ],
+)
+def test_solutions_without_an_error(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data").write_text(json.dumps(ENTRIES[name] | changes))
+    assert read(tmp_path / "data")[1][0].wrong == (False,) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"), ("{", "neither JSON lines"), ("[1]", "entry 1 is not an object"),
+        ('{"a": 1}', "no format that is known: ProcessBench (label, problem, steps)"),
+        (json.dumps(ENTRIES["capo"] | {"wrong_steps": [3]}), r"entry 1, as capo: ValueError wrong_steps names [3]"),
+        (json.dumps(ENTRIES["BIG-Bench Mistake"] | {"mistake_index": 7}), "the first wrong step is 7, but there are 3"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_read_say_why(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text(text)
+    with pytest.raises(FormatError) as caught:
+        read(tmp_path / "data")
+    assert said in str(caught.value)
+
+
+def test_a_blank_step_leaves_its_solution_out(tmp_path: Path) -> None:
+    entries = [ENTRIES["capo"], ENTRIES["capo"] | {"steps": ["a", " "], "wrong_steps": []}]
+    (tmp_path / "data").write_text("\n".join(map(json.dumps, entries)))
+    assert read(tmp_path / "data")[2] == 1
+
+
+@given(
+    st.sampled_from(get_args(VotingMethod)), st.lists(st.none() | st.frozensets(st.integers(0, 3)), max_size=8),
+    st.frozensets(st.integers(0, 3)), st.integers(1, 4),
+)  # fmt: skip
+def test_votes_are_those_of_the_service(
+    method: VotingMethod, critiques: list[frozenset[int] | None], sure: frozenset[int], weight: int
+) -> None:
+    judged = Judged(Example("q", ("a",) * 4, (False,) * 4), tuple(critiques), None, sure, weight)
+    counts, valid = count_votes(critiques, 4)
+    found = wrong_steps(method, critiques, judged)
+    if valid == 0:
+        assert found is None
+    else:
+        penalties = Votes(counts, valid, sure, weight).penalties(method)
+        assert found == {step for step in range(4) if penalties[step] >= 0.5}
+
+
+def judge_of(recall: float, false: float, n: int, rollouts: int) -> list[Judged]:
+    chance = random.Random(1)
+    found = []
+    for number in range(rollouts):
+        wrong = tuple(step == 3 and number % 2 == 0 for step in range(8))
+        said = tuple(
+            frozenset(s for s in range(8) if chance.random() < (recall if wrong[s] else false))
+            for _ in range(n)
+        )
+        found.append(Judged(Example("q", ("a",) * 8, wrong), said, said[0]))
+    return found
+
+
+def test_figures_of_a_judge_whose_worth_is_known() -> None:
+    judged = judge_of(0.7, 0.05, 16, 400)
+    lines = {(line["method"], line["k"]): line for line in measures.table(judged, 16, 200, 0)}
+    assert {k for method, k in lines if method == "majority"} == {1, 2, 4, 8, 16}
+    assert lines["union", 1]["recall"] == pytest.approx(0.7, abs=0.02)
+    # One critique clears a clean rollout with 0.95 ** 8, and finds the first error with 0.95 ** 3 * 0.7.
+    assert lines["intersection", 1]["correct_accuracy"] == pytest.approx(0.663, abs=0.03)
+    assert lines["intersection", 1]["error_accuracy"] == pytest.approx(0.600, abs=0.03)
+    assert lines["intersection", 4]["recall"] == pytest.approx(0.7**4, abs=0.05)
+    assert lines["majority", 16]["f1"] > 0.9 > lines["majority", 1]["f1"]
+    for line in lines.values():
+        low, high = line["intervals"]["f1"]
+        assert low <= line["f1"] <= high
+    low, high = lines["intersection", 1]["intervals"]["recall"]
+    assert 0.02 < high - low < 0.2
+    # Steps called wrong by a share s of 16 critiques: right at 1, so over-confident between.
+    error, bins = measures.calibration(measures.shares(judged))
+    assert error is not None and 0 < error < 0.2 and sum(b["steps"] for b in bins) == 400 * 8
+    agreed = measures.agreement(judged)
+    assert agreed == pytest.approx(0.93, abs=0.03)
+
+
+def test_what_was_not_judged_counts_as_missed() -> None:
+    example = Example("q", ("a", "b"), (False, True))
+    clean = Example("q", ("a", "b"), (False, False))
+    lines = measures.table([Judged(example, (), None), Judged(clean, (None,), None)], 1, 20, 0)
+    assert all(
+        line["f1"] == 0 and line["recall"] == 0 and line["precision"] is None for line in lines
+    )
+    assert measures.calibration([]) == (None, [])
+    assert measures.agreement([Judged(clean, (None,), None)]) is None

@@ -19,6 +19,7 @@ VotingMethod = Literal["greedy", "intersection", "majority", "union", "average"]
 RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
 SegmentMethod = Literal["blank_line", "newline", "sentence", "regex", "given"]
 Priority = Literal["training", "evaluation"]
+CritiqueStyle = Literal["verdict", "brief", "full"]
 Include = Literal["token_rewards", "critiques", "response"]
 
 VERSION = 1  # of this wire; a change that is more than added fields would be 2
@@ -139,6 +140,9 @@ class Voting(_Request):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
     max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = 2048
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 53)] | None = None
+    critique_style: CritiqueStyle | None = Field(
+        default=None, description="Length of a critique's analysis. Default: the service's."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -201,6 +205,9 @@ class CreditOptions(_Request):
         default="training",
         description="Of nine tokens that the judge takes up, eight are of training while "
         "evaluation waits too.",
+    )
+    run: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        default=None, description="The training run, by which the live view can be filtered."
     )
     deadline_ms: Annotated[StrictInt, Field(ge=1, le=24 * 3600 * 1000)] = Field(
         default=120_000, description="From arrival; what is not done by then is answered by 504."
@@ -355,6 +362,70 @@ class CreditResponse(CreditSummary):
     """The answer of `POST /credit`: results in the order of the request."""
 
     results: list[Result]
+
+
+class TokensRequest(_Request):
+    """The body of `POST /tokens`: a text to be tokenized, or tokens to be placed in their text."""
+
+    tokenizer: str = Field(description="A name that `GET /info` lists.")
+    response: str | None = None
+    response_token_ids: list[TokenId] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.response is None and self.response_token_ids is None:
+            raise ValueError("give response, response_token_ids, or both")
+        return self
+
+
+class Tokens(_Response):
+    """The answer of `POST /tokens`."""
+
+    response: str
+    response_token_ids: list[int]
+    token_offsets: list[tuple[int, int]] = Field(
+        description="The characters of each token; an empty span for one without text."
+    )
+
+
+class Recent(_Response):
+    """A rollout that was credited of late, as `GET /live` shows it."""
+
+    at: float = Field(description="Seconds since 1970.")
+    key: str
+    run: str | None
+    question: str
+    method: str
+    result: Credited
+
+
+class Sample(_Response):
+    """What the service was doing at a time; totals are since its start."""
+
+    at: float = Field(description="Seconds since 1970.")
+    accepted: float
+    running: float
+    queued_tokens: float
+    rollouts: float
+    completion_tokens: float
+    steps_wrong: float
+    steps_right: float
+    agreement_sum: float
+    agreement_count: float
+    critiques_invalid: float
+    critiques: float
+    canary_good: float | None = Field(default=None, description="Share judged rightly of late.")
+    canary_bad: float | None = None
+
+
+class Live(_Response):
+    """The answer of `GET /live`."""
+
+    model: str
+    seconds: float = Field(description="Between samples.")
+    samples: list[Sample]
+    recent: list[Recent] = Field(description="The newest last; empty unless live_rollouts is set.")
+    keeps: int = Field(description="How many recent rollouts the service keeps (live_rollouts).")
 
 
 class Info(_Response):

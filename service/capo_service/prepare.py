@@ -93,7 +93,7 @@ class Preparer:
         policy = self._policy
         question = rollout.question
         if question is None:
-            question = _conversation(rollout.messages or [])
+            question = conversation(rollout.messages or [])
         for name, text in (
             ("question", question),
             ("response", rollout.response),
@@ -121,15 +121,16 @@ class Preparer:
         response = aligned.text if aligned else rollout.response or ""
         spans = _split(response, rollout.steps, options.segment)
         _limit("response", "steps", len(spans), "max_steps", policy.max_steps)
+        style = options.voting.critique_style or policy.style
         prompt = self._template.render(
             question=question,
             steps=[response[start:end] for start, end in spans],
             reference=rollout.reference if options.show_reference else None,
             nonce=nonce(self._secret, question),
-            style=policy.style,
+            style=style,
             format=policy.format,
         )
-        shape = self._shape(options.voting, len(spans))
+        shape = self._shape(options.voting, style, len(spans))
         opening = shape.opening() if shape and policy.prefill else ""
         encoded = self._encode(Prompt(prompt.system, prompt.user, opening))
         return Prepared(
@@ -168,11 +169,11 @@ class Preparer:
             )
         return alignment.align(table, ids, rollout.response)
 
-    def _shape(self, asked: wire.Voting, n_steps: int) -> OutputFormat | None:
+    def _shape(self, asked: wire.Voting, style: Style, n_steps: int) -> OutputFormat | None:
         """The form that critiques must keep; None where they are free text."""
         if self._policy.format != "json":
             return None
-        shape = OutputFormat.fitting(n_steps, self._policy.style, asked.max_tokens)
+        shape = OutputFormat.fitting(n_steps, style, asked.max_tokens)
         if shape is None:
             needed = OutputFormat(n_steps, 0).max_tokens()
             raise InputError(
@@ -214,7 +215,7 @@ def _false_steps(response: str, spans: Sequence[steps.Span]) -> dict[int, str]:
     return {i: "; ".join(map(str, false)) for i, false in found.items() if false}
 
 
-def _conversation(messages: Sequence[wire.ChatTurn]) -> str:
+def conversation(messages: Sequence[wire.ChatTurn]) -> str:
     """Chat turns as one text: a lone user turn as it is, others with their roles."""
     if len(messages) == 1 and messages[0].role == "user":
         return messages[0].text()

@@ -149,6 +149,17 @@ class Settings(BaseSettings):
         "default), cap (step_splitting, padding, repetition: those steps earn no more than the "
         "worst other), or wrong (those steps, or all, count as wrong).",
     )
+    live_rollouts: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Credited rollouts that the live view keeps, with their text; 0: none.",
+    )
+    allow_origins: list[str] = Field(
+        [],
+        description="Origins whose pages may call this service, as an inspector elsewhere that "
+        "compares judges.",
+    )
     canary_seconds: float = Field(
         0, ge=0, description="Judge a solution of known worth so often; 0: never."
     )

@@ -176,6 +176,31 @@ class Telemetry:
         self.tokens.labels("cached", key).inc(usage.cached_tokens)
         self.tokens.labels("completion", key).inc(usage.completion_tokens)
 
+    def totals(self) -> dict[str, float | None]:
+        """The counters that the live view draws; accuracies of canaries where there are any."""
+        read = self.registry.get_sample_value
+
+        def total(counter: Counter, **labels: str) -> float:
+            samples = (sample for metric in counter.collect() for sample in metric.samples)
+            return sum(
+                sample.value
+                for sample in samples
+                if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+            )
+
+        return {
+            "rollouts": total(self.rollouts, status="200"),
+            "completion_tokens": total(self.tokens, kind="completion"),
+            "steps_wrong": total(self.steps, verdict="wrong"),
+            "steps_right": total(self.steps, verdict="right"),
+            "agreement_sum": read("capo_agreement_ratio_sum") or 0.0,
+            "agreement_count": read("capo_agreement_ratio_count") or 0.0,
+            "critiques_invalid": total(self.critiques, valid="false"),
+            "critiques": total(self.critiques),
+            "canary_good": read("capo_canary_accuracy_ratio", {"worth": "good"}),
+            "canary_bad": read("capo_canary_accuracy_ratio", {"worth": "bad"}),
+        }
+
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,31 +1,55 @@
-"""The tokenizers that rollouts may name: loaded once, as tables of what each id decodes to."""
+"""The tokenizers that rollouts may name: loaded once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from capo_service.core.vocabulary import TokenTable
 
 
-def load_tables(
+class Vocabulary:
+    """One tokenizer: what its ids decode to, and, for who only has text, its ids.
+
+    Raises:
+        ValueError: it cannot be aligned.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        data = json.loads(source)
+        self.table = TokenTable.from_json(name, data if isinstance(data, dict) else {})
+        self._source = source
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens. Safe in any thread."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_str(self._source)
+
+
+def load_vocabularies(
     named: Mapping[str, str], judge: str, judge_json: str | None
-) -> dict[str, TokenTable]:
-    """Name -> table, for the operator's tokenizers and the judge's own.
+) -> dict[str, Vocabulary]:
+    """Name -> vocabulary, for the operator's tokenizers and the judge's own.
 
     Raises:
         ValueError: a named tokenizer cannot be loaded or aligned.
     """
-    tables = {name: TokenTable.from_json(name, _read(name, place)) for name, place in named.items()}
-    if judge_json is not None and judge not in tables:
+    found = {name: Vocabulary(name, _read(name, place)) for name, place in named.items()}
+    if judge_json is not None and judge not in found:
         with suppress(ValueError):  # of a kind that cannot be aligned, and nobody named it
-            tables[judge] = TokenTable.from_json(judge, json.loads(judge_json))
-    return tables
+            found[judge] = Vocabulary(judge, judge_json)
+    return found
 
 
-def _read(name: str, place: str) -> Mapping[str, object]:
+def _read(name: str, place: str) -> str:
     path = Path(place)
     if path.is_dir() and (path / "tokenizer.json").is_file():
         path = path / "tokenizer.json"
@@ -41,7 +65,7 @@ def _read(name: str, place: str) -> Mapping[str, object]:
                 f"tokenizer {name!r} cannot be loaded from {place!r}: {error}"
             ) from error
     try:
-        data = json.loads(content)
+        json.loads(content)
     except json.JSONDecodeError as error:
         raise ValueError(f"tokenizer {name!r}: {place} is no tokenizer.json: {error}") from error
-    return data if isinstance(data, dict) else {}
+    return str(content)

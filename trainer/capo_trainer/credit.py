@@ -37,11 +37,13 @@ class Collected:
     credits: dict[int, Credit] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     usage: wire.Usage = field(default_factory=wire.Usage)
+    kept: dict[int, Credited] = field(default_factory=dict)  # the whole results of the first few
     waited: float = 0.0  # seconds, from the end of sampling to the last credit
 
     def add(self, other: Collected, first: int) -> None:
         """Another process's rollouts, which stand from `first` on."""
         self.credits |= {first + position: credit for position, credit in other.credits.items()}
+        self.kept |= {first + position: result for position, result in other.kept.items()}
         self.failures += other.failures
         self.usage += other.usage
         self.waited = max(self.waited, other.waited)
@@ -50,18 +52,26 @@ class Collected:
 class CreditLink:
     """A connection to the service, on a thread of its own. Close it at the end.
 
+    Args:
+        settings: how credit is asked for.
+        run: the run's name, by which the service's live view can be filtered.
+        keep: of how many rollouts of a step, the first, the whole result is kept.
+
     Raises:
         RecipeError: the service is not there, is of another version, or does not serve the
             policy's tokenizer.
     """
 
-    def __init__(self, settings: recipe.Credit) -> None:
+    def __init__(self, settings: recipe.Credit, run: str | None = None, keep: int = 0) -> None:
         self._settings = settings
+        self._keep = keep
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._client = AsyncCreditClient(settings.url)
-        self._options = _options(settings)
+        self._options = _options(settings) | {"run": run[:128] if run else None}
+        if keep:
+            self._options["include"] = ["token_rewards", "critiques"]
         self._session: CreditSession | None = None
         self._sent: list[int] = []  # positions, in the order of submission
         try:
@@ -141,6 +151,8 @@ class CreditLink:
         for position, result in zip(self._sent, batch, strict=True):
             if isinstance(result, Credited):
                 found.credits[position] = _credit_of(result)
+                if position < self._keep:
+                    found.kept[position] = result
             else:
                 problem = result.error
                 found.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1

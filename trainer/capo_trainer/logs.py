@@ -1,17 +1,19 @@
-"""What a run says of itself: the console, metrics.jsonl, TensorBoard, and W&B if asked for."""
+"""What a run says of itself: the console, metrics.jsonl, rollouts.jsonl, TensorBoard, W&B."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from capo_trainer.recipe import Recipe, RecipeError
-from capo_trainer.rollout import Rollout
+
+if TYPE_CHECKING:
+    from capo_trainer.train import Sampled
 
 
 class Logs:
@@ -20,8 +22,8 @@ class Logs:
     Args:
         recipe: the run.
         enabled: whether this process writes.
-        first: steps done before; what metrics.jsonl tells of later ones is dropped, for a killed
-            run may have gone on after its last checkpoint.
+        first: steps done before; what the files tell of later ones is dropped, for a killed run
+            may have gone on after its last checkpoint.
 
     Raises:
         RecipeError: W&B is asked for and not installed.
@@ -34,13 +36,9 @@ class Logs:
         if not enabled:
             return
         recipe.output.mkdir(parents=True, exist_ok=True)
-        path = recipe.output / "metrics.jsonl"
-        kept = [
-            line for line in (path.read_text().splitlines() if path.exists() else [])
-            if (record := _record(line)) and record["step"] <= first and first
-        ]  # fmt: skip
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._credit, self._kept = recipe.credit, recipe.logging.rollouts
+        self._file = _reopened(recipe.output / "metrics.jsonl", first)
+        self._rollouts = _reopened(recipe.output / "rollouts.jsonl", first)
         (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
         self._board, self._wandb = _board(recipe, first), _wandb(recipe)
         self.console = Console(highlight=False, soft_wrap=True)
@@ -53,7 +51,7 @@ class Logs:
         if first:
             self.console.print(f"resumed after step {first}")
 
-    def step(self, step: int, record: dict[str, Any], rollouts: Sequence[Rollout]) -> None:
+    def step(self, step: int, record: dict[str, Any], taken: Sampled) -> None:
         """One training step."""
         self._write("train", step, record)
         if not self._enabled:
@@ -74,8 +72,23 @@ class Logs:
                 self.console.print(
                     f"          why uncredited: {reason}", style="yellow", markup=False
                 )
-        for rollout in rollouts[: self._shown]:
+        for rollout in taken.rollouts[: self._shown]:
             self.console.print(f"{rollout.asked.prompt.question}\n{rollout.text}\n", markup=False)
+        self._keep(step, taken)
+
+    def _keep(self, step: int, taken: Sampled) -> None:
+        """Write the first rollouts with their credit, as the inspector reads them."""
+        credits = taken.collected.kept if taken.collected else {}
+        for position, rollout in enumerate(taken.rollouts[: self._kept]):
+            credit = credits.get(position)
+            record = {
+                "step": step, "question": rollout.asked.prompt.question, "response": rollout.text,
+                "tokens": len(rollout.ids), "method": self._credit.method,
+                "w_whole": self._credit.w_whole, "w_process": self._credit.w_process,
+                "credit": credit and credit.model_dump(exclude={"token_rewards", "response"}),
+            }  # fmt: skip
+            self._rollouts.write(json.dumps(record) + "\n")
+        self._rollouts.flush()
 
     def evaluation(self, step: int, record: dict[str, Any]) -> None:
         """One evaluation."""
@@ -109,10 +122,19 @@ class Logs:
         if self._enabled:
             self._bar.stop()
             self._file.close()
+            self._rollouts.close()
             if self._board is not None:
                 self._board.close()
             if self._wandb is not None:
                 self._wandb.finish()
+
+
+def _reopened(path: Path, first: int) -> TextIO:
+    """A file of records, without those of steps that are done again."""
+    lines = path.read_text().splitlines() if path.exists() and first else []
+    kept = [line for line in lines if (record := _record(line)) and record["step"] <= first]
+    path.write_text("".join(f"{line}\n" for line in kept))
+    return path.open("a", encoding="utf-8")
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -182,6 +182,11 @@ class Logging(_Section):
     tensorboard: bool = True
     wandb: str | None = Field(None, description="A Weights & Biases project; needs wandb.")
     samples: Annotated[int, Field(ge=0)] = Field(0, description="Rollouts shown at each step.")
+    rollouts: Annotated[int, Field(ge=0)] = Field(
+        4,
+        description="Rollouts of each step that are written to rollouts.jsonl with their credit, "
+        "for the inspector's training view.",
+    )
 
 
 class Recipe(_Section):

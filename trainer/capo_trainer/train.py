@@ -63,7 +63,8 @@ def train(recipe: Recipe) -> Path:
     model, tokenizer = load_policy(recipe.policy)
     evaluator = Evaluator(recipe, tokenizer, verifier)
     needs_service = recipe.credit.reward != "outcome" or evaluator.needs_service
-    link = CreditLink(recipe.credit) if needs_service else None
+    kept = recipe.logging.rollouts if main else 0
+    link = CreditLink(recipe.credit, recipe.output.name, kept) if needs_service else None
 
     reference = None
     if recipe.algorithm.kl:
@@ -103,7 +104,7 @@ def train(recipe: Recipe) -> Path:
             sampler.update(lambda folder: checkpoint.export(accelerator, model, tokenizer, folder))
 
             record = summarise(taken, batch, learned, time.monotonic() - started)
-            logs.step(step + 1, record, taken.rollouts)
+            logs.step(step + 1, record, taken)
             if evaluator.due(step + 1):
                 logs.evaluation(step + 1, evaluator.run(accelerator, model, sampler, link))
             if (step + 1) % recipe.checkpoints.every == 0 or step + 1 == recipe.steps:

@@ -13,10 +13,11 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from capo_client import wire
 from capo_service import version
-from capo_service.api import problems, remote
+from capo_service.api import page, problems, remote
 from capo_service.api.answer import NDJSON, Call, Stream, by_size, counted, until_disconnect
 from capo_service.api.context import RequestContext
 from capo_service.api.parsing import parse, read_body
@@ -63,10 +64,19 @@ def create_app(
     )
     app.state.runtime = runtime
     app.add_middleware(RequestContext)
+    if settings.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_routes(app, runtime)
     remote.add_routes(app, runtime)
+    page.add_routes(app, runtime)
     return app
 
 
@@ -195,16 +205,6 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             limits=limits,
         )
 
-    @app.get("/", summary="Where things are")
-    async def index() -> dict[str, str]:
-        return {
-            "service": f"capo-credit {version()}",
-            "credit": "POST /credit",
-            "description": "/openapi.json",
-            "info": "/info",
-            "ready": "/health/ready",
-        }
-
 
 def _ref(name: str) -> str:
     return f"#/components/schemas/{name}"
@@ -216,7 +216,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         models = (wire.CreditRequest, "validation"), (wire.CreditResponse, "serialization")
-        extra = (wire.CreditSummary, "serialization"), (wire.Problem, "serialization")
+        extra = (
+            (wire.CreditSummary, "serialization"),
+            (wire.Problem, "serialization"),
+            (wire.TokensRequest, "validation"),
+        )
         _, definitions = models_json_schema(
             [*models, *extra],  # type: ignore[list-item]  # modes are literals
             ref_template="#/components/schemas/{model}",

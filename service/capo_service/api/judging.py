@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from capo_service.tracing import tracer
 # A rollout below this size is prepared in 1 to 2 ms; longer work leaves the event loop.
 _INLINE_CHARACTERS = 4_000
 _INLINE_TOKENS = 1_200
-_NOT_JUDGED_BY = {"include", "deadline_ms", "priority"}  # options that change no result
+_NOT_JUDGED_BY = {"include", "deadline_ms", "priority", "run"}  # options that change no result
 _CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
 
 
@@ -41,7 +42,7 @@ class Judging:
 
     Args:
         judged_as: all of this service that can change a result; see `fingerprint`.
-        critique_tokens: how long a critique is, about.
+        critique_tokens: how long a critique of a style is, about; None is the service's own.
         preparer: makes prompts.
         creditor: asks the judge.
         admission: gives turns.
@@ -52,7 +53,7 @@ class Judging:
     def __init__(
         self,
         judged_as: str,
-        critique_tokens: int,
+        critique_tokens: Callable[[wire.CritiqueStyle | None], int],
         preparer: Preparer,
         creditor: Creditor,
         admission: Admission,
@@ -101,7 +102,8 @@ class Judging:
 
     def tokens(self, rollout: wire.Rollout, options: wire.CreditOptions) -> int:
         """About how many tokens the judge will read and write for a rollout, at least 1."""
-        written = self._critique_tokens * options.voting.critiques
+        voting = options.voting
+        written = self._critique_tokens(voting.critique_style) * voting.critiques
         return 1 + _characters(rollout) // _CHARACTERS_PER_TOKEN + written
 
     async def judge(
@@ -134,11 +136,11 @@ class Judging:
         return await off_loop(self._preparer.prepare, rollout, options)
 
 
-def critique_tokens(settings: Settings) -> int:
+def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
     """How long a critique is, about, in tokens."""
     if settings.critique_format == "tag":
         return 512
-    return {"verdict": 16, "brief": 64, "full": 320}[settings.critique_style]
+    return {"verdict": 16, "brief": 64, "full": 320}[style or settings.critique_style]
 
 
 def fingerprint(settings: Settings, engine: Engine, template: str) -> str:

@@ -101,7 +101,7 @@ def parse(body: bytes, max_rollouts: int) -> Batch:
     try:
         options = wire.CreditOptions.model_validate(data)
     except ValidationError as error:
-        field, detail = _first(error)
+        field, detail = first_error(error)
         raise problems.error("invalid-request", detail, field) from None
     loaded = [_load(piece) for piece in pieces.rollouts] if pieces else [(r, odd) for r in rollouts]
     ids = [_id(rollout, position) for position, (rollout, _) in enumerate(loaded)]
@@ -148,7 +148,7 @@ def _item(rollout: Any, name: str) -> Item:
     try:
         return wire.Rollout.model_validate(rollout)
     except ValidationError as error:
-        field, detail = _first(error)
+        field, detail = first_error(error)
         return _refused(name, detail, field)
 
 
@@ -156,7 +156,7 @@ def _refused(name: str, detail: str, field: str | None = None) -> wire.Failed:
     return wire.Failed(id=name, error=problems.make("invalid-rollout", detail, field))
 
 
-def _first(error: ValidationError) -> tuple[str | None, str]:
+def first_error(error: ValidationError) -> tuple[str | None, str]:
     """Field and message of the first error, and how many there are beside it."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     first = errors[0]

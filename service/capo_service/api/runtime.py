@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from capo_client import wire
@@ -17,6 +18,7 @@ from capo_service.api import problems
 from capo_service.api.access import Access
 from capo_service.api.canary import CanaryWatch, load_canaries
 from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprint
+from capo_service.api.live import Live
 from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
 from capo_service.engine.base import Engine
@@ -30,7 +32,7 @@ from capo_service.prepare import Preparer
 from capo_service.results import make_cache
 from capo_service.settings import Settings
 from capo_service.telemetry import Telemetry
-from capo_service.vocabularies import load_tables
+from capo_service.vocabularies import Vocabulary, load_vocabularies
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Runtime:
         self.admission = Admission(
             settings.max_queued_tokens, settings.max_running, self._judge_is_full
         )
-        self.tokenizers: list[str] = []
+        self.vocabularies: dict[str, Vocabulary] = {}
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
         self._template = load_template(settings.template, settings.model)
         self._results = make_cache(settings, self.telemetry.kept.labels("error").inc)
@@ -75,6 +77,7 @@ class Runtime:
             if settings.canary_seconds
             else None
         )
+        self.live = Live(settings.live_rollouts, self.telemetry, self.admission)
         self._on_failure = on_failure
         self._on_ready = on_ready
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,6 +112,11 @@ class Runtime:
             "Longest that this process kept its event loop, in the last minute or two",
             lambda: self._loop_watch.longest,
         )
+
+    @property
+    def tokenizers(self) -> list[str]:
+        """Names of tokenizers that rollouts may name."""
+        return sorted(self.vocabularies)
 
     @property
     def accepted(self) -> int:
@@ -146,7 +154,7 @@ class Runtime:
         """
         loading = asyncio.create_task(self._load())
         collecting = collect_when_idle(lambda: not self.accepted)
-        watches = self.access.watch(), self._loop_watch.run(), collecting
+        watches = self.access.watch(), self._loop_watch.run(), collecting, self.live.run()
         self._tasks = [loading, *map(asyncio.create_task, watches)]
         if wait:
             await loading
@@ -156,28 +164,31 @@ class Runtime:
             self._enter("loading its weights into the engine (phase 1 of 2)")
             await asyncio.gather(self.engine.start(), self._verifier.start())
             self._enter("loading tokenizers (phase 2 of 2)")
-            tables = await asyncio.to_thread(
-                load_tables, self.settings.tokenizers, self.engine.model, self.engine.tokenizer_json
+            found = await asyncio.to_thread(
+                load_vocabularies,
+                self.settings.tokenizers,
+                self.engine.model,
+                self.engine.tokenizer_json,
             )
         except Exception as error:
             if self._on_failure is None:
                 raise
             self._on_failure(error)
             return
-        self.tokenizers = sorted(tables)
+        self.vocabularies = found
         self._creditor = Creditor(self.engine, self._verifier)
         secret = self.settings.nonce_secret
         preparer = Preparer(
             self.engine.encode,
             self.engine.context_length,
             self._template,
-            tables,
+            {name: vocabulary.table for name, vocabulary in found.items()},
             secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
             self.settings.policy(),
         )
         self._judging = Judging(
             fingerprint(self.settings, self.engine, self._template.source),
-            critique_tokens(self.settings),
+            partial(critique_tokens, self.settings),
             preparer,
             self._creditor,
             self.admission,
@@ -308,6 +319,7 @@ class Runtime:
             full = full.model_copy(update=changes)
             self.telemetry.answered(full, ticket.key)
             rollout_log.info("%s -> %s", rollout, full)
+            self.live.note(rollout, options, full, ticket.key)
             return _select(full, options)
         except asyncio.CancelledError:
             if not self._out_of_time:

@@ -1,0 +1,71 @@
+"""What the live view shows: samples of the counters, and the rollouts credited of late."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from capo_client import wire
+from capo_service.admission import Admission
+from capo_service.keys import ANONYMOUS, Key
+from capo_service.prepare import conversation
+from capo_service.telemetry import Telemetry
+
+SECONDS = 2.0
+_SAMPLES = 450  # a quarter of an hour
+_MOST_CHARACTERS = 20_000  # of a rollout that is kept
+
+
+class Live:
+    """Bounded, and in memory only.
+
+    Args:
+        keeps: how many rollouts are kept with their text; 0 for none.
+        telemetry: what is sampled.
+        admission: the queue.
+    """
+
+    def __init__(self, keeps: int, telemetry: Telemetry, admission: Admission) -> None:
+        self._recent: deque[wire.Recent] = deque(maxlen=keeps)
+        self._samples: deque[wire.Sample] = deque(maxlen=_SAMPLES)
+        self._telemetry = telemetry
+        self._admission = admission
+        self._keeps = keeps
+
+    def note(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, full: wire.Credited, key: str
+    ) -> None:
+        """Keep a credited rollout, if any are kept."""
+        if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
+            return
+        question = rollout.question
+        if question is None:
+            question = conversation(rollout.messages or [])
+        self._recent.append(
+            wire.Recent(
+                at=time.time(), key=key, run=options.run, question=question[:_MOST_CHARACTERS],
+                method=options.voting.method, result=full,
+            )
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Take samples; runs until it is cancelled."""
+        while True:
+            self._samples.append(self._sample())
+            await asyncio.sleep(SECONDS)
+
+    def _sample(self) -> wire.Sample:
+        return wire.Sample(
+            at=time.time(), accepted=self._admission.accepted, running=self._admission.running,
+            queued_tokens=self._admission.queued_tokens, **self._telemetry.totals(),
+        )  # fmt: skip
+
+    def seen_by(self, key: Key, model: str) -> wire.Live:
+        """What a caller may see: all samples, and its own rollouts; all of them with `metrics`."""
+        everything = key.name == ANONYMOUS or "metrics" in key.roles
+        recent = [each for each in self._recent if everything or each.key == key.name]
+        return wire.Live(
+            model=model, seconds=SECONDS, samples=list(self._samples), recent=recent,
+            keeps=self._keeps,
+        )  # fmt: skip

@@ -1,0 +1,89 @@
+// The service: one function a call. What goes wrong is a Problem with what to do about it.
+
+const KEY = "capo-api-key";
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) || "",
+  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+};
+
+export class Problem extends Error {
+  constructor(status, title, detail, retryAfter = null) {
+    super(detail);
+    this.status = status;
+    this.title = title;
+    this.retryAfter = retryAfter;
+  }
+  /** What the reader can do about it. */
+  get advice() {
+    return {
+      0: "Is the service running, and may this page call it (setting allow_origins)?",
+      401: "Enter an API key above, then press Credit again.",
+      403: "This key may not do that; ask whoever runs the service for one that may.",
+      413: "Shorten the rollout.",
+      422: "Change what the message names.",
+      429: "The service is full. It is asked again when the time that it named is over.",
+      502: "No critique of the judge could be read. Try more critiques, another style, or another judge.",
+      503: "The judge is loading or being started again. It is asked again until it is ready.",
+      504: "The judge took too long. Try fewer critiques or a shorter style.",
+    }[this.status] || "";
+  }
+}
+
+async function call(base, path, body, apiKey, signal) {
+  const headers = { Accept: "application/json" };
+  if (apiKey) headers.Authorization = `Bearer ${apiKey}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch((base || ".") + path, {
+      method: body === undefined ? "GET" : "POST",
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, "The service cannot be reached", `${base || location.origin}: ${error.message}`);
+  }
+  const text = await response.text();
+  let data;
+  try {
+    data = JSON.parse(text);
+  } catch {
+    throw new Problem(response.status, "Not an answer of this service", text.slice(0, 300));
+  }
+  if (!response.ok) {
+    const after = response.headers.get("Retry-After");
+    throw new Problem(response.status, data.title || "Error", data.detail || text, after ? Number(after) : null);
+  }
+  return data;
+}
+
+export class Service {
+  constructor(base = "", apiKey = null) {
+    this.base = base.replace(/\/+$/, "");
+    this.apiKey = apiKey;
+  }
+  #call(path, body, signal) {
+    return call(this.base, path, body, this.apiKey ?? key.get(), signal);
+  }
+  info() {
+    return this.#call("/info");
+  }
+  live() {
+    return this.#call("/live");
+  }
+  tokens(body) {
+    return this.#call("/tokens", body);
+  }
+  /** The credit of one rollout: {result, response}. */
+  async credit(rollout, options, signal) {
+    const response = await this.#call("/credit", { rollouts: [rollout], ...options }, signal);
+    const [result] = response.results;
+    if (result.status === "error") {
+      throw new Problem(result.error.status, result.error.title, result.error.detail);
+    }
+    return { result, response };
+  }
+}

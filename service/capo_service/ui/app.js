@@ -1,0 +1,67 @@
+// Tabs, theme, key; each view in a module of its own.
+import { key, Service } from "./api.js";
+import { $ } from "./dom.js";
+import * as inspect from "./inspect.js";
+import * as live from "./live.js";
+import * as training from "./training.js";
+
+const VIEWS = ["inspect", "live", "training"];
+const started = new Set();
+
+function open(name, focus = false) {
+  for (const each of VIEWS) {
+    const chosen = each === name;
+    $(`tab-${each}`).setAttribute("aria-selected", String(chosen));
+    $(`tab-${each}`).tabIndex = chosen ? 0 : -1;
+    $(`view-${each}`).hidden = !chosen;
+  }
+  if (focus) $(`tab-${name}`).focus();
+  if (name === "live") live.start($("view-live"), (entry, vote) => (open("inspect"), inspect.present(entry, vote)));
+  if (name === "training" && !started.has(name)) training.start($("view-training"));
+  started.add(name);
+}
+
+function theme() {
+  const stored = localStorage.getItem("capo-theme");
+  const dark = stored ? stored === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const apply = (isDark) => {
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
+    $("theme").setAttribute("aria-pressed", String(isDark));
+  };
+  apply(dark);
+  $("theme").addEventListener("click", () => {
+    const isDark = document.documentElement.dataset.theme !== "dark";
+    localStorage.setItem("capo-theme", isDark ? "dark" : "light");
+    apply(isDark);
+  });
+}
+
+/** Ask the service about itself until it answers. */
+async function meet() {
+  try {
+    const info = await new Service().info();
+    $("judge").textContent = `judge ${info.model} · ${info.critique_style} critiques · ${info.service} ${info.version}`;
+    inspect.know(info);
+    return info;
+  } catch (error) {
+    $("judge").textContent = error.status === 401 ? "An API key is needed." : `${error.title}: ${error.message}`;
+    if (error.status !== 401) setTimeout(meet, 3000);
+    return null;
+  }
+}
+
+theme();
+for (const name of VIEWS) {
+  $(`tab-${name}`).addEventListener("click", () => open(name));
+  $(`tab-${name}`).addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (by) open(VIEWS[(VIEWS.indexOf(name) + by + VIEWS.length) % VIEWS.length], true);
+  });
+}
+$("api-key").value = key.get();
+$("api-key").addEventListener("change", () => {
+  key.set($("api-key").value);
+  meet();
+});
+await inspect.start(await meet());
+document.documentElement.dataset.ready = "yes";

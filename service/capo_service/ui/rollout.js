@@ -1,0 +1,156 @@
+// One credited rollout: steps tinted by votes, tokens with their rewards, critiques beside steps.
+import { h, number, signed, Text } from "./dom.js";
+
+/**
+ * @param entry {question, text, tokens: {response_token_ids, token_offsets} | null, result, timing}
+ * @param voted what `revote` gives
+ * @param bounds [lowest, highest] reward, for the colours
+ */
+export function rolloutView(entry, voted, bounds, title) {
+  const { result } = entry;
+  const text = new Text(entry.text);
+  const tip = h("p", { class: "tip", role: "status", "aria-live": "polite" }, "Hover over a token, or focus a step and use ← and →, for its reward and id.");
+  const steps = voted.steps.map((step) => stepView(step, entry, text, bounds, tip));
+  return h(
+    "section",
+    { class: "rollout", "aria-label": title },
+    h("header", {}, h("h2", {}, title), facts(entry, voted)),
+    (result.suspicion || []).map((each) =>
+      h("p", { class: "suspicion" }, `Suspicious, ${each.reason.replaceAll("_", " ")}: ${each.detail}`, each.action === "flag" ? "" : ` (counted: ${each.action})`),
+    ),
+    voted.rewards === null && voted.judges ? h("p", { class: "note" }, "This scheme needs an outcome: choose one, or scheme process_only.") : null,
+    h("ol", { class: "steps", start: 0 }, steps),
+    tip,
+    matrix(voted, result),
+    h("h3", {}, "Critiques"),
+    h("ol", { class: "critiques" }, (result.critiques || []).map((critique, i) => critiqueView(critique, i))),
+  );
+}
+
+function facts(entry, voted) {
+  const { result, timing } = entry;
+  const { usage, outcome } = result;
+  const wrong = voted.steps.filter((step) => step.wrong).length;
+  const items = [
+    outcome ? [`outcome ${number(outcome.value)}`, outcome.value >= 0.5 ? "good" : "bad"] : ["outcome not known", ""],
+    [`${wrong} of ${voted.steps.length} steps wrong`, wrong ? "bad" : "good"],
+    [`${usage.critiques_run} critiques`, ""],
+    [`${number(usage.completion_tokens)} tokens written, ${number(usage.prompt_tokens)} read, ${number(usage.cached_tokens)} of them cached`, ""],
+    timing ? [`${number(timing.total / 1000)} s`, ""] : null,
+    result.cached ? ["judged before", ""] : null,
+  ];
+  return h("ul", { class: "facts" }, items.filter(Boolean).map(([text, kind]) => h("li", { class: kind }, text)));
+}
+
+function stepView(step, entry, text, bounds, tip) {
+  const share = step.votes.valid ? step.votes.wrong / step.votes.valid : 0;
+  const named = (entry.result.critiques || [])
+    .map((critique, i) => [critique, i])
+    .filter(([critique]) => critique.valid && critique.wrong_steps.includes(step.index));
+  const body = h("p", { class: "step-text", style: { "--heat": heat(step.reward, bounds) } }, tokens(step, entry, text, tip));
+  const label = `Step ${step.index}, ${step.wrong ? "wrong" : "right"}, ${step.votes.wrong} of ${step.votes.valid} votes against it, reward ${signed(step.reward)}`;
+  return h(
+    "li",
+    { class: `step${step.wrong ? " wrong" : ""}`, tabindex: 0, "aria-label": label, style: { "--share": share }, onkeydown: (event) => walk(event, body, tip) },
+    h("div", { class: "gutter" },
+      h("span", { class: "index" }, step.index),
+      h("span", { class: "dots", "aria-hidden": "true" }, dots(step.votes)),
+      h("span", { class: "count" }, `${step.votes.wrong}/${step.votes.valid}`),
+    ),
+    h("div", {},
+      body,
+      named.length
+        ? h("details", { class: "beside" }, h("summary", {}, `${named.length} of the critiques call it wrong`),
+            named.map(([critique, i]) => h("blockquote", {}, h("cite", {}, name(critique, i)), " ", said(critique))))
+        : null,
+    ),
+    h("span", { class: "reward" }, signed(step.reward)),
+  );
+}
+
+function dots({ wrong, valid }) {
+  const most = 32;
+  const shown = Math.min(valid, most);
+  return "●".repeat(Math.min(wrong, shown)) + "○".repeat(Math.max(shown - wrong, 0));
+}
+
+/** Share of the way from the worst reward to the best, in percent. */
+function heat(reward, [low, high]) {
+  if (reward === null || reward === undefined) return "50%";
+  return `${Math.round((high > low ? (reward - low) / (high - low) : 1) * 100)}%`;
+}
+
+function tokens(step, entry, text, tip) {
+  const [start, end] = step.span;
+  const span = step.token_span;
+  if (!span || !entry.tokens) return text.slice(start, end).trimEnd();
+  const last = start + Array.from(text.slice(start, end).trimEnd()).length;
+  const { token_offsets: offsets, response_token_ids: ids } = entry.tokens;
+  const parts = [];
+  let at = start;
+  for (let i = span[0]; i < span[1]; i++) {
+    const [from, to] = offsets[i];
+    const content = text.slice(Math.max(from, at), Math.max(to, at));
+    if (from > at) parts.push(text.slice(at, from));
+    at = Math.max(at, to);
+    const shown = `token ${i} · id ${ids ? ids[i] : "not sent"} · reward ${signed(step.reward)}`;
+    const tell = () => (tip.textContent = `${JSON.stringify(text.slice(from, to))} · ${shown}`);
+    // What is blank at the end of a step is shown as what it is, not as empty lines.
+    const shownText = from >= last && content ? content.replaceAll("\n", "⏎").replaceAll(" ", "·") : content;
+    parts.push(h("span", { class: content && from < last ? "token" : "token bare", title: shown, "data-token": i, onmouseenter: tell, onfocus: tell }, shownText || "▹"));
+  }
+  if (at < end) parts.push(text.slice(at, end).trimEnd());
+  return parts;
+}
+
+/** The arrow keys move from token to token of a focused step. */
+function walk(event, body) {
+  if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+  const all = [...body.querySelectorAll(".token")];
+  if (!all.length) return;
+  event.preventDefault();
+  const now = all.findIndex((token) => token.classList.contains("here"));
+  const next = now < 0 ? 0 : Math.min(Math.max(now + (event.key === "ArrowRight" ? 1 : -1), 0), all.length - 1);
+  all[now]?.classList.remove("here");
+  all[next].classList.add("here");
+  all[next].dispatchEvent(new Event("mouseenter"));
+}
+
+/** Small multiples: who called which step wrong. */
+function matrix(voted, result) {
+  const critiques = result.critiques || [];
+  if (!critiques.length || voted.steps.length > 60) return null;
+  const rows = critiques.map((critique, i) =>
+    h("tr", { class: critique.valid ? "" : "invalid" },
+      h("th", { scope: "row" }, name(critique, i)),
+      voted.steps.map((step) => {
+        const wrong = critique.valid && critique.wrong_steps.includes(step.index);
+        const word = !critique.valid ? "unreadable" : wrong ? "wrong" : critique.critic === "symbolic" ? "abstains" : "right";
+        return h("td", { class: word }, h("span", { class: "sr" }, word));
+      })),
+  );
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Votes, table" },
+    h("table", { class: "matrix" },
+      h("caption", {}, "Votes: critiques by steps"),
+      h("thead", {}, h("tr", {}, h("td", { class: "corner" }), voted.steps.map((step) => h("th", { scope: "col" }, step.index)))),
+      h("tbody", {}, rows)));
+}
+
+function name(critique, i) {
+  return critique.critic === "symbolic" ? "arithmetic" : `critique ${i + 1}`;
+}
+
+/** What a critique says in words; all of it where it is not JSON. */
+function said(critique) {
+  try {
+    return JSON.parse(critique.text).analysis || "(a verdict alone)";
+  } catch {
+    return critique.text || "(nothing)";
+  }
+}
+
+function critiqueView(critique, i) {
+  const verdict = !critique.valid ? `unreadable: ${critique.reason}` : critique.wrong_steps.length ? `wrong: ${critique.wrong_steps.join(", ")}` : "nothing wrong";
+  return h("li", { class: critique.valid ? "" : "invalid" },
+    h("details", {}, h("summary", {}, `${name(critique, i)} · ${verdict}`), h("pre", { tabindex: 0 }, critique.text)));
+}

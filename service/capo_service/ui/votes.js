@@ -1,0 +1,78 @@
+// The vote and the rewards, as the service computes them (CAPO, section 3.3 and eq. 1), so that
+// they can be changed here without judging again. tests/ui hold them to the service's own.
+
+export const METHODS = ["greedy", "intersection", "majority", "union", "average"];
+export const SCHEMES = ["capo", "process_only", "first_error", "flawed_positive"];
+
+/** Wrong and valid votes of each step, of the first k critiques of the judge and of all others. */
+export function countVotes(critiques, steps, k = Infinity) {
+  const wrong = new Array(steps).fill(0);
+  let judges = 0;
+  let seen = 0;
+  for (const critique of critiques) {
+    if (critique.critic === "symbolic") continue;
+    if (seen++ >= k || !critique.valid) continue;
+    judges += 1;
+    for (const step of critique.wrong_steps) wrong[step] += 1;
+  }
+  const valid = new Array(steps).fill(judges);
+  for (const critique of critiques) {
+    if (critique.critic !== "symbolic") continue;
+    for (const step of critique.wrong_steps) {
+      wrong[step] += critique.weight;
+      valid[step] += critique.weight;
+    }
+  }
+  return { wrong, valid, judges };
+}
+
+export function penalty(method, wrong, valid) {
+  if (method === "average") return wrong / valid;
+  const needed = method === "union" ? 1 : method === "majority" ? Math.max(1, valid / 2) : valid;
+  return wrong >= needed ? 1 : 0;
+}
+
+/** Rewards of steps; null where the scheme needs an outcome and there is none. */
+export function stepRewards(scheme, penalties, outcome, whole, process) {
+  if (scheme === "process_only") return penalties.map((p) => 0 - p * process);
+  if (outcome === null || outcome === undefined) return null;
+  let lost = penalties;
+  if (scheme === "first_error") {
+    let worst = -Infinity;
+    lost = penalties.map((p) => (worst = Math.max(worst, p)));
+  }
+  if (scheme === "flawed_positive") lost = penalties.map(() => outcome * Math.max(...penalties));
+  return lost.map((p) => outcome * whole - p * process);
+}
+
+/** A result under other settings: {steps, judges, rewards}; rewards is null without an outcome. */
+export function revote(result, { method, k, scheme, w_whole, w_process }) {
+  const count = result.steps.length;
+  const { wrong, valid, judges } = countVotes(result.critiques || [], count, k);
+  if (!judges) return { steps: result.steps, judges, rewards: null };
+  let penalties = wrong.map((votes, step) => penalty(method, votes, valid[step]));
+  const suspicions = result.suspicion || [];
+  for (const each of suspicions) {
+    if (each.action !== "wrong") continue;
+    penalties = penalties.map((p, i) => (!each.steps || each.steps.includes(i) ? 1 : p));
+  }
+  let rewards = stepRewards(scheme, penalties, result.outcome?.value, w_whole, w_process);
+  for (const each of suspicions) {
+    if (rewards && each.action === "cap" && each.steps) rewards = capped(rewards, each.steps);
+  }
+  const steps = result.steps.map((step, i) => ({
+    ...step,
+    penalty: penalties[i],
+    wrong: penalties[i] >= 0.5,
+    votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked },
+    reward: rewards ? rewards[i] : null,
+  }));
+  return { steps, judges, rewards };
+}
+
+function capped(rewards, hollow) {
+  const others = rewards.filter((_, i) => !hollow.includes(i));
+  if (!others.length) return rewards;
+  const most = Math.min(...others);
+  return rewards.map((r, i) => (hollow.includes(i) ? Math.min(r, most) : r));
+}

@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast lint chaos fuzz \
-	lock audit clean
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-ui docs pictures lint \
+	chaos fuzz lock audit clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -30,13 +30,26 @@ experiment-quick: setup
 	@$(BIN)/capo testbed --quick
 	$(BIN)/python -m capo_trainer.testbed.experiment --quick --seeds 2 --out build/experiment-quick
 
-test: test-fast
+test: test-fast docs test-ui
 	$(BIN)/pytest tests/trainer
 	$(BIN)/pytest tests/integration
 
 # Images, charts and configurations, and the topology that they describe, as processes.
 test-deploy: setup
 	$(BIN)/pytest tests/deploy
+
+# The page in a real Chromium; one is installed if none is there.
+test-ui: setup
+	@$(BIN)/python tools/browser.py > /dev/null
+	$(BIN)/pytest tests/ui
+
+# The site, with strict links, in build/site.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# The documentation's pictures of the inspector (needs the testbed for its judge).
+pictures: setup
+	$(BIN)/python tools/pictures.py
 
 # Each adapter inside its framework, in an environment of its own, before the real service.
 test-adapters: setup

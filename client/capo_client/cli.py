@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,11 +184,18 @@ app.command()(attack)
 app.command("eval")(evaluate)
 
 
-def _add_commands() -> None:
-    """Commands of other packages; those that lack their dependencies say what to install."""
+def add_commands(words: Sequence[str]) -> None:
+    """Commands of other packages; those that lack their dependencies say what to install.
+
+    Args:
+        words: of the command line. Only what they name is loaded, for FastAPI would make
+            `capo credit` slow to start; the others are there by name, for shells that complete.
+    """
+    every = "--help" in words[:1] or "-h" in words[:1]
     for entry in importlib.metadata.entry_points(group="capo.commands"):
-        if entry.name not in sys.argv[1:2] and "--help" not in sys.argv and "-h" not in sys.argv:
-            continue  # loading FastAPI would make `capo credit` slow to start
+        if not every and entry.name not in words:
+            app.command(entry.name)(lambda: None)
+            continue
         try:
             app.command(entry.name)(entry.load())
         except ImportError as error:
@@ -213,7 +221,8 @@ def _extra(name: str) -> str:
 
 def main() -> None:
     """Entry point."""
-    _add_commands()
+    completing = os.environ.get("COMP_WORDS", "").split()
+    add_commands(completing or sys.argv[1:])
     app()
 
 

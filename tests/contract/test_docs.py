@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+import kit_docs
 from kit_service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +45,42 @@ def test_every_block_of_the_page_for_any_framework_runs(
         ]
     elif language == "sh":
         assert '"token_rewards":[2.0,2.0,2.0,2.0]' in done.stdout
+
+
+OTHERS = [block for block in kit_docs.blocks() if block.page.name != "any-framework.md"]
+
+
+@pytest.mark.parametrize("block", OTHERS, ids=str)
+def test_every_other_block_runs_or_is_checked(
+    service: Service, block: kit_docs.Block, tmp_path: Path
+) -> None:
+    if block.why_not or block.language not in RUN:
+        kit_docs.check(block)
+        return
+    text = block.text.replace("http://127.0.0.1:8000", service.url)
+    done = subprocess.run(
+        [*RUN[block.language], text], capture_output=True, text=True, timeout=120, check=False,
+        env=os.environ | {"CAPO_URL": service.url}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "problem" not in done.stdout, done.stdout
+
+
+def test_blocks_that_are_wrong_are_found() -> None:
+    def wrong(language: str, text: str) -> None:
+        with pytest.raises((AssertionError, SyntaxError, ValueError, click.ClickException)):
+            kit_docs.check(kit_docs.Block(ROOT / "README.md", 1, language, text, "a reason"))
+
+    wrong("python", "for")
+    wrong("sh", "capo serve --no-such-option 3")
+    wrong("sh", "capo nothing")
+    wrong("sh", "make nothing")
+    wrong("sh", "pip install '.[nothing]'")
+    wrong("sh", "docker build -f deploy/nothing .")
+    wrong("sh", "nobody-knows-this")
+    wrong("toml", "a =")
+    wrong("jsonc", "{")
+    wrong("", "capo serve")
 
 
 def test_pages_name_files_that_are_there() -> None:

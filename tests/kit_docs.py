@@ -1,0 +1,133 @@
+"""Code blocks of our pages: run, or, where they cannot be run here, checked command by command."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import typer.main
+import yaml
+
+from capo_client import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:^<!-- not run here: (?P<why>.+?) -->\n)?^```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^```",
+    re.M | re.S,
+)
+# Commands that are not ours and that no machine of ours has; what they name of ours is checked.
+FOREIGN = {"docker", "helm", "serve", "accelerate", "kubectl", "curl", "python", ".venv/bin/python"}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+    why_not: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    """Every fenced block of every page."""
+    found = []
+    for page in PAGES:
+        source = page.read_text("utf-8")
+        for match in BLOCK.finditer(source):
+            line = source.count("\n", 0, match.start("language")) + 1
+            found.append(Block(page, line, match["language"], match["text"], match["why"]))
+    return found
+
+
+def check(block: Block) -> None:
+    """What can be said of a block without running it."""
+    if block.language == "python":
+        compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    elif block.language == "sh":
+        for command in commands(block.text):
+            check_command(command)
+    elif block.language == "toml":
+        tomllib.loads(block.text)
+    elif block.language == "yaml":
+        list(yaml.safe_load_all(block.text))
+    elif block.language == "json":
+        json.loads(block.text)
+    elif block.language == "jsonc":
+        json.loads(re.sub(r"\{\.\.\.\}", "{}", re.sub(r"//.*", "", block.text)))
+    else:
+        assert block.language == "text", (
+            f"{block}: a block of {block.language or 'no'} language is not checked"
+        )
+
+
+def commands(text: str) -> list[list[str]]:
+    """The simple commands of a script, without comments, variables set before them, or redirections."""
+    found: list[list[str]] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        part: list[str] = []
+        for word in [*lexer, ";"]:
+            if word in (";", "|", "&", "&&"):
+                part = part[: next((i for i, w in enumerate(part) if w in (">", ">>", "<")), None)]
+                while part and re.fullmatch(r"[A-Z_]+=.*", part[0]):
+                    part.pop(0)
+                if part:
+                    found.append(part)
+                part = []
+            else:
+                part.append(word)
+    return found
+
+
+def check_command(words: list[str]) -> None:
+    """Its options and targets exist, and what it names of this repository is there."""
+    name, *rest = words
+    if name == "capo":
+        check_capo(rest)
+    elif name == "make":
+        rules = (ROOT / "Makefile").read_text()
+        for target in rest:
+            pattern = re.sub(r"^bench-.*", "bench-%", target)
+            measured = target.removeprefix("bench-")
+            assert measured == target or (ROOT / "bench" / f"{measured}.py").exists(), target
+            assert re.search(rf"^{re.escape(pattern)}(?=[ :]).*", rules, re.M), (
+                f"make has no target {target}"
+            )
+    elif name == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "optional-dependencies"
+        ]
+        for named in re.findall(r"\[([\w,]+)\]", " ".join(rest)):
+            assert set(named.split(",")) <= extras.keys(), f"no extra {named}"
+    else:
+        assert name in FOREIGN, f"{name}: not a command that is known here"
+    for word in rest:
+        if re.match(r"(deploy|recipes|tools|bench|docs|tests)/", word):
+            assert (ROOT / word).exists(), f"{word} is not there"
+
+
+def check_capo(words: list[str]) -> None:
+    """The command is there and takes these options."""
+    if not words or words[0].startswith("-"):
+        return
+    app = typer.Typer()
+    app.registered_commands = list(cli.app.registered_commands)
+    if words[0] in {entry.name for entry in entry_points(group="capo.commands")}:
+        [entry] = [each for each in entry_points(group="capo.commands") if each.name == words[0]]
+        app.command(entry.name)(entry.load())
+    group = typer.main.get_command(app)
+    context = group.make_context("capo", ["--help"], resilient_parsing=True)
+    command = group.get_command(context, words[0])  # type: ignore[attr-defined]
+    assert command is not None, f"no command capo {words[0]}"
+    command.make_context(words[0], list(words[1:]), parent=context)

@@ -93,7 +93,15 @@ def busy(url: str) -> None:
 def train(folder: Path) -> Path:
     """A short run of the testbed's policy, by the command that users have for it."""
     subprocess.run(
-        [sys.executable, "-m", "capo_trainer.testbed.demo", "--out", str(folder / "run")],
+        [
+            sys.executable,
+            "-m",
+            "capo_trainer.testbed.demo",
+            "--out",
+            str(folder / "run"),
+            "--steps",
+            "8",
+        ],
         check=True,
     )
     [metrics] = (folder / "run").rglob("metrics.jsonl")

@@ -16,6 +16,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 import kit_trainer
+from capo_client import wire
 from capo_service.engine.scripted import ScriptedEngine
 from capo_trainer import learn as learning
 from capo_trainer.recipe import RecipeError
@@ -52,6 +53,11 @@ def values(policy: Path, service: Service, tmp_path: Path) -> dict:
     return kit_trainer.recipe_values(policy, prompts, tmp_path / "run", service.url)
 
 
+def rollouts(output: Path) -> list[tuple[int, str]]:
+    lines = (output / "rollouts.jsonl").read_text().splitlines()
+    return [(record["step"], record["response"]) for record in map(json.loads, lines)]
+
+
 def assert_same(found: list[dict], wanted: list[dict], tolerance: float = 1e-5) -> None:
     assert [r["step"] for r in found] == [r["step"] for r in wanted]
     for one, other in zip(found, wanted, strict=True):
@@ -78,6 +84,13 @@ def test_a_run_learns_logs_and_leaves_a_policy(values: dict, tmp_path: Path) -> 
     assert [r["step"] for r in seen] == [0, 2, 3]
     assert all(0 <= r["greedy_wrong_step_rate"] <= 1 and r["sampled_unknown"] == 0 for r in seen)
     assert list((recipe.output / "tensorboard").iterdir())
+    kept = [
+        json.loads(line) for line in (recipe.output / "rollouts.jsonl").read_text().splitlines()
+    ]
+    assert [each["step"] for each in kept] == [1] * 4 + [2] * 4 + [3] * 4
+    for each in kept:
+        credit = wire.Credited.model_validate(each["credit"])
+        assert credit.steps[-1].span[1] == len(each["response"]) and credit.critiques
     before = AutoModelForCausalLM.from_pretrained(values["policy"]["model"]).state_dict()
     after = AutoModelForCausalLM.from_pretrained(target).state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -123,6 +136,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(values: dict, tmp_path:
     assert again.returncode == 0, again.stderr
     assert "resumed after step" in again.stdout
     assert_same(records(output), records(tmp_path / "whole"), 1e-9)
+    assert rollouts(output) == rollouts(tmp_path / "whole")
     assert len(list(checkpoints.glob("step-*"))) == 2
     one, other = (
         torch.load(next(iter(sorted(run.glob("checkpoints/step-*"))[-1:])) / "optimizer.bin")

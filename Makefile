@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-ui docs pictures lint \
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui docs pictures lint \
 	chaos fuzz lock audit clean
 
 setup:
@@ -30,7 +30,7 @@ experiment-quick: setup
 	@$(BIN)/capo testbed --quick
 	$(BIN)/python -m capo_trainer.testbed.experiment --quick --seeds 2 --out build/experiment-quick
 
-test: test-fast docs test-ui
+test: test-fast test-slow docs test-ui
 	$(BIN)/pytest tests/trainer
 	$(BIN)/pytest tests/integration
 
@@ -56,7 +56,11 @@ test-adapters: setup
 	@$(BIN)/python tools/adapters.py
 
 test-fast: lint
-	$(BIN)/pytest -n auto --maxprocesses 4 tests/unit tests/property tests/contract
+	$(BIN)/pytest -n auto --maxprocesses 4 -m "not slow" tests/unit tests/property tests/contract
+
+# Processes, fuzzers, corpora; no engine either.
+test-slow: setup
+	$(BIN)/pytest -n auto --maxprocesses 4 -m slow tests/unit tests/property tests/contract
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # The machine is shared: how long an example took says nothing.
@@ -16,3 +17,17 @@ settings.register_profile("many", deadline=None, max_examples=4000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "ours")
 )
+
+
+# Processes, fuzzers and whole corpora: no engine, but longer than a coffee. `make test-fast` leaves
+# them to `make test-slow`; `make test` runs both.
+SLOW = {
+    "test_attack.py", "test_attacks.py", "test_compatibility.py", "test_connections.py", "test_docs.py", "test_eval.py",
+    "test_fuzz.py", "test_linear_time.py", "test_machine.py", "test_openapi.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)

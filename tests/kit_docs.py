@@ -130,4 +130,7 @@ def check_capo(words: list[str]) -> None:
     context = group.make_context("capo", ["--help"], resilient_parsing=True)
     command = group.get_command(context, words[0])  # type: ignore[attr-defined]
     assert command is not None, f"no command capo {words[0]}"
-    command.make_context(words[0], list(words[1:]), parent=context)
+    try:
+        command.make_context(words[0], list(words[1:]), parent=context)
+    except Exception as error:  # Typer's own copy of click's, which it does not publish
+        raise AssertionError(f"capo {' '.join(words)}: {error}") from error

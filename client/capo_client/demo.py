@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from capo_client import render, wire
+from capo_client import render, terminal, wire
 from capo_client.client import CreditClient
 from capo_client.errors import CapoError
 from capo_client.results import CreditBatch
@@ -80,22 +80,27 @@ def demo(
     method: Annotated[str, typer.Option(help="Voting method.")] = "majority",
     n: Annotated[int, typer.Option(help="Critiques for each rollout.")] = 4,
     keep: Annotated[bool, typer.Option(help="Leave the started service running.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The results as one JSON object, and nothing else.")
+    ] = False,
 ) -> None:
     """Credit a few example rollouts and show steps, votes and token rewards."""
+    console.quiet = as_json
     try:
         if url is not None:
-            _show(url, method, n)
+            _show(url, method, n, as_json)
             return
         with _service(model) as started:
-            _show(started.url, method, n)
+            _show(started.url, method, n, as_json)
             if keep:
                 console.print(f"\nThe service runs on at {started.url}; Ctrl-C stops it.")
                 started.process.wait()
     except CapoError as error:
-        console.print(f"capo demo: {error}", style="red", highlight=False)
+        terminal.complain("capo demo", error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        terminal.complain("capo demo", "stopped, and its service too. Nothing is kept.")
+        raise typer.Exit(terminal.INTERRUPTED) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes], model: str
         bar.update(task, description=f"the judge ({model}) is ready")
 
 
-def _show(url: str, method: str, n: int) -> None:
+def _show(url: str, method: str, n: int, as_json: bool) -> None:
     examples = load_examples()
     with CreditClient(url) as client:
         info = client.info()
@@ -173,6 +178,10 @@ def _show(url: str, method: str, n: int) -> None:
                 progress=progress,
             )
         seconds = time.monotonic() - started
+    if as_json:
+        results = [result.model_dump(mode="json") for result in batch]
+        typer.echo(json.dumps({"model": info.model, "seconds": seconds, "results": results}))
+        return
     rewards = [step.reward for result in batch.credited for step in result.steps] or [0.0]
     bounds = min(rewards), max(rewards)
     for example, result in zip(examples, batch, strict=True):

@@ -90,6 +90,7 @@ def prompt(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting of the service.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Write what the judge would be asked about rollouts, without a judge."""
     options = {"model": model, "template": template, "critique_style": critique_style}
@@ -103,7 +104,8 @@ def prompt(
     except (ValueError, OSError) as error:
         typer.secho(f"capo prompt: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
-    typer.echo(f"{count} prompts in {out}")
+    told = {"prompts": count, "out": str(out)}
+    typer.echo(json.dumps(told) if as_json else f"{count} prompts in {out}")
 
 
 def check_alignment(
@@ -147,6 +149,9 @@ def check_alignment(
 
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is, as logs will call it.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Key and entry as one JSON object on standard output.")
+    ] = False,
 ) -> None:
     """Make an API key: the key on standard error, its entry for `api_keys_file` on standard output.
 
@@ -157,6 +162,9 @@ def key(
     except KeyFileError as error:
         typer.secho(f"capo key: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
+    if as_json:
+        typer.echo(json.dumps({"name": name, "key": value, "entry": entry}))
+        return
     typer.echo(f"{name}'s key, shown only now: {value}", err=True)
     typer.echo(entry)
 

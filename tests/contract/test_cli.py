@@ -183,3 +183,59 @@ def test_alignment_is_checked_and_shown_where_it_fails(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.jsonl", "[1]")
     with pytest.raises(ValueError, match="line 1 is no JSON object"):
         list(Checker(str(folder)).lines(bad))
+
+
+def test_what_is_piped_is_plain_and_json_is_one_object(service: Service, tmp_path: Path) -> None:
+    shown = capo("info", "--url", service.url).stdout
+    assert "model\tscripted\n" in shown and "\x1b" not in shown
+    assert json.loads(capo("info", "--url", service.url, "--json").stdout)["model"] == "scripted"
+    source = write(tmp_path / "in.jsonl", good(0), "{torn")
+    done = capo("credit", source, "--out", tmp_path / "out.jsonl", "--url", service.url, "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and (told["credited"], told["errors"], told["missing"]) == (1, 1, 0)
+    assert told["first_error"]["line"] == 2
+    seen = capo("demo", "--url", service.url, "--json")
+    assert len(json.loads(seen.stdout)["results"]) == 8
+    entry = json.loads(capo("key", "team", "--json").stdout)
+    assert (
+        entry["name"] == "team"
+        and "sha256" in entry["entry"]
+        and entry["key"] not in entry["entry"]
+    )
+
+
+def test_a_job_that_is_interrupted_says_what_is_kept(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", *map(good, range(40)))
+    out = tmp_path / "out.jsonl"
+    with serving(ScriptedEngine(delay=0.1), settings(tmp_path, max_running=1)) as service:
+        command = [sys.executable, "-m", "capo_client", "credit", str(source), "--out", str(out)]
+        job = subprocess.Popen(
+            [*command, "--url", service.url, "--batch-size", "4"], stderr=subprocess.PIPE, text=True
+        )
+        until = time.monotonic() + 60
+        while not out.exists() or len(out.read_text().splitlines()) < 3:
+            assert time.monotonic() < until and job.poll() is None
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        said = job.communicate(timeout=30)[1]
+    assert (
+        job.returncode == 130 and f"Results so far are in {out}" in said and "Traceback" not in said
+    )
+
+
+def test_shells_complete_commands_and_options() -> None:
+    def completed(words: str, position: int) -> set[str]:
+        asked = {
+            "_CAPO_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(position),
+        }
+        command = [str(Path(sys.executable).with_name("capo"))]
+        done = subprocess.run(
+            command, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=False
+        )
+        return set(done.stdout.split())
+
+    assert completed("capo e", 1) == {"eval"}
+    assert {"serve", "credit", "train", "attack"} <= completed("capo ", 1)
+    assert completed("capo serve --cri", 2) == {"--critique-style"}

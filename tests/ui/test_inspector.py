@@ -127,7 +127,25 @@ def test_the_vote_is_changed_without_judging_again(page: Page, service: Service)
     assert rewards_shown(page) == ["−3.00", "−3.00", "−3.00"]
     page.select_option("#scheme", "process_only")
     assert rewards_shown(page) == ["−5.00", "+0.00", "+0.00"]
+    page.fill("#k", "2")
+    assert page.locator(".step .count").first.inner_text() == "2/2"
     assert not [url for url in asked if url.endswith("/credit")]
+
+
+def test_style_segmenter_and_sampling_are_asked_for(page: Page, service: Service) -> None:
+    visit(page, service.url)
+    page.select_option("#segment", "regex")
+    page.fill("#pattern", "Then|####")
+    page.select_option("#style", "verdict")
+    page.select_option("#sampling", "greedy")
+    with page.expect_request("**/credit") as sent:
+        ask(page)
+    asked = sent.value.post_data_json
+    assert asked["voting"] == {"method": "greedy", "critique_style": "verdict"}
+    assert asked["segment"] == {"method": "regex", "pattern": "Then|####"}
+    expect(page.locator(".step")).to_have_count(3)
+    assert page.locator(".matrix tbody tr").count() == 1
+    page.select_option("#segment", "blank_line")
 
 
 def test_two_rollouts_and_two_judges_side_by_side(

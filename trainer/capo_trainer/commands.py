@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from capo_client import terminal
 from capo_trainer.places import testbed_folder
 from capo_trainer.recipe import RecipeError, load_recipe
 
@@ -40,8 +41,13 @@ def train(
         from capo_trainer.train import train as run
     except RecipeError as error:
         _stop("train", error)
+    kept = (
+        f"Checkpoints so far are in {recipe.output / 'checkpoints'}; run the same command again to "
+        "go on after the last."
+    )
     try:
-        target = run(recipe)
+        with terminal.stoppable("capo train", kept):
+            target = run(recipe)
     except (RecipeError, TrainingStopped, SamplingError) as error:
         _stop("train", error)
     typer.echo(f"the trained policy is in {target}")
@@ -54,6 +60,7 @@ def testbed(
     quick: Annotated[bool, typer.Option(help="Smaller and worse, for CI.")] = False,
     seed: int = 0,
     again: Annotated[bool, typer.Option(help="Make it anew if it is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Make the testbed: a tiny policy, and its judges, for `capo serve --model testbed`."""
     from capo_trainer.testbed.build import build, is_made
@@ -62,11 +69,14 @@ def testbed(
     target = folder or testbed_folder()
     sizes = QUICK if quick else Sizes()
     if not again and is_made(target, sizes, seed):
-        typer.echo(f"the testbed is in {target}")
+        there = {"folder": str(target)}
+        typer.echo(json.dumps(there) if as_json else f"the testbed is in {target}")
         return
-    found = build(target, sizes, seed, typer.echo)
+    with terminal.stoppable("capo testbed", "Nothing is kept of an unfinished testbed."):
+        found = build(target, sizes, seed, lambda line: typer.echo(line, err=as_json))
     typer.echo(json.dumps(found, indent=2))
-    typer.echo(f"the testbed is in {target}, after {found['seconds']} s")
+    if not as_json:
+        typer.echo(f"the testbed is in {target}, after {found['seconds']} s")
 
 
 def _pairs(given: list[str] | None) -> dict[str, Any]:

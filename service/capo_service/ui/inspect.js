@@ -5,7 +5,7 @@ import { picture } from "./picture.js";
 import { rolloutView } from "./rollout.js";
 import { revote } from "./votes.js";
 
-const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "n", "style",
+const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "sampling", "n", "style",
   "segment", "pattern", "temperature", "seed"];
 const VOTE = ["method", "k", "scheme", "w_whole", "w_process"];
 const LONGEST_LINK = 60_000; // characters; browsers take more, mails do not
@@ -66,13 +66,16 @@ async function examples() {
 function arrange() {
   $("other-rollout").hidden = $("compare").value !== "rollout";
   $("other-judge").hidden = $("compare").value !== "judge";
+  for (const id of ["n", "temperature"]) $(id).disabled = $("sampling").value === "greedy";
   $("pattern-label").hidden = $("segment").value !== "regex";
   $("response-b").required = !$("other-rollout").hidden;
   $("url-b").required = !$("other-judge").hidden;
 }
 
 function options(rollout) {
-  const voting = { method: "average", n: Number($("n").value), early_stop: false, temperature: Number($("temperature").value) };
+  const greedy = $("sampling").value === "greedy";
+  const sampled = { method: "average", n: Number($("n").value), early_stop: false, temperature: Number($("temperature").value) };
+  const voting = greedy ? { method: "greedy" } : sampled;
   if ($("seed").value) voting.seed = Number($("seed").value);
   if ($("style").value) voting.critique_style = $("style").value;
   const known = rollout.outcome !== undefined || rollout.reference;
@@ -117,7 +120,7 @@ async function credit() {
     }
     entries = await Promise.all(jobs);
     if (compared === "judge") entries.forEach((entry) => (entry.title = entry.model));
-    $("k").max = $("k").value = $("n").value;
+    $("k").max = $("k").value = $("sampling").value === "greedy" ? 1 : $("n").value;
     show();
     $("result").scrollIntoView({ block: "nearest" });
   } catch (error) {

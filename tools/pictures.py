@@ -3,14 +3,13 @@
     .venv/bin/python tools/pictures.py     # docs/pictures/*.png; needs the testbed (`capo testbed`)
 
 The judge is the testbed's, which is good at one kind of story; the run is a few steps of training
-its policy.
+its policy, in build/pictures-run; it is made once.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 from capo_trainer.testbed.experiment import serving
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+RUN = PICTURES.parent.parent / "build" / "pictures-run"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 QUESTION = "Ann has 37 coins. Ann wins 25. Ann sells 8. Ann halves them. How many coins now?"
 GOOD = "37 + 25 = 62\n\n62 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}."
@@ -30,14 +30,15 @@ LUCKY = "37 + 25 = 52\n\n52 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     settings = {"CAPO_LIVE_ROLLOUTS": "100", "CAPO_CANARY_SECONDS": "1", "CAPO_SYMBOLIC_VOTES": "4"}
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        run = train(Path(folder))
-        with serving("testbed", Path(folder) / "service.log", **settings) as url:
-            chromium = playwright.chromium.launch(executable_path=browser.find(), args=FLAGS)
-            page = chromium.new_page(viewport={"width": 1180, "height": 800})
-            busy(url)
-            take(page, url, run)
-            chromium.close()
+    path = browser.find()
+    run = next(RUN.rglob("metrics.jsonl"), None) or train()
+    log = RUN / "service.log"
+    with sync_playwright() as playwright, serving("testbed", log, **settings) as url:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = chromium.new_page(viewport={"width": 1180, "height": 800})
+        busy(url)
+        take(page, url, run.parent)
+        chromium.close()
 
 
 def take(page: Page, url: str, run: Path) -> None:
@@ -90,22 +91,12 @@ def busy(url: str) -> None:
         httpx.post(f"{url}/credit", json=body, timeout=60).raise_for_status()
 
 
-def train(folder: Path) -> Path:
+def train() -> Path:
     """A short run of the testbed's policy, by the command that users have for it."""
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "capo_trainer.testbed.demo",
-            "--out",
-            str(folder / "run"),
-            "--steps",
-            "8",
-        ],
-        check=True,
-    )
-    [metrics] = (folder / "run").rglob("metrics.jsonl")
-    return metrics.parent
+    module = "capo_trainer.testbed.demo"
+    command = [sys.executable, "-m", module, "--out", str(RUN), "--steps", "8"]
+    subprocess.run(command, check=True)
+    return next(RUN.rglob("metrics.jsonl"))
 
 
 if __name__ == "__main__":

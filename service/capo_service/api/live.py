@@ -15,6 +15,7 @@ from capo_service.telemetry import Telemetry
 SECONDS = 2.0
 _SAMPLES = 450  # a quarter of an hour
 _MOST_CHARACTERS = 20_000  # of a rollout that is kept
+_AT_ONCE = 200  # rollouts in one answer, the newest
 
 
 class Live:
@@ -61,11 +62,21 @@ class Live:
             queued_tokens=self._admission.queued_tokens, **self._telemetry.totals(),
         )  # fmt: skip
 
-    def seen_by(self, key: Key, model: str) -> wire.Live:
-        """What a caller may see: all samples, and its own rollouts; all of them with `metrics`."""
+    def seen_by(self, key: Key, model: str, after: float = 0.0) -> wire.Live:
+        """What a caller may see: all samples, and its own rollouts; all of them with `metrics`.
+
+        Args:
+            key: the caller's.
+            model: the judge's name.
+            after: only what is newer, in seconds since 1970.
+        """
         everything = key.name == ANONYMOUS or "metrics" in key.roles
-        recent = [each for each in self._recent if everything or each.key == key.name]
+        recent = [
+            each
+            for each in self._recent
+            if each.at > after and (everything or each.key == key.name)
+        ]
         return wire.Live(
-            model=model, seconds=SECONDS, samples=list(self._samples), recent=recent,
-            keeps=self._keeps,
+            model=model, seconds=SECONDS, recent=recent[-_AT_ONCE:], keeps=self._keeps,
+            samples=[sample for sample in self._samples if sample.at > after],
         )  # fmt: skip

@@ -27,6 +27,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_MOST_WAITING = 4  # texts that wait to be tokenized, on the thread that also prepares rollouts
 _HEADERS = {
     "Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
@@ -68,8 +69,10 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
     app.mount("/ui", _Page(directory=_FOLDER), name="ui")
 
     @app.get("/live", summary="What the service did of late, for the live view")
-    async def live(key: Key = Depends(may_info)) -> wire.Live:  # noqa: B008
-        return runtime.live.seen_by(key, runtime.engine.model)
+    async def live(after: float = 0.0, key: Key = Depends(may_info)) -> wire.Live:  # noqa: B008
+        return runtime.live.seen_by(key, runtime.engine.model, after)
+
+    waiting = 0  # texts to be tokenized
 
     @app.post(
         "/tokens",
@@ -115,10 +118,17 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
                 f"{settings.max_response_tokens} (setting max_response_tokens)",
                 "response_token_ids",
             )
+        nonlocal waiting
+        if waiting >= _MOST_WAITING:
+            said = "others are looking at tokens; this is for people, and rollouts come first"
+            raise problems.error("queue-full", said, **{"Retry-After": "1"})
+        waiting += 1
         try:
             return await off_loop(_place, vocabulary, asked)
         except Exception as error:
             raise problems.from_problem(problems.explain(error)) from None
+        finally:
+            waiting -= 1
 
 
 def _place(vocabulary: Vocabulary, asked: wire.TokensRequest) -> wire.Tokens:

@@ -71,8 +71,8 @@ export class Service {
   info() {
     return this.#call("/info");
   }
-  live() {
-    return this.#call("/live");
+  live(after) {
+    return this.#call(`/live?after=${after}`);
   }
   tokens(body) {
     return this.#call("/tokens", body);

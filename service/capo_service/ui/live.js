@@ -7,6 +7,19 @@ const service = new Service();
 const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
 let timer = null;
 let filter = { key: "", run: "" };
+let known = { samples: [], recent: [] };
+
+/** What the service has told so far, and what is new. */
+async function learn() {
+  const latest = Math.max(known.samples.at(-1)?.at ?? 0, known.recent.at(-1)?.at ?? 0);
+  const live = await service.live(latest);
+  known = {
+    ...live,
+    samples: [...known.samples, ...live.samples].slice(-450),
+    recent: live.keeps ? [...known.recent, ...live.recent].slice(-live.keeps) : [],
+  };
+  return known;
+}
 
 export function start(root, open) {
   const charts = h("div", { class: "charts" });
@@ -20,7 +33,7 @@ export function start(root, open) {
     clearTimeout(timer);
     if (root.hidden) return;
     try {
-      const live = await service.live();
+      const live = await learn();
       said.textContent = `${live.model}, the last ${Math.round((live.samples.length * live.seconds) / 60)} minutes`;
       fill(keys, [...new Set(live.recent.map((each) => each.key))], filter.key);
       fill(runs, [...new Set(live.recent.map((each) => each.run || ""))].filter(Boolean), filter.run);

@@ -336,21 +336,20 @@ def test_no_key_and_then_the_key(page: Page, tmp_path: Path) -> None:
 def test_a_full_service_is_asked_again_when_it_said(page: Page, tmp_path: Path) -> None:
     value, entry = make_key("reader")
     keys = tmp_path / "keys.toml"
-    keys.write_text(entry.rstrip() + "\nrollouts_per_minute = 30\n")
+    keys.write_text(entry.rstrip() + "\nrollouts_per_minute = 20\n")
     with serving(SymbolicEngine(), settings(tmp_path, api_keys_file=keys)) as service:
         visit(page, service.url)
         page.fill("#api-key", value)
         page.keyboard.press("Tab")
         expect(page.locator("#judge")).to_contain_text("symbolic")
         spend = """async (key) => {
-            const rollouts = Array.from({length: 30}, () => ({question: "q", response: "a", outcome: 1}));
+            const rollouts = Array.from({length: 20}, () => ({question: "q", response: "a", outcome: 1}));
             const headers = {Authorization: `Bearer ${key}`, "Content-Type": "application/json"};
             return (await fetch("credit", {method: "POST", headers, body: JSON.stringify({rollouts})})).status;
         }"""
         assert page.evaluate(spend, value) == 200
         ask(page)
-        expect(page.locator("#problem")).to_contain_text("429")
-        expect(page.locator("#problem .wait")).to_contain_text("Asked again in")
+        expect(page.locator("#problem")).to_contain_text(re.compile("429.*Asked again in", re.S))
         expect(page.locator(".step")).to_have_count(3)
         page.evaluate("sessionStorage.clear()")
 

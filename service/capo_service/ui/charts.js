@@ -31,6 +31,11 @@ export function lineChart({ title, series, unit = "", floor = null, ceiling = nu
   return h("figure", { class: "chart" }, h("figcaption", {}, h("span", {}, title), h("strong", {}, latest)), svg, legend);
 }
 
+/** A short number; tiny ones that are nothing but rounding are 0. */
+function tick(value) {
+  return Math.abs(value) < 1e-9 ? "0" : value.toLocaleString("en", { maximumSignificantDigits: 3 });
+}
+
 function draw(svg, series, points, floor, ceiling, xLabel) {
   const xs = points.map(([x]) => x);
   const ys = points.map(([, y]) => y);
@@ -42,7 +47,7 @@ function draw(svg, series, points, floor, ceiling, xLabel) {
   const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
   for (const y of [y0, (y0 + y1) / 2, y1]) {
     svg.append(s("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: py(y), y2: py(y), class: "grid" }));
-    svg.append(s("text", { x: LEFT - 4, y: py(y) + 3, class: "tick end" }, number(y, 2)));
+    svg.append(s("text", { x: LEFT - 4, y: py(y) + 3, class: "tick end" }, tick(y)));
   }
   svg.append(s("text", { x: LEFT, y: HEIGHT - 6, class: "tick" }, xLabel(x0)));
   svg.append(s("text", { x: WIDTH - RIGHT, y: HEIGHT - 6, class: "tick end" }, xLabel(x1)));

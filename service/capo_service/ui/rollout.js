@@ -60,12 +60,26 @@ function stepView(step, entry, text, bounds, tip) {
     h("div", {},
       body,
       named.length
-        ? h("details", { class: "beside" }, h("summary", {}, `${named.length} of the critiques call it wrong`),
-            named.map(([critique, i]) => h("blockquote", {}, h("cite", {}, name(critique, i)), " ", said(critique))))
+        ? h("details", { class: "beside" }, h("summary", {}, named.length === 1 ? "1 critique calls it wrong" : `${named.length} critiques call it wrong`),
+            beside(named, step.index))
         : null,
     ),
     h("span", { class: "reward" }, signed(step.reward)),
   );
+}
+
+/** What critiques say of a step; those that give no reason are counted. */
+function beside(named, index) {
+  const bare = named.filter(([critique]) => said(critique) === ALONE).length;
+  const spoken = named.filter(([critique]) => said(critique) !== ALONE);
+  return [
+    spoken.map(([critique, i]) => {
+      // The arithmetic's critique has a line for each step that it names.
+      const lines = critique.critic === "symbolic" ? critique.text.split("\n").filter((line) => line.startsWith(`Step ${index}:`)) : [];
+      return h("blockquote", {}, h("cite", {}, name(critique, i)), " ", lines.length ? lines.join("\n") : said(critique));
+    }),
+    bare ? h("blockquote", {}, h("cite", {}, bare === 1 ? "1 critique" : `${bare} critiques`), ` ${ALONE}`) : null,
+  ];
 }
 
 function dots({ wrong, valid }) {
@@ -140,10 +154,12 @@ function name(critique, i) {
   return critique.critic === "symbolic" ? "arithmetic" : `critique ${i + 1}`;
 }
 
+const ALONE = "(a verdict alone)";
+
 /** What a critique says in words; all of it where it is not JSON. */
 function said(critique) {
   try {
-    return JSON.parse(critique.text).analysis || "(a verdict alone)";
+    return JSON.parse(critique.text).analysis || ALONE;
   } catch {
     return critique.text || "(nothing)";
   }

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
+
+expect.set_options(timeout=20_000)  # the machine is shared
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("http://127.0.0.1:", "data:", "blob:")

@@ -103,13 +103,15 @@ def test_any_text_is_read(text: str) -> None:
 )
 def test_time_is_linear(piece: str) -> None:
     def seconds(length: int) -> float:
-        text = piece * (length // len(piece))
-        begun = time.perf_counter()
-        equations(text)
-        return time.perf_counter() - begun
+        """Of this processor, the least of three: what others do on the machine says nothing."""
+        text, spent = piece * (length // len(piece)), []
+        for _ in range(3):
+            begun = time.process_time()
+            equations(text)
+            spent.append(time.process_time() - begun)
+        return min(spent)
 
-    seconds(4_000)
-    short, long = min(seconds(10_000) for _ in range(3)), seconds(80_000)
+    short, long = seconds(10_000), seconds(80_000)
     assert long < 40 * max(short, 0.001), f"{short:.4f} s for 10,000, {long:.4f} s for 80,000"
 
 

@@ -11,7 +11,10 @@ from itertools import pairwise
 
 import atheris
 
-with atheris.instrument_imports(include=["capo_service.core", "capo_service.api"]):
+with atheris.instrument_imports(
+    include=["capo_service.core", "capo_service.api", "capo_service.arithmetic"]
+):
+    from capo_service import arithmetic
     from capo_service.api import parsing, problems, splitting
     from capo_service.core import alignment, steps, suspicion, verdict
     from capo_service.core.errors import InputError
@@ -92,6 +95,24 @@ def suspect(raw: bytes) -> None:
         assert found.detail and (found.steps is None or found.steps <= set(range(len(spans))))
 
 
+_SUMS = (
+    "1", "0", "12.5", "1,000", "=", " = ", "+", "-", "*", "/", "^", "(", ")", "<<", ">>", "%", "$",
+    " x ", "\\frac{1}{2}", "\\times", " apples", " of ", " and ", ". ", "\n- ", "9^9", "1/0",
+)  # fmt: skip
+
+
+def calculate(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    parts = [
+        _SUMS[data.ConsumeIntInRange(0, len(_SUMS) - 1)]
+        if data.ConsumeInt(1)
+        else data.ConsumeUnicodeNoSurrogates(8)
+        for _ in range(data.ConsumeIntInRange(0, 40))
+    ]
+    for found in arithmetic.equations("".join(parts)):
+        assert found.left and found.right and str(found)
+
+
 _JSON = (
     '{"rollouts": [', '{"question": "q", "response": "r", "outcome": 1}', "]}", ",", '"', "\\", "{",
     ' "voting": {}', "[[0, 1]]", '"\\ud800"', "}", "null", "1e999", "-0", "true", " ",
@@ -128,5 +149,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "segment": segment,
     "align": align,
     "suspect": suspect,
+    "calculate": calculate,
     "body": parse_body,
 }

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("http://127.0.0.1:", "data:", "blob:")
 EXPECTED = re.compile("Failed to load resource|blocked by CORS policy")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 

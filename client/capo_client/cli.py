@@ -191,7 +191,7 @@ def add_commands(words: Sequence[str]) -> None:
         words: of the command line. Only what they name is loaded, for FastAPI would make
             `capo credit` slow to start; the others are there by name, for shells that complete.
     """
-    every = "--help" in words[:1] or "-h" in words[:1]
+    every = not words or words[0] in ("--help", "-h")
     for entry in importlib.metadata.entry_points(group="capo.commands"):
         if not every and entry.name not in words:
             app.command(entry.name)(lambda: None)

@@ -146,6 +146,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(values: dict, tmp_path:
         assert torch.equal(state["exp_avg"], same["exp_avg"])
 
 
+def test_ctrl_c_says_what_is_kept(values: dict, tmp_path: Path) -> None:
+    recipe, output = tmp_path / "stopped.toml", tmp_path / "stopped"
+    recipe.write_text(kit_trainer.toml({**values, "output": str(output), "steps": 500}))
+    process = subprocess.Popen(
+        kit_trainer.command(recipe), env=kit_trainer.environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while not (output / "metrics.jsonl").exists() or not (output / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and f"Checkpoints so far are in {output}" in said
+    assert "Traceback" not in said
+
+
 def test_another_recipe_does_not_go_on_from_a_checkpoint(values: dict) -> None:
     train(changed(values, steps=1))
     with pytest.raises(RecipeError, match="different recipe"):

@@ -147,7 +147,7 @@ def _draw(found: dict[str, Any], folder: Path) -> list[Path]:
     try:
         return plots.draw(found, folder)
     except ImportError:
-        typer.echo("no pictures: they need `pip install matplotlib`", err=True)
+        typer.echo("no pictures: they need pip install 'capo-credit[eval]'", err=True)
         return []
 
 

@@ -157,6 +157,7 @@ def test_two_rollouts_and_two_judges_side_by_side(
     ask(page, compare="rollout")
     expect(page.locator(".rollout")).to_have_count(2)
     assert page.locator(".rollout").nth(1).locator(".step.wrong").count() == 0
+    accessible(page)
     blind = ScriptedEngine(model="blind")
     with serving(blind, settings(tmp_path, allow_origins=[service.url])) as other:
         page.select_option("#compare", "judge")
@@ -266,7 +267,7 @@ def run_files(folder: Path) -> list[Path]:
                 "critiques": [{"text": "x", "wrong_steps": [0] if step < 3 else [], "valid": True, "finish_reason": "stop"}],
             },
         }
-        for step in (1, 2, 3)
+        for step in (1, 1, 2, 3)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(each) + "\n" for each in metrics) + '{"kind": "tr'
@@ -280,13 +281,14 @@ def test_the_training_view(page: Page, service: Service, tmp_path: Path) -> None
     page.click("#tab-training")
     page.set_input_files("#run-files", run_files(tmp_path))
     expect(page.locator("#view-training [role=status]").first).to_have_text(
-        "3 steps, 3 rollouts, 1 lines that are neither"
+        "3 steps, 4 rollouts, 1 lines that are neither"
     )
     assert page.locator("#view-training .chart").count() == 4
     expect(page.get_by_role("img", name="Right answers: train 0.6, evaluation 0.7")).to_be_visible()
     expect(page.locator("#view-training output")).to_contain_text(
-        "step 1: 1 rollouts, 1 of 1 steps wrong"
+        "step 1: 2 rollouts, 2 of 2 steps wrong"
     )
+    accessible(page)
     page.focus("#run-step")
     page.keyboard.press("End")
     expect(page.locator("#view-training output")).to_contain_text(

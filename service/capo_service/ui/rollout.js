@@ -21,7 +21,7 @@ export function rolloutView(entry, voted, bounds, title) {
     voted.rewards === null && voted.judges ? h("p", { class: "note" }, "This scheme needs an outcome: choose one, or scheme process_only.") : null,
     h("ol", { class: "steps", start: 0 }, steps),
     tip,
-    matrix(voted, result),
+    matrix(voted, result, title),
     h("h3", {}, "Critiques"),
     h("ol", { class: "critiques" }, (result.critiques || []).map((critique, i) => critiqueView(critique, i))),
   );
@@ -131,7 +131,7 @@ function walk(event, body) {
 }
 
 /** Small multiples: who called which step wrong. */
-function matrix(voted, result) {
+function matrix(voted, result, title) {
   const critiques = result.critiques || [];
   if (!critiques.length || voted.steps.length > 60) return null;
   const rows = critiques.map((critique, i) =>
@@ -143,7 +143,7 @@ function matrix(voted, result) {
         return h("td", { class: word }, h("span", { class: "sr" }, word));
       })),
   );
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Votes, table" },
+  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Votes: ${title}` },
     h("table", { class: "matrix" },
       h("caption", {}, "Votes: critiques by steps"),
       h("thead", {}, h("tr", {}, h("td", { class: "corner" }), voted.steps.map((step) => h("th", { scope: "col" }, step.index)))),

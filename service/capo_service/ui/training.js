@@ -88,8 +88,8 @@ function browse(root, rollouts) {
   draw();
 }
 
-function view(record) {
-  const title = record.question.slice(0, 160);
+function view(record, i) {
+  const title = `${i + 1}. ${record.question.slice(0, 160)}`;
   if (!record.credit) return h("section", { class: "rollout" }, h("h2", {}, title), h("p", {}, record.response), h("p", { class: "note" }, "Not credited."));
   const entry = { question: record.question, text: record.response, tokens: record.token_offsets ? record : null, result: record.credit, timing: null };
   const vote = { method: record.method, k: Infinity, scheme: "capo", w_whole: record.w_whole, w_process: record.w_process };

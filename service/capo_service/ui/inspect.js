@@ -1,5 +1,5 @@
 // The inspector: one question, one rollout or two, one judge or two.
-import { key, Problem, Service } from "./api.js";
+import { Problem, Service } from "./api.js";
 import { $, download, h, pack, unpack } from "./dom.js";
 import { picture } from "./picture.js";
 import { rolloutView } from "./rollout.js";
@@ -240,5 +240,3 @@ async function savePng() {
     $("said").textContent = `No picture: ${error.message}. JSON works everywhere.`;
   }
 }
-
-export { key };

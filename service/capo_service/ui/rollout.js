@@ -51,7 +51,7 @@ function stepView(step, entry, text, bounds, tip) {
   const label = `Step ${step.index}, ${step.wrong ? "wrong" : "right"}, ${step.votes.wrong} of ${step.votes.valid} votes against it, reward ${signed(step.reward)}`;
   return h(
     "li",
-    { class: `step${step.wrong ? " wrong" : ""}`, tabindex: 0, "aria-label": label, style: { "--share": share }, onkeydown: (event) => walk(event, body, tip) },
+    { class: `step${step.wrong ? " wrong" : ""}`, tabindex: 0, "aria-label": label, style: { "--share": share }, onkeydown: (event) => walk(event, body) },
     h("div", { class: "gutter" },
       h("span", { class: "index" }, step.index),
       h("span", { class: "dots", "aria-hidden": "true" }, dots(step.votes)),

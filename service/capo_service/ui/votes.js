@@ -1,9 +1,6 @@
 // The vote and the rewards, as the service computes them (CAPO, section 3.3 and eq. 1), so that
 // they can be changed here without judging again. tests/ui hold them to the service's own.
 
-export const METHODS = ["greedy", "intersection", "majority", "union", "average"];
-export const SCHEMES = ["capo", "process_only", "first_error", "flawed_positive"];
-
 /** Wrong and valid votes of each step, of the first k critiques of the judge and of all others. */
 export function countVotes(critiques, steps, k = Infinity) {
   const wrong = new Array(steps).fill(0);

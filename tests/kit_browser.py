@@ -11,22 +11,22 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, Playwright, expect
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import browser  # our own tool, which is no package
+
 expect.set_options(timeout=20_000)  # the machine is shared
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("http://127.0.0.1:", "data:", "blob:")
 EXPECTED = re.compile("Failed to load resource|blocked by CORS policy")
-FLAGS = [
-    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 def launch(playwright: Playwright) -> Browser:
     """Chromium, with a profile of its own."""
     command = [sys.executable, str(ROOT / "tools" / "browser.py")]
     path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return playwright.chromium.launch(executable_path=path, args=FLAGS)
+    return playwright.chromium.launch(executable_path=path, args=browser.FLAGS)
 
 
 @contextmanager

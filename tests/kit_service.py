@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,14 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def wait_for_lines(path: Path, count: int, job: subprocess.Popen[Any], seconds: float = 60) -> None:
+    """Until a process that is still running has written so many lines."""
+    until = time.monotonic() + seconds
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert time.monotonic() < until and job.poll() is None
+        time.sleep(0.05)
 
 
 class Background:

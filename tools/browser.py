@@ -16,6 +16,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+# Without a sandbox, a GPU, /dev/shm, or anything that calls home: as in a container.
+FLAGS = [
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

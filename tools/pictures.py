@@ -21,7 +21,6 @@ from capo_trainer.testbed.experiment import serving
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 RUN = PICTURES.parent.parent / "build" / "pictures-run"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 QUESTION = "Ann has 37 coins. Ann wins 25. Ann sells 8. Ann halves them. How many coins now?"
 GOOD = "37 + 25 = 62\n\n62 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}."
 LUCKY = "37 + 25 = 52\n\n52 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}."
@@ -34,7 +33,7 @@ def main() -> None:
     run = next(RUN.rglob("metrics.jsonl"), None) or train()
     log = RUN / "service.log"
     with sync_playwright() as playwright, serving("testbed", log, **settings) as url:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=path, args=browser.FLAGS)
         page = chromium.new_page(viewport={"width": 1180, "height": 800})
         busy(url)
         take(page, url, run.parent)

@@ -99,7 +99,7 @@ class Preparer:
             ("response", rollout.response),
             ("reference", rollout.reference),
         ):
-            _limit(name, "characters", len(text or ""), "max_characters", policy.max_characters)
+            limit(name, "characters", len(text or ""), "max_characters", policy.max_characters)
         if options.voting.critiques > policy.max_critiques:
             raise InputError(
                 f"voting.n = {options.voting.critiques} is over this service's limit of "
@@ -120,7 +120,7 @@ class Preparer:
         aligned = self._align(rollout)
         response = aligned.text if aligned else rollout.response or ""
         spans = _split(response, rollout.steps, options.segment)
-        _limit("response", "steps", len(spans), "max_steps", policy.max_steps)
+        limit("response", "steps", len(spans), "max_steps", policy.max_steps)
         style = options.voting.critique_style or policy.style
         prompt = self._template.render(
             question=question,
@@ -147,7 +147,7 @@ class Preparer:
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
         ids, offsets = rollout.response_token_ids, rollout.token_offsets
         count = len(ids if ids is not None else offsets or ())
-        _limit(
+        limit(
             "response",
             "tokens",
             count,
@@ -245,7 +245,7 @@ _SEGMENTERS = {
 }
 
 
-def _limit(name: str, unit: str, count: int, setting: str, most: int) -> None:
+def limit(name: str, unit: str, count: int, setting: str, most: int) -> None:
     if count > most:
         raise InputError(
             f"{name} has {count} {unit}; this service takes {most} (setting {setting})",

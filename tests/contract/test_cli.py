@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from capo_service.engine.scripted import ScriptedEngine
 from kit import tokenizer
-from kit_service import Service, serving, settings
+from kit_service import Service, serving, settings, wait_for_lines
 
 
 def capo(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,10 +71,7 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with serving(engine, settings(tmp_path, max_running=1)) as service:
         command = [sys.executable, "-m", "capo_client", "credit", str(source), "--out", str(out)]
         job = subprocess.Popen([*command, "--url", service.url, "--batch-size", "4"])
-        until = time.monotonic() + 60
-        while not out.exists() or len(out.read_text().splitlines()) < 5:
-            assert time.monotonic() < until and job.poll() is None
-            time.sleep(0.05)
+        wait_for_lines(out, 5, job)
         job.send_signal(signal.SIGKILL)
         job.wait()
         with out.open("a") as file:
@@ -212,10 +208,7 @@ def test_a_job_that_is_interrupted_says_what_is_kept(tmp_path: Path) -> None:
         job = subprocess.Popen(
             [*command, "--url", service.url, "--batch-size", "4"], stderr=subprocess.PIPE, text=True
         )
-        until = time.monotonic() + 60
-        while not out.exists() or len(out.read_text().splitlines()) < 3:
-            assert time.monotonic() < until and job.poll() is None
-            time.sleep(0.05)
+        wait_for_lines(out, 3, job)
         job.send_signal(signal.SIGINT)
         said = job.communicate(timeout=30)[1]
     assert (

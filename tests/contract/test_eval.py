@@ -7,13 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine
 from capo_service.engine.symbolic import SymbolicEngine
-from kit_service import serving, settings
+from kit_service import serving, settings, wait_for_lines
 
 STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)
 
@@ -89,10 +88,7 @@ def test_ctrl_c_keeps_what_was_judged(tmp_path: Path) -> None:
             text=True,
         )
         out = tmp_path / "data.jsonl.eval" / "sampled.jsonl"
-        until = time.monotonic() + 60
-        while not out.exists() or len(out.read_text().splitlines()) < 4:
-            assert time.monotonic() < until and job.poll() is None
-            time.sleep(0.05)
+        wait_for_lines(out, 4, job)
         job.send_signal(signal.SIGINT)
         said = job.communicate(timeout=30)[1]
         assert job.returncode == 130 and "run the same command again to go on" in said

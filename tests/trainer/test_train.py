@@ -21,7 +21,7 @@ from capo_service.engine.scripted import ScriptedEngine
 from capo_trainer import learn as learning
 from capo_trainer.recipe import RecipeError
 from capo_trainer.train import TrainingStopped, train
-from kit_service import Service, serving, settings
+from kit_service import Service, serving, settings, wait_for_lines
 from kit_trainer import by_letters, changed, records
 
 SAME = ("loss", "grad_norm", "kl", "entropy", "accuracy", "wrong_step_rate", "mean_tokens")
@@ -153,10 +153,7 @@ def test_ctrl_c_says_what_is_kept(values: dict, tmp_path: Path) -> None:
         kit_trainer.command(recipe), env=kit_trainer.environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until = time.monotonic() + 120
-    while not (output / "metrics.jsonl").exists() or not (output / "metrics.jsonl").read_text():
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
+    wait_for_lines(output / "metrics.jsonl", 1, process, 120)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and f"Checkpoints so far are in {output}" in said

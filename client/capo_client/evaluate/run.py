@@ -51,13 +51,15 @@ def evaluate(
         examples = examples[:limit]
         folder = out or file.with_name(file.name + ".eval")
         folder.mkdir(parents=True, exist_ok=True)
+        source = folder / "rollouts.jsonl"
+        source.write_text("".join(json.dumps(each.rollout()) + "\n" for each in examples))
         with CreditClient(url, api_key=api_key, batch_size=4, concurrency=16) as client:
             judge = client.info()
-            sampled, seconds = _judge(client, examples, folder, "sampled", deadline, {
+            sampled, seconds = _judge(client, source, "sampled", deadline, {
                 "method": "average", "n": n, "early_stop": False, "seed": seed,
                 "temperature": temperature,
             })  # fmt: skip
-            greedy, _ = _judge(client, examples, folder, "greedy", deadline, {"method": "greedy"})
+            greedy, _ = _judge(client, source, "greedy", deadline, {"method": "greedy"})
     except (FormatError, FileJobError) as error:
         terminal.complain(_COMMAND, error)
         raise typer.Exit(2) from None
@@ -88,8 +90,7 @@ def evaluate(
 
 
 def _judge(
-    client: CreditClient, examples: Sequence[Example], folder: Path, name: str, deadline: float,
-    voting: Mapping[str, Any],
+    client: CreditClient, source: Path, name: str, deadline: float, voting: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], float | None]:  # fmt: skip
     """The results of all examples, and the seconds that it took if none was there before.
 
@@ -97,13 +98,11 @@ def _judge(
         FileJobError, CapoError: see `FileJob.run`.
         DeadlineExceededError: some are still missing.
     """
-    source = folder / "rollouts.jsonl"
-    source.write_text("".join(json.dumps(each.rollout()) + "\n" for each in examples))
     options = {
         "voting": dict(voting), "reward": {"scheme": "process_only"}, "include": ["critiques"],
         "priority": "evaluation",
     }  # fmt: skip
-    job = FileJob(source, folder / f"{name}.jsonl", options)
+    job = FileJob(source, source.with_name(f"{name}.jsonl"), options)
     fresh, started = not job.results, time.monotonic()
     kept = f"What was judged is in {job.target}; run the same command again to go on."
     with terminal.stoppable(_COMMAND, kept), terminal.bar("rollouts") as bar:

@@ -19,6 +19,7 @@ from capo_service.api.runtime import Runtime
 from capo_service.core import alignment
 from capo_service.keys import Key
 from capo_service.offload import off_loop
+from capo_service.prepare import limit
 from capo_service.vocabularies import Vocabulary
 
 _FOLDER = Path(__file__).parent.parent / "ui"
@@ -69,7 +70,10 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
     app.mount("/ui", _Page(directory=_FOLDER), name="ui")
 
     @app.get("/live", summary="What the service did of late, for the live view")
-    async def live(after: float = 0.0, key: Key = Depends(may_info)) -> wire.Live:  # noqa: B008
+    async def live(
+        after: float = 0.0,
+        key: Key = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here
+    ) -> wire.Live:
         return runtime.live.seen_by(key, runtime.engine.model, after)
 
     waiting = 0  # texts to be tokenized
@@ -104,26 +108,17 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
                 f"tokenizer {asked.tokenizer!r} is not served; this service has {served}",
                 "tokenizer",
             )
-        if len(asked.response or "") > settings.max_characters:
-            raise problems.error(
-                "too-large",
-                f"response has {len(asked.response or '')} characters; this service takes "
-                f"{settings.max_characters} (setting max_characters)",
-                "response",
-            )
-        if len(asked.response_token_ids or ()) > settings.max_response_tokens:
-            raise problems.error(
-                "too-large",
-                f"{len(asked.response_token_ids or ())} ids; this service takes "
-                f"{settings.max_response_tokens} (setting max_response_tokens)",
-                "response_token_ids",
-            )
         nonlocal waiting
         if waiting >= _MOST_WAITING:
             said = "others are looking at tokens; this is for people, and rollouts come first"
             raise problems.error("queue-full", said, **{"Retry-After": "1"})
         waiting += 1
         try:
+            given = len(asked.response or ""), len(asked.response_token_ids or ())
+            limit("response", "characters", given[0], "max_characters", settings.max_characters)
+            limit(
+                "response", "tokens", given[1], "max_response_tokens", settings.max_response_tokens
+            )
             return await off_loop(_place, vocabulary, asked)
         except Exception as error:
             raise problems.from_problem(problems.explain(error)) from None

@@ -112,12 +112,10 @@ async function credit() {
   const again = () => !signal.aborted && credit();
   try {
     const compared = $("compare").value;
-    const jobs = [judge("Rollout", service, $("response-a").value, true, signal)];
-    if (compared === "rollout") jobs.push(judge("Other rollout", service, $("response-b").value, false, signal));
-    if (compared === "judge") {
-      const other = new Service($("url-b").value, $("key-b").value);
-      jobs.push(judge("Other judge", other, $("response-a").value, true, signal));
-    }
+    const first = await prepare($("response-a").value, true);
+    const jobs = [judge("Rollout", service, first, signal)];
+    if (compared === "rollout") jobs.push(judge("Other rollout", service, await prepare($("response-b").value, false), signal));
+    if (compared === "judge") jobs.push(judge("Other judge", new Service($("url-b").value, $("key-b").value), first, signal));
     entries = await Promise.all(jobs);
     if (compared === "judge") entries.forEach((entry) => (entry.title = entry.model));
     $("k").max = $("k").value = $("sampling").value === "greedy" ? 1 : $("n").value;
@@ -130,10 +128,9 @@ async function credit() {
   }
 }
 
-async function judge(title, by, text, withIds, signal) {
-  const { rollout, tokens } = await prepare(text, withIds);
+async function judge(title, by, { rollout, tokens }, signal) {
   const { result, response } = await by.credit(rollout, options(rollout), signal);
-  return { title, question: rollout.question, text, tokens, result, timing: response.timing_ms, model: response.model };
+  return { title, question: rollout.question, text: rollout.response, tokens, result, timing: response.timing_ms, model: response.model };
 }
 
 /** What went wrong and what to do; where waiting helps, it is waited for. */

@@ -37,6 +37,7 @@ from capo_service.engine.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
+    from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
 log = logging.getLogger(__name__)
@@ -103,15 +104,13 @@ class VllmEngine:
 
     async def _load(self) -> _Llm:
         from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.executor import Executor
 
         assert self._arguments is not None, "start() comes first"  # noqa: S101
-        config = await asyncio.to_thread(self._arguments.create_engine_config)
-        llm = await asyncio.to_thread(
-            AsyncLLM, config, Executor.get_class(config), log_stats=True, log_requests=False
-        )
+        config = await asyncio.to_thread(engine_config, self._arguments)
+        llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
         self.context_length = llm.model_config.max_model_len
-        self.slots = llm.vllm_config.scheduler_config.max_num_seqs
+        self.slots = slots_of(llm.vllm_config)
+        log.info("%s", limits(llm.vllm_config))
         runner = _Llm(llm)
         # What is made at first use is made now; and a judge that cannot write is not ready.
         warm_up = self.encode(Prompt((("Say a.", True),), (("Well?", True),)))
@@ -171,6 +170,37 @@ class VllmEngine:
         return engine_metrics(generate_latest(REGISTRY))
 
 
+def engine_config(arguments: AsyncEngineArgs) -> VllmConfig:
+    """vLLM's configuration, with the batch limits that its own `LLM` class has.
+
+    Without a usage context vLLM falls back to limits meant for tests: 128 sequences and 2,048
+    tokens a step on any hardware, where `LLM` has 1,024 and 16,384 on an H100 (vLLM 0.32).
+    """
+    from vllm.usage.usage_lib import UsageContext
+
+    return arguments.create_engine_config(UsageContext.LLM_CLASS)
+
+
+def slots_of(config: VllmConfig) -> int:
+    """Sequences that all data-parallel ranks together sample at once."""
+    return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
+
+
+def limits(config: VllmConfig) -> str:
+    """The limits that an engine runs with, as one line for the log."""
+    scheduler, ranks = config.scheduler_config, config.parallel_config.data_parallel_size
+    cache = config.cache_config.kv_cache_size_tokens
+    parts = [
+        f"max_num_seqs {scheduler.max_num_seqs}",
+        f"max_num_batched_tokens {scheduler.max_num_batched_tokens}",
+        f"context {config.model_config.max_model_len} tokens",
+        "KV cache of unknown size" if cache is None else f"KV cache {cache} tokens",
+    ]
+    if ranks > 1:
+        parts.append(f"each of {ranks} data-parallel ranks")
+    return f"vLLM's limits: {', '.join(parts)} (change with engine_args)"
+
+
 class _Llm:
     """One AsyncLLM and its processes."""
 
@@ -223,8 +253,13 @@ class _Llm:
 
         final = None
         try:
+            # With a reasoning parser vLLM applies a grammar only after the end of a thought, which
+            # our prompts never show; where the critique begins, no thought is open.
             async for output in self._llm.generate(
-                tokens_input(prompt.payload), _sampling_params(sampling), request
+                tokens_input(prompt.payload),
+                _sampling_params(sampling),
+                request,
+                reasoning_ended=True,
             ):
                 final = output
         except VllmDeadError as error:

@@ -1,0 +1,76 @@
+"""The engine starts with the limits that vLLM's own `LLM` would have, says so, and keeps to grammars."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from vllm import AsyncEngineArgs
+from vllm.config import VllmConfig
+from vllm.usage.usage_lib import UsageContext
+
+from capo_service.engine import embedded
+from capo_service.engine.base import Prompt, Sampling
+from capo_service.engine.vllm import VllmEngine, engine_config, limits, slots_of
+
+CHOSEN = ("max_num_seqs", "max_num_batched_tokens")
+
+
+def arguments(**given: Any) -> AsyncEngineArgs:
+    return AsyncEngineArgs(model=str(embedded.folder()), dtype="bfloat16", **given)
+
+
+def chosen(config: VllmConfig) -> dict[str, Any]:
+    return {name: getattr(config.scheduler_config, name) for name in CHOSEN}
+
+
+@pytest.mark.parametrize("given", [{}, {"max_num_seqs": 7}, {"max_num_batched_tokens": 999}])
+def test_batch_limits_are_those_of_vllms_own_llm_class(given: dict[str, Any]) -> None:
+    theirs = arguments(**given).create_engine_config(UsageContext.LLM_CLASS)
+    ours = engine_config(arguments(**given))
+    assert chosen(ours) == chosen(theirs)
+    # And these are not the ones for tests, which any call without a usage context gets.
+    assert given or chosen(ours) != chosen(arguments().create_engine_config())
+
+
+def test_the_limits_count_every_rank() -> None:
+    config = engine_config(arguments(max_num_seqs=7))
+    config.parallel_config.data_parallel_size = 4
+    assert slots_of(config) == 28
+    assert "each of 4 data-parallel ranks" in limits(config)
+
+
+@pytest.fixture(scope="module")
+def started_log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def engine(
+    started_log: list[str], caplog: pytest.LogCaptureFixture
+) -> AsyncIterator[VllmEngine]:
+    """With a reasoning parser, as an operator passes it for a judge that thinks."""
+    found = VllmEngine("embedded", {"reasoning_parser": "qwen3", "max_num_seqs": 5})
+    with caplog.at_level(logging.INFO, "capo_service"):
+        await found.start()
+    started_log += [record.getMessage() for record in caplog.records]
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+async def test_a_reasoning_parser_does_not_switch_the_grammar_off(
+    engine: VllmEngine, started_log: list[str]
+) -> None:
+    [line] = [line for line in started_log if line.startswith("vLLM's limits")]
+    assert "max_num_seqs 5, max_num_batched_tokens 2048, context 8192 tokens, KV cache" in line
+    assert engine.slots == 5 and "unknown" not in line
+    prompt = engine.encode(Prompt((("Answer.", True),), (("What is 2 + 2?", True),)))
+    grammar = 'root ::= "<verdict>" [01]{3} "</verdict>"'
+    for seed in range(3):
+        answer = await engine.complete(f"r{seed}", prompt, Sampling(1.0, 0.9, 40, seed, grammar))
+        assert answer.text.startswith("<verdict>") and answer.text.endswith("</verdict>")
+        assert answer.finish_reason == "stop"

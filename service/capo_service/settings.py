@@ -140,7 +140,12 @@ class Settings(BaseSettings):
         description="Tokens accepted and not yet answered: a rollout's, at four characters each, "
         "and what its critiques may take.",
     )
-    max_running: int = Field(128, ge=1, description="Rollouts that the judge works on at once.")
+    max_running: int | None = Field(
+        None,
+        ge=1,
+        description="Rollouts that the judge works on at once. By default as many as the engine "
+        "has sequences (vLLM's max_num_seqs, or upstream_concurrency), and at least 128.",
+    )
 
     # Rollouts that look like gaming the judge
     suspicion: dict[Reason, Action] = Field(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import UNLIMITED, Sampling
 from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
 from kit_service import Background, Service, body, eventually, serving, settings
 
@@ -112,3 +113,21 @@ def test_a_client_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
 
 def wordy(prompt: str, sampling: Sampling) -> str:
     return nothing_wrong(prompt, sampling).replace("fine", "fine, " * 300)
+
+
+@pytest.mark.parametrize(
+    ("slots", "setting", "at_once"),
+    [(300, None, 300), (4, None, 128), (UNLIMITED, None, 128), (300, 7, 7)],
+)
+def test_a_large_engine_is_not_kept_from_its_work_by_a_default(
+    tmp_path: Path, slots: int, setting: int | None, at_once: int
+) -> None:
+    engine = ScriptedEngine(delay=60, slots=slots)
+    with serving(engine, settings(tmp_path, max_running=setting, drain_seconds=0)) as service:
+        limits = httpx.get(f"{service.url}/info").json()["limits"]
+        assert limits["max_running"] == at_once
+        caller = Background(service, body(*(rollout("q", i) for i in range(310)), voting={"n": 1}))
+        eventually(lambda: service.runtime.admission.running == at_once)
+        eventually(lambda: len(engine.prompts) == at_once)
+        service.loop.call_soon_threadsafe(engine.kill)
+        assert caller.wait().status_code == 503

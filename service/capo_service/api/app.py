@@ -189,7 +189,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             name: getattr(settings, name)
             for name in type(settings).model_fields
             if name.startswith("max_")
-        }
+        } | {"max_running": runtime.admission.max_running}
         return wire.Info(
             version=version(),
             wire=wire.VERSION,

@@ -21,7 +21,7 @@ from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprin
 from capo_service.api.live import Live
 from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
-from capo_service.engine.base import Engine
+from capo_service.engine.base import UNLIMITED, Engine
 from capo_service.garbage import collect_when_idle
 from capo_service.judge_template import load_template
 from capo_service.keys import Key, QuotaError, QuotaTooSmallError
@@ -36,6 +36,7 @@ from capo_service.vocabularies import Vocabulary, load_vocabularies
 
 log = logging.getLogger(__name__)
 
+_LEAST_RUNNING = 128  # rollouts, where setting max_running does not say
 _AT_ONCE = 16  # rollouts of a request that are begun in one turn of the event loop
 _LAST_WORDS_SECONDS = 2.0  # for errors to reach callers whose work ran out of time
 
@@ -65,7 +66,7 @@ class Runtime:
         self.access = Access(settings, self.telemetry)
         self._creditor: Creditor | None = None
         self.admission = Admission(
-            settings.max_queued_tokens, settings.max_running, self._judge_is_full
+            settings.max_queued_tokens, settings.max_running or _LEAST_RUNNING, self._judge_is_full
         )
         self.vocabularies: dict[str, Vocabulary] = {}
         self._verifier = Verifier(settings.verify_workers, settings.verify_timeout)
@@ -176,6 +177,8 @@ class Runtime:
             self._on_failure(error)
             return
         self.vocabularies = found
+        if self.settings.max_running is None:
+            self.admission.max_running = places(self.engine.slots)
         self._creditor = Creditor(self.engine, self._verifier)
         secret = self.settings.nonce_secret
         preparer = Preparer(
@@ -330,6 +333,11 @@ class Runtime:
         failed = wire.Failed(id=name, error=problems.explain(failure))
         self.telemetry.answered(failed, ticket.key)
         return failed
+
+
+def places(slots: int) -> int:
+    """Rollouts that are judged at once, so that one critique of each fills an engine's slots."""
+    return _LEAST_RUNNING if slots >= UNLIMITED else max(_LEAST_RUNNING, slots)
 
 
 def _by_question(items: Sequence[Item]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 Segment = tuple[str, bool]  # text, trusted
 FINISHED_EARLY = "abort"
+UNLIMITED = 1_000_000  # `slots` of an engine without a limit of its own
 _PROCESS = re.compile(rb"(# (HELP|TYPE) )?(process|python)_")
 
 

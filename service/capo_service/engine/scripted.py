@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from capo_service.engine.base import (
     FINISHED_EARLY,
+    UNLIMITED,
     Completion,
     EncodedPrompt,
     EngineDeadError,
@@ -37,7 +38,7 @@ class ScriptedEngine:
     tokenizer_json: str | None = None
     model: str = "scripted"
     kind: str = "scripted"
-    slots: int = 1_000_000
+    slots: int = UNLIMITED
     ready_in: float = 0.0
     restarts: int = 0
     prompts: list[str] = field(default_factory=list)

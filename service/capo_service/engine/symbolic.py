@@ -6,7 +6,7 @@ import json
 import re
 
 from capo_service.arithmetic import false_equations
-from capo_service.engine.base import Completion, EncodedPrompt, Prompt, Sampling
+from capo_service.engine.base import UNLIMITED, Completion, EncodedPrompt, Prompt, Sampling
 
 NAME = "symbolic"
 # The tag before a step's text, as the built-in template writes it.
@@ -23,7 +23,7 @@ class SymbolicEngine:
     tokenizer_json = None
     ready_in = 0.0
     restarts = 0
-    slots = 1_000_000
+    slots = UNLIMITED
     dead = False
 
     def __init__(self) -> None:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from capo_service import variables
 from capo_service.core.suspicion import CAPPED, Action, Reason
 from capo_service.engine import testbed
 from capo_service.prepare import Policy
 
-PREFIX = "CAPO_"
-# Variables of the client and the command line, which share the prefix.
-_NOT_SETTINGS = {
-    "CAPO_URL", "CAPO_API_KEY", "CAPO_CONFIG", "CAPO_CA_FILE", "CAPO_CERT_FILE", "CAPO_KEY_FILE",
-}  # fmt: skip
+# pydantic's error about a default that hangs on a field which is itself in error.
+_FOLLOWS = "default_factory_not_called"
+# Their values are not shown in errors; the URL of a cache may hold a password.
+_SECRETS = {"api_keys", "upstream_api_key", "nonce_secret", "result_cache"}
+_FORMS = {
+    "list_type": """ (write a list: --set '{}=["a", "b"]')""",
+    "dict_type": """ (write an object: --set '{}={{"name": "value"}}')""",
+}
 
 
 class SettingsError(ValueError):
@@ -33,7 +38,7 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Settings of `capo serve`. Each is also a variable: `max_steps` is `CAPO_MAX_STEPS`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=variables.PREFIX, extra="forbid", frozen=True)
 
     # The judge
     model: str = Field("embedded", description="Hub name, folder, `embedded`, or `testbed`.")
@@ -97,7 +102,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(30, ge=0, description="On stop: time for accepted work to end.")
 
     # Who may call
-    api_keys: list[SecretStr] = Field([], description="If any: callers must send one as Bearer.")
+    api_keys: list[SecretStr] = Field(
+        [],
+        description="If any: callers must send one as Bearer. Without this and `api_keys_file` the "
+        "variable CAPO_API_KEY is the one key.",
+    )
     api_keys_file: Path | None = Field(
         None,
         description="TOML file of hashed keys with roles and quotas (`capo key NAME` makes one); "
@@ -201,8 +210,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if (self.engine == "openai") != (self.upstream is not None):
-            raise ValueError("engine openai and upstream go together: give both, or neither")
+        if self.engine == "openai" and self.upstream is None:
+            raise ValueError(
+                "engine openai needs upstream, the base URL of the server: "
+                "--upstream http://HOST:PORT"
+            )
+        if self.engine != "openai" and self.upstream is not None:
+            raise ValueError(
+                f"upstream is for engine openai, and the engine is {self.engine}: add "
+                "--engine openai, or leave upstream out"
+            )
         if self.engine == "openai" and self.model == "embedded":
             raise ValueError("engine openai needs model: the name that the server knows it by")
         if self.engine == "openai" and self.engine_args:
@@ -243,11 +260,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101  # for the type checker
+        env_settings.env_vars = {
+            name: value
+            for name, value in env_settings.env_vars.items()
+            if not variables.is_service_link(name.upper(), value)
+        }
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Settings from overrides, CAPO_* variables and a TOML file, in this order.
+
+    Without `api_keys` and `api_keys_file`, CAPO_API_KEY is the one key that callers must send.
 
     Raises:
         SettingsError: a setting is unknown or has a wrong value.
@@ -255,30 +280,48 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     if config is not None and not config.is_file():
         raise SettingsError(f"config file {config} is not there")
     known = set(Settings.model_fields)
-    names = {PREFIX + name.upper() for name in known} | _NOT_SETTINGS
-    for variable in sorted(os.environ):
-        if variable.startswith(PREFIX) and variable not in names:
-            raise SettingsError(f"unknown setting {variable}{_suggest(variable, names)}")
+    if (variable := variables.unknown(os.environ, known)) is not None:
+        raise SettingsError(variable)
 
     class Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=config)
 
     try:
-        return Loaded(**overrides)
+        loaded = Loaded(**overrides)
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(item, known) for item in error.errors())) from None
+        told = [_explain(item, known) for item in error.errors() if item["type"] != _FOLLOWS]
+        raise SettingsError("; ".join(told)) from None
     except ValueError as error:  # TOML that cannot be parsed, JSON in a variable
-        raise SettingsError(str(error)) from None
+        raise SettingsError(_explain_source(error)) from None
+    return _protected(loaded, os.environ.get(variables.API_KEY, ""))
+
+
+def _protected(settings: Settings, key: str) -> Settings:
+    """With the key that the client's variable holds, where no other is set."""
+    if not key or settings.api_keys or settings.api_keys_file is not None:
+        return settings
+    if key != key.strip() or not key.isascii() or not key.isprintable():
+        raise SettingsError(
+            f"{variables.API_KEY} cannot be sent in a header: it must be printable ASCII, and "
+            "neither begin nor end with white space"
+        )
+    return settings.model_copy(update={"api_keys": [SecretStr(key)]})
 
 
 def _explain(error: Any, known: set[str]) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown setting {name}{_suggest(name, known)}"
+        return f"unknown setting {name}{variables.suggestion(name, known)}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
+    if not name:
+        return message
+    value = "" if error["loc"][0] in _SECRETS else f", not {error['input']!r}"
+    return f"{name}: {message}{value}{_FORMS.get(error['type'], '').format(name)}"
 
 
-def _suggest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+def _explain_source(error: ValueError) -> str:
+    """pydantic-settings names a field and its own class; the user knows the variable."""
+    found = re.fullmatch(r'error parsing value for field "(\w+)" from source "\w+"', str(error))
+    if found is None:
+        return str(error)
+    return f'{variables.PREFIX}{found[1].upper()}: write JSON, as ["a", "b"] or {{"name": "value"}}'

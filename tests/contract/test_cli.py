@@ -103,7 +103,7 @@ def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> Non
         (["--set", "max_stepz=3"], {}, "unknown setting max_stepz (did you mean max_steps?)"),
         ([], {"CAPO_MODLE": "x"}, "unknown setting CAPO_MODLE (did you mean CAPO_MODEL?)"),
         ([], {"CAPO_PORT": "many"}, "port: "),
-        (["--engine", "openai"], {}, "engine openai and upstream go together"),
+        (["--engine", "openai"], {}, "engine openai needs upstream"),
         (["--engine", "magic"], {}, "engine: "),
         (["--config", "nowhere.toml"], {}, "config file nowhere.toml is not there"),
         (["--engine-arg", "oops"], {}, "write name=value"),

@@ -18,6 +18,10 @@ _TOKEN = re.compile(
     rb"|[][{}]",
     re.DOTALL,
 )
+# "rollouts", each letter as it is or as an escape, which JSON takes for the same key.
+_KEY = re.compile(
+    b'"%b"' % b"".join(rb"(?:%c|\\u00(?i:%02x))" % (letter, letter) for letter in b"rollouts")
+)
 _COLON = re.compile(rb"\s*:\s*")
 _OPEN, _CLOSE = b"{[", b"}]"
 
@@ -58,7 +62,7 @@ def split(body: bytes) -> Pieces | None:
                 inside, end = False, token.start()
                 if body[last:end].strip():
                     return None
-        elif depth == 1 and text == b'"rollouts"':
+        elif depth == 1 and _KEY.fullmatch(text):
             colon = _COLON.match(body, token.end())
             if colon is None:
                 continue  # the value of another key

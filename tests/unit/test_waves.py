@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_client import wire
-from capo_service.credit import Creditor
+from capo_service.credit import Creditor, NoValidCritiqueError
 from capo_service.engine.base import EncodedPrompt, Sampling
 from capo_service.engine.scripted import ScriptedEngine
 from capo_service.prepare import Prepared
@@ -56,7 +56,7 @@ def judge(
         await engine.start()
         try:
             result = (await Creditor(engine, Unasked()).judge(prepared(), rollout, options)).result
-        except Exception:
+        except NoValidCritiqueError:
             return None, len(engine.prompts)
         return result, len(engine.prompts)
 
@@ -79,6 +79,7 @@ def test_verdicts_are_those_of_the_full_vote(method: str, said: list[str], k: in
     by_position = dict(enumerate(said))
     full, begun = judge(by_position, method, k, slots=1000, early_stop=False)
     assert begun == k
+    assert (full is None) == all(text == "unreadable" for text in said[:k])
     for slots in (0, 1000):  # no room at all: waves; room for all: at once
         early, begun = judge(by_position, method, k, slots, early_stop=True)
         assert (early is None) == (full is None) and begun <= k

@@ -439,6 +439,15 @@ class Info(_Response):
     context_length: int | None
     critique_style: str
     critique_format: str
+    template: str | None = Field(
+        default=None,
+        description="Digest of the judge's prompt template: the first 16 digits of its SHA-256.",
+    )
+    judge_digest: str | None = Field(
+        default=None,
+        description="Digest of all settings that can change what the judge says: of two services "
+        "with the same one, either can go on with what the other began.",
+    )
     tokenizers: list[str] = Field(description="Names that `tokenizer` may take.")
     voting_methods: list[str]
     reward_schemes: list[str]

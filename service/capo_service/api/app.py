@@ -198,6 +198,8 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             context_length=runtime.engine.context_length,
             critique_style=settings.critique_style,
             critique_format=settings.critique_format,
+            template=runtime.template_digest,
+            judge_digest=runtime.judge_digest,
             tokenizers=runtime.tokenizers,
             voting_methods=list(get_args(wire.VotingMethod)),
             reward_schemes=list(get_args(wire.RewardScheme)),

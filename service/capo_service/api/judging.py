@@ -26,6 +26,33 @@ from capo_service.tracing import tracer
 _INLINE_CHARACTERS = 4_000
 _INLINE_TOKENS = 1_200
 _NOT_JUDGED_BY = {"include", "deadline_ms", "priority", "run"}  # options that change no result
+_JUDGED_BY = {
+    "engine_args",
+    "chat_template_kwargs",
+    "critique_style",
+    "critique_format",
+    "prefill",
+    "suspicion",
+    "symbolic_votes",
+}
+# Engine arguments that change speed and memory, and not what is sampled.
+_CAPACITY = {
+    "api_server_count",
+    "block_size",
+    "cpu_offload_gb",
+    "data_parallel_size",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "pipeline_parallel_size",
+    "tensor_parallel_size",
+}
 _CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
 
 
@@ -145,18 +172,20 @@ def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None)
 
 def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
     """All of a service that can change a result, as text."""
-    named = {
-        "engine_args",
-        "chat_template_kwargs",
-        "critique_style",
-        "critique_format",
-        "prefill",
-        "tokenizers",
-        "suspicion",
-        "symbolic_votes",
-    }
-    chosen = settings.model_dump(mode="json", include=named)
+    chosen = settings.model_dump(mode="json", include=_JUDGED_BY | {"tokenizers"})
     return json.dumps([version(), engine.kind, engine.model, template, chosen], sort_keys=True)
+
+
+def judge_digest(settings: Settings, engine: Engine, template: str) -> str:
+    """Digest of the judge and all settings that can change what it says.
+
+    A file that is judged in several runs keeps it, so it holds less than `fingerprint`: a run may
+    go on after an update, or with fewer sequences on a smaller GPU.
+    """
+    chosen = settings.model_dump(mode="json", include=_JUDGED_BY)
+    arguments = {k: v for k, v in chosen.pop("engine_args").items() if k not in _CAPACITY}
+    told = [engine.kind, engine.model, template, chosen, arguments]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _digest(judged_as: str, rollout: wire.Rollout, options: wire.CreditOptions) -> str:

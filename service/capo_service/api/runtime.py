@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import secrets
@@ -17,7 +18,13 @@ from capo_service.admission import Admission, DrainingError, QueueFullError, Tic
 from capo_service.api import problems
 from capo_service.api.access import Access
 from capo_service.api.canary import CanaryWatch, load_canaries
-from capo_service.api.judging import Clock, Judging, critique_tokens, fingerprint
+from capo_service.api.judging import (
+    Clock,
+    Judging,
+    critique_tokens,
+    fingerprint,
+    judge_digest,
+)
 from capo_service.api.live import Live
 from capo_service.api.parsing import Batch, Item
 from capo_service.credit import Creditor
@@ -118,6 +125,16 @@ class Runtime:
     def tokenizers(self) -> list[str]:
         """Names of tokenizers that rollouts may name."""
         return sorted(self.vocabularies)
+
+    @property
+    def template_digest(self) -> str:
+        """The first 16 digits of the SHA-256 of the judge's prompt template."""
+        return hashlib.sha256(self._template.source.encode()).hexdigest()[:16]
+
+    @property
+    def judge_digest(self) -> str:
+        """See `judging.judge_digest`."""
+        return judge_digest(self.settings, self.engine, self._template.source)
 
     @property
     def accepted(self) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import httpx
 import pytest
 
-from capo_client import CreditClient
+from capo_client import CreditClient, wire
+from capo_service.api import page
 from capo_service.engine.scripted import ScriptedEngine
 from capo_service.keys import make_key
 from kit import tokenizer
@@ -34,9 +36,17 @@ def test_a_text_is_tokenized_and_tokens_are_placed(http: httpx.Client, kind: str
         ({"tokenizer": "none", "response": "a"}, 422, "this service has"),
         ({"tokenizer": "gpt2"}, 422, "give response, response_token_ids, or both"),
         ({"tokenizer": "gpt2", "response": "a", "x": 1}, 422, "x: unknown field"),
-        ({"tokenizer": "gpt2", "response_token_ids": [10**6]}, 422, ""),
+        (
+            {"tokenizer": "gpt2", "response_token_ids": [10**6]},
+            422,
+            "not in the vocabulary of gpt2",
+        ),
         ({"tokenizer": "gpt2", "response": "a" * 300_000}, 413, "max_characters"),
-        ({"tokenizer": "gpt2", "response": "other", "response_token_ids": [1, 2, 3]}, 422, ""),
+        (
+            {"tokenizer": "gpt2", "response": "other", "response_token_ids": [1, 2, 3]},
+            422,
+            "disagree at character 0 ('other')",
+        ),
     ],
 )
 def test_what_cannot_be_placed_is_said(
@@ -47,19 +57,34 @@ def test_what_cannot_be_placed_is_said(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_looking_at_tokens_cannot_hold_up_the_service(service: Service) -> None:
-    found: list[int] = []
+def test_looking_at_tokens_cannot_hold_up_the_service(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[httpx.Response] = []
+    go_on, place = Event(), page._place
+
+    def held(*given: Any) -> wire.Tokens:
+        assert go_on.wait(60)
+        return place(*given)
 
     def look() -> None:
-        body = {"tokenizer": "gpt2", "response": "ab " * 300}
-        found.append(httpx.post(f"{service.url}/tokens", json=body, timeout=60).status_code)
+        asked = {"tokenizer": "gpt2", "response": "ab"}
+        found.append(httpx.post(f"{service.url}/tokens", json=asked, timeout=60))
 
-    threads = [Thread(target=look) for _ in range(24)]
+    monkeypatch.setattr(page, "_place", held)
+    threads = [Thread(target=look) for _ in range(page._MOST_WAITING + 3)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert set(found) <= {200, 429} and 200 in found
+    try:
+        eventually(lambda: len(found) == 3)  # while those that are let in wait
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert [each.status_code for each in found] == [429] * 3 + [200] * page._MOST_WAITING
+    assert found[0].headers["retry-after"] == "1"
+    look()
+    assert found[-1].status_code == 200, "those that ended make room again"
 
 
 def test_a_key_sees_its_own_rollouts_and_an_operator_all(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_fall_backs(service: Service) -> None:
     long = Sample("q", text="x" * 70_000, outcome=0.5)
     outcome = Scorer(service.url, fallback="outcome")
     [one] = outcome.score_now([long])
-    assert (one.reward, one.source, one.metrics()["capo_fallback"]) == (1.0, "outcome", 1.0)
+    assert (one.reward, one.source, one.metrics()) == (1.0, "outcome", {"capo_fallback": 1.0})
     outcome.close()
     strict = Scorer(service.url, fallback="raise")
     with pytest.raises(CreditFailedError):
@@ -106,8 +106,6 @@ def test_mistakes_of_a_set_up_are_said_at_once(service: Service, scorer: Scorer)
         Scorer("http://127.0.0.1:9")
     with pytest.raises(InvalidRequestError, match="voting"):
         Scorer(service.url, voting={"m": 4})
-    with pytest.raises(ValueError, match="neither a reference answer nor an outcome"):
-        scorer.score_now([Sample("q", text="a")])
     bare = Scorer(service.url)
     with pytest.raises(ValueError, match="give the policy's tokenizer"):
         bare.score_now([Sample("q", ids=[1], outcome=1.0)])

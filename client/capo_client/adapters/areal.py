@@ -32,7 +32,7 @@ def reward_fn(
     sample = Sample(
         question or prompt,
         text=response_of(completions, "", END_TOKENS),
-        reference=None if answer is None else str(answer),
+        reference=answer,
     )
     [scored] = default_scorer().score_now([sample])
     if scored.reward is None:

@@ -6,16 +6,19 @@
     if __name__ == "__main__":
         CapoResourcesServer.run_webserver()
 
-The request's `expected_answer` is the reference. Settings come from CAPO_URL and from CAPO_OPTIONS
+The request's `expected_answer` is the reference. The rollout is the text of the policy's own
+messages, each a turn; function calls, their outputs and messages of users are not judged, and an
+answer that stands only there counts as none. Settings come from CAPO_URL and from CAPO_OPTIONS
 (a JSON object with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, default_scorer
+from capo_client.adapters.turns import content_text, policy_text
 
 
 async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,12 +27,11 @@ async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: the rollout has no credit.
     """
-    reference = body.get("expected_answer")
     turns = body["responses_create_params"]["input"]
     sample = Sample(
-        turns if isinstance(turns, str) else [_turn(turn) for turn in turns],
-        text=_text(body["response"].get("output", ())),
-        reference=None if reference is None else str(reference),
+        turns if isinstance(turns, str) else _chat(turns),
+        text=policy_text(map(_turn, _messages(body["response"].get("output") or ()))),
+        reference=body.get("expected_answer"),
     )
     [scored] = await default_scorer().score([sample])
     if scored.reward is None:
@@ -37,19 +39,17 @@ async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
     return dict(body) | {"reward": scored.reward} | scored.metrics()
 
 
-def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": turn.get("role", "user"), "content": turn.get("content") or ""}
+def _chat(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [turn for turn in map(_turn, _messages(items)) if turn["content"].strip()]
 
 
-def _text(output: Any) -> str:
-    """What the policy wrote, of a Responses API output: the text of its messages."""
-    return "".join(
-        part["text"]
-        for item in output
-        if item.get("type") == "message"
-        for part in item.get("content", ())
-        if part.get("type") == "output_text"
-    )
+def _messages(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The messages among the items of a Responses API, without calls, outputs and reasoning."""
+    return (item for item in items if item.get("type", "message") == "message")
+
+
+def _turn(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": item.get("role", "user"), "content": content_text(item)}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,16 +9,20 @@
 as it is sampled, in a thread. Its pipeline carries one number a rollout, so each gets the mean of
 its rewards over characters.
 
+It calls reward functions for single turns only; a multi-turn agent gives its own rewards.
+
 Without a file: `--reward.remote_url http://SERVICE/openrlhf`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, Scorer
 from capo_client.answers import END_TOKENS, response_of
+from capo_client.scalar import columns
 
 RewardFunc = Callable[[Sequence[str], Sequence[str], Sequence[Any]], dict[str, Any]]
 
@@ -39,7 +43,8 @@ def make_reward_func(
 
     Returns:
         A function that gives `rewards` and `scores` (one number a rollout; scores are outcomes, in
-        [0, 1], for OpenRLHF's dynamic filtering) and `extra_logs`, all as float tensors.
+        [0, 1], for OpenRLHF's dynamic filtering, and left out where one is not known: OpenRLHF
+        then filters by rewards) and `extra_logs`, all as float tensors; NaN for what is not known.
 
     Raises:
         UnavailableError: no service answers at the URL.
@@ -52,22 +57,23 @@ def make_reward_func(
         queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]
     ) -> dict[str, Any]:
         samples = [
-            Sample(prompt, text=response_of(query, prompt, end_tokens), reference=_reference(label))
+            Sample(prompt, text=response_of(query, prompt, end_tokens), reference=label)
             for query, prompt, label in zip(queries, prompts, labels, strict=True)
         ]
         scored = scorer.score_now(samples)
         if lost := [each.error for each in scored if each.reward is None]:
             raise RuntimeError(f"{len(lost)} rollouts have no credit: {lost[0]}")
-        names = scored[0].metrics() if scored else {}
-        logs = {name: torch.tensor([each.metrics()[name] for each in scored]) for name in names}
-        return {
+        logs = columns([each.metrics() for each in scored])
+        result = {
             "rewards": torch.tensor([each.reward for each in scored]),
-            "scores": torch.tensor([each.outcome or 0.0 for each in scored]),
-            "extra_logs": logs,
+            "extra_logs": {
+                name: torch.tensor([math.nan if value is None else value for value in values])
+                for name, values in logs.items()
+            },
         }
+        outcomes = [each.outcome for each in scored]
+        if None not in outcomes:
+            result["scores"] = torch.tensor(outcomes)
+        return result
 
     return reward_func
-
-
-def _reference(label: Any) -> str | None:
-    return None if label is None else str(label)

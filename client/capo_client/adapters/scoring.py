@@ -19,9 +19,16 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from capo_client import errors, wire
+from capo_client.adapters.turns import (
+    check_count,
+    content_text,
+    decode_turns,
+    policy_flags,
+    spread,
+)
 from capo_client.async_client import AsyncCreditClient
 from capo_client.chunk import Answer, make_options
-from capo_client.offsets import decode_with_offsets
+from capo_client.labels import reference_of
 from capo_client.scalar import agreement, log_metrics, mean_reward
 
 Fallback = Literal["skip", "outcome", "raise"]
@@ -37,14 +44,21 @@ _CONCURRENCY = 512
 class Sample:
     """One rollout, in the terms that frameworks have for it.
 
-    Give `prompt` as text or as chat messages. Give `ids`, the T sampled token ids without
-    padding, to get a reward for each of them; `text` alone gives one for the whole.
+    Attributes:
+        prompt: text or chat messages.
+        ids: the T sampled token ids without padding, to get a reward for each of them.
+        text: in place of ids; gives one reward for the whole.
+        mask: T flags, 0 for ids that a tool or the environment wrote: they are not sent and get
+            0.0. None: the policy wrote them all.
+        reference: the label as the data has it: text, a number or a list (see `reference_of`).
+        outcome: r_v in [0, 1], in place of a reference.
     """
 
     prompt: str | Sequence[dict[str, Any]]
     ids: Sequence[int] | None = None
     text: str | None = None
-    reference: str | None = None
+    mask: Sequence[Any] | None = None
+    reference: Any = None
     outcome: float | None = None
 
 
@@ -53,13 +67,15 @@ class Scored:
     """The reward of one rollout.
 
     Attributes:
-        token_rewards: T numbers, one for each id that was given; None without ids or credit.
-        reward: their mean; without ids, the mean over characters. None: there is no credit, and
-            the framework is to leave the rollout out.
+        token_rewards: T numbers, one for each id that was given, 0.0 where its mask is 0; None
+            without ids or credit.
+        reward: the mean over the policy's own ids; without ids, the mean over characters. None:
+            there is no credit, and the framework is to leave the rollout out.
         outcome: r_v in [0, 1], where known.
         steps: how many steps the rollout has.
         wrong: how many of them are wrong.
-        agreement: share of critiques on the larger side, mean over steps; in [0.5, 1].
+        agreement: share of critiques on the larger side, mean over steps, in [0.5, 1]; None for
+            fewer than two critiques.
         suspicion: reasons for which it looks like gaming the judge, by name.
         source: `judge`, or else what the fall-back made of it: `outcome` or `none`.
         error: why the judge's credit is missing.
@@ -76,10 +92,20 @@ class Scored:
     error: str | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a framework's own metrics; the same names for every rollout."""
+        """Numbers for a framework's own metrics (names in `METRICS`); what is not known is left
+        out, and nothing but `capo_fallback` is known of a rollout that was not judged."""
         return log_metrics(
             self.steps, self.wrong, self.agreement, self.source == "judge", bool(self.suspicion)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is sent for a sample, and which of its ids are the policy's own."""
+
+    body: dict[str, Any] | None = None  # None: there is nothing to judge
+    flags: list[bool] | None = None
+    error: Exception | None = None  # why it cannot be sent
 
 
 class Scorer:
@@ -90,7 +116,8 @@ class Scorer:
         tokenizer: the policy's, of Hugging Face; needed for rollouts that come as ids.
         tokenizer_name: its name at the service (`GET /info`), which then decodes the ids. Where
             the service does not know it, offsets are computed here, as without a name.
-        fallback: for rollouts that are not credited in the end. `skip`: no reward; the framework
+        fallback: for rollouts that are not credited in the end, or cannot be sent (no reference,
+            a mask of another length), each for itself. `skip`: no reward; the framework
             leaves them out. `outcome`: w_whole times the outcome on every token, where the outcome
             was given; else as `skip`. `raise`: a `CreditFailedError`.
         deadline: seconds for each call, all attempts included.
@@ -170,7 +197,8 @@ class Scorer:
         """Score rollouts, from any event loop; results in their order.
 
         Raises:
-            ValueError: a rollout has neither reference nor outcome, or ids and no tokenizer.
+            ValueError: a rollout has ids, and there is no tokenizer for them; or one of those
+                below, and `fallback` is `raise`.
             ProblemResponseError: the service refuses the request itself, as for a wrong key.
             CreditFailedError: a rollout was not credited, and `fallback` is `raise`.
         """
@@ -182,76 +210,97 @@ class Scorer:
         return self._call(self._score(samples))
 
     async def _score(self, samples: Sequence[Sample]) -> list[Scored]:
-        bodies: dict[int, dict[str, Any]] = {}
-        for position, sample in enumerate(samples):
-            answer = self._answer(sample)
-            if answer.get("response_token_ids") or (answer.get("response") or "").strip():
-                bodies[position] = self._asked(sample) | answer | {"id": str(position)}
-        answers: dict[int, Answer | str] = {}
+        asked = [self._asked(position, sample) for position, sample in enumerate(samples)]
+        bodies = {n: each.body for n, each in enumerate(asked) if each.body is not None}
+        answers: dict[int, Answer | Exception] = {
+            n: each.error for n, each in enumerate(asked) if each.error is not None
+        }
         if bodies:
             try:
                 async with self._turns:
                     batch = await self._client.credit(
                         list(bodies.values()), deadline=self.deadline, **self._options
                     )
-                answers = dict(zip(bodies, batch, strict=True))
+                answers |= {
+                    n: _checked(answer, asked[n].flags)
+                    for n, answer in zip(bodies, batch, strict=True)
+                }
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-                answers = dict.fromkeys(bodies, str(error))
-        scored = [self._scored(each, answers.get(n)) for n, each in enumerate(samples)]
+                answers |= dict.fromkeys(bodies, error)
+        scored = [
+            self._scored(sample, each.flags, answers.get(n))
+            for n, (sample, each) in enumerate(zip(samples, asked, strict=True))
+        ]
         self.counts.update(each.source for each in scored)
         if self.fallback == "raise":
             lost = [a for a in answers.values() if isinstance(a, wire.Failed)]
             if lost:
                 raise errors.CreditFailedError(lost)
-            if any(each.error for each in scored):
-                raise errors.UnavailableError(next(e.error for e in scored if e.error) or "")
+            for answer in answers.values():
+                if isinstance(answer, Exception):
+                    raise answer
         return scored
 
-    def _asked(self, sample: Sample) -> dict[str, Any]:
-        if (
-            sample.reference is None
-            and sample.outcome is None
-            and self.reward.scheme != "process_only"
-        ):
-            raise ValueError(
+    def _asked(self, position: int, sample: Sample) -> _Asked:
+        flags = None
+        try:
+            if sample.ids is not None:
+                flags = policy_flags(sample.ids, sample.mask)
+            reference = reference_of(sample.reference)
+        except ValueError as error:
+            return _Asked(flags=flags, error=error)
+        answer = self._answer(sample, flags)
+        if not answer.get("response_token_ids") and not (answer.get("response") or "").strip():
+            return _Asked(flags=flags)
+        if reference is None and sample.outcome is None and self.reward.scheme != "process_only":
+            message = (
                 "a rollout has neither a reference answer nor an outcome: name the data's column "
                 "that holds one, or set reward={'scheme': 'process_only'}"
             )
+            return _Asked(flags=flags, error=ValueError(message))
         prompt: dict[str, Any] = (
             {"question": sample.prompt}
             if isinstance(sample.prompt, str)
-            else {"messages": [_turn(message) for message in sample.prompt]}
+            else {
+                "messages": [
+                    {"role": turn["role"], "content": content_text(turn)} for turn in sample.prompt
+                ]
+            }
         )
-        return prompt | {"reference": sample.reference, "outcome": sample.outcome}
+        known = {"reference": reference, "outcome": sample.outcome, "id": str(position)}
+        return _Asked(prompt | known | answer, flags)
 
-    def _answer(self, sample: Sample) -> dict[str, Any]:
-        if sample.ids is None:
+    def _answer(self, sample: Sample, flags: list[bool] | None) -> dict[str, Any]:
+        if sample.ids is None or flags is None:
             return {"response": sample.text}
         ids = [int(token) for token in sample.ids]
-        if self._name is not None:
+        # The service joins ids of a name without a break, which turns need.
+        if self._name is not None and all(flags):
             return {"response_token_ids": ids, "tokenizer": self._name}
         if self.tokenizer is None:
             raise ValueError(
                 "rollouts come as token ids: give the policy's tokenizer, or tokenizer_name if "
-                "the service serves it"
+                "the service serves it and no token is masked"
             )
-        text, spans = decode_with_offsets(self.tokenizer, ids)
+        text, spans = decode_turns(self.tokenizer, ids, flags)
         return {"response": text, "token_offsets": spans}
 
-    def _scored(self, sample: Sample, answer: Answer | str | None) -> Scored:
-        count = None if sample.ids is None else len(sample.ids)
+    def _scored(
+        self, sample: Sample, flags: list[bool] | None, answer: Answer | Exception | None
+    ) -> Scored:
         if isinstance(answer, wire.Credited):
-            return _from_credit(answer)
+            return _from_credit(answer, flags)
         if answer is None:  # blank: no step is wrong, and no answer is right
             outcome = 0.0 if sample.outcome is None else sample.outcome
-            return _constant(self._of_outcome(outcome), count, outcome, "judge", None)
-        error = answer if isinstance(answer, str) else _reason(answer)
+            return _constant(self._of_outcome(outcome), flags, outcome, "judge", None)
+        error = str(answer) if isinstance(answer, Exception) else _reason(answer)
         if error not in self._told:
             self._told.add(error)
             _log.warning("a rollout was not credited (fallback: %s): %s", self.fallback, error)
-        if self.fallback == "outcome" and sample.outcome is not None:
+        unknown = sample.ids is not None and flags is None  # which ids are the policy's
+        if self.fallback == "outcome" and sample.outcome is not None and not unknown:
             value = self._of_outcome(sample.outcome)
-            return _constant(value, count, sample.outcome, "outcome", error)
+            return _constant(value, flags, sample.outcome, "outcome", error)
         return Scored(None, None, sample.outcome, source="none", error=error)
 
     def _of_outcome(self, outcome: float) -> float:
@@ -295,9 +344,19 @@ def _scorer_of(_: int) -> Scorer:
     return Scorer(**options)
 
 
-def _from_credit(answer: wire.Credited) -> Scored:
+def _checked(answer: Answer, flags: list[bool] | None) -> Answer | Exception:
+    """The answer, or an error where its rewards are not one for each token that was sent."""
+    if isinstance(answer, wire.Credited) and flags is not None:
+        try:
+            check_count(answer.token_rewards or (), flags)
+        except ValueError as error:
+            return errors.InvalidResponseError(str(error))
+    return answer
+
+
+def _from_credit(answer: wire.Credited, flags: list[bool] | None) -> Scored:
     return Scored(
-        token_rewards=answer.token_rewards,
+        token_rewards=None if flags is None else spread(answer.token_rewards or (), flags),
         reward=mean_reward(answer),
         outcome=None if answer.outcome is None else answer.outcome.value,
         steps=len(answer.steps),
@@ -309,21 +368,13 @@ def _from_credit(answer: wire.Credited) -> Scored:
 
 def _constant(
     value: float,
-    count: int | None,
+    flags: list[bool] | None,
     outcome: float,
     source: Literal["judge", "outcome"],
     error: str | None,
 ) -> Scored:
-    rewards = None if count is None else [value] * count
+    rewards = None if flags is None else [value if own else 0.0 for own in flags]
     return Scored(rewards, value, outcome, source=source, error=error)
-
-
-def _turn(message: dict[str, Any]) -> dict[str, Any]:
-    """Role and text; what else frameworks keep in a turn is not for the judge."""
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part.get("text") or "" for part in content)
-    return {"role": message["role"], "content": content}
 
 
 def _reason(failed: wire.Failed) -> str:

@@ -6,7 +6,8 @@
         def get_generator(self, cfg, tokenizer, inference_engine_client):
             return CapoGenerator(cfg.generator, ..., tokenizer=tokenizer)
 
-Each trajectory is sent as soon as it ends, while others are sampled. The environment's own reward
+Each trajectory is sent as soon as it ends, while others are sampled. Tokens whose `loss_mask` is 0
+(what the environment wrote) are not judged and get 0.0. The environment's own reward
 in [0, 1] (say, of `gsm8k`) is the outcome r_v; CAPO's token rewards take its place. SkyRL's
 estimators sum token rewards or read the last; `register()` adds `capo`, which is eq. 2
 (`trainer.algorithm.advantage_estimator=capo`).
@@ -49,7 +50,12 @@ class CapoGenerator(SkyRLGymGenerator):
         output = await super().agent_loop(prompt, *arguments, **named)
         rewards = output.reward
         outcome = float(sum(rewards) if isinstance(rewards, list) else rewards or 0.0)
-        sample = Sample(asked, ids=output.response_ids, outcome=min(max(outcome, 0.0), 1.0))
+        sample = Sample(
+            asked,
+            ids=output.response_ids,
+            mask=output.loss_mask,
+            outcome=min(max(outcome, 0.0), 1.0),
+        )
         [scored] = await self.scorer.score([sample])
         if scored.token_rewards is None:  # left out: no token counts
             output.reward = [0.0] * len(output.response_ids)

@@ -4,14 +4,17 @@
 object with the arguments of `Scorer`). slime carries one number a rollout; with
 `"tokenizer_name"` in CAPO_OPTIONS, the rewards of the tokens are kept in
 `sample.metadata["capo_token_rewards"]`, for a `--custom-convert-samples-to-train-data-path` of
-yours.
+yours. Tokens whose `loss_mask` is 0 (a tool's output) are not judged and get 0.0; what is left is
+decoded by the tokenizer of `--hf-checkpoint`.
 
-Without this package on slime's nodes: `--rm-type remote_rm --rm-url http://SERVICE/slime`.
+Without this package on slime's nodes: `--rm-type remote_rm --rm-url http://SERVICE/slime`. That
+client sends the response's text without a mask, so it is for rollouts without tools.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, default_scorer
@@ -22,10 +25,16 @@ async def reward(args: Any, sample: Any, **_: Any) -> Any:
 
     Raises:
         RuntimeError: a rollout has no credit; set `"fallback": "outcome"`, or let slime try again.
+        ValueError: `loss_mask` does not tell what the policy wrote.
     """
     samples = sample if isinstance(sample, list) else [sample]
     scorer = default_scorer()
-    scored = await scorer.score([_sample(each, scorer.by_name) for each in samples])
+    masks = [_mask(args, each) for each in samples]
+    if scorer.tokenizer is None and any(mask is not None for mask in masks):
+        scorer.tokenizer = _tokenizer(args.hf_checkpoint)
+    scored = await scorer.score(
+        [_sample(each, mask, scorer.by_name) for each, mask in zip(samples, masks, strict=True)]
+    )
     for each, result in zip(samples, scored, strict=True):
         if result.reward is None:
             raise RuntimeError(f"a rollout has no credit: {result.error}")
@@ -36,13 +45,36 @@ async def reward(args: Any, sample: Any, **_: Any) -> Any:
     return rewards if isinstance(sample, list) else rewards[0]
 
 
-def _sample(sample: Any, with_ids: bool) -> Sample:
-    ids: Sequence[int] | None = None
-    if with_ids and sample.response_length:
+def _sample(sample: Any, mask: Sequence[int] | None, by_name: bool) -> Sample:
+    if sample.response_length and (by_name or mask is not None):
         ids = sample.tokens[-sample.response_length :]
-    return Sample(
-        sample.prompt,
-        ids=ids,
-        text=None if ids is not None else sample.response,
-        reference=None if sample.label is None else str(sample.label),
+        return Sample(sample.prompt, ids=ids, mask=mask, reference=sample.label)
+    return Sample(sample.prompt, text=sample.response, reference=sample.label)
+
+
+def _mask(args: Any, sample: Any) -> Sequence[int] | None:
+    """The flags of a response that others wrote a part of; None where the policy wrote it all."""
+    mask: Sequence[int] | None = sample.loss_mask
+    if mask is None or (all(mask) and len(mask) == sample.response_length):
+        return None
+    older = getattr(args, "partial_rollout", False) and getattr(
+        args, "mask_offpolicy_in_partial_rollout", False
     )
+    if not older:
+        return mask
+    # slime then masks what an older policy sampled, which is part of the rollout all the same.
+    if getattr(args, "custom_generate_function_path", None) or getattr(
+        sample, "generate_function_path", None
+    ):
+        raise ValueError(
+            "with --mask-offpolicy-in-partial-rollout and a generate function of your own, "
+            "loss_mask does not tell a tool's tokens from an older policy's: leave that option out"
+        )
+    return None
+
+
+@cache
+def _tokenizer(checkpoint: str) -> Any:
+    from slime.utils.processing_utils import load_tokenizer
+
+    return load_tokenizer(checkpoint, trust_remote_code=True)  # as slime itself does

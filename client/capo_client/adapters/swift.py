@@ -4,8 +4,8 @@
     import capo_client.adapters.swift
 
 The data's column `solution` (or `answer`) is the reference. ms-swift takes one number a rollout:
-the mean over its characters. Settings come from CAPO_URL and from CAPO_OPTIONS (a JSON object with
-the arguments of `Scorer`).
+the mean over the characters of its last reply; turns before it are the question. Settings come
+from CAPO_URL and from CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,21 @@ class CapoORM(AsyncORM):
         messages: Sequence[Sequence[dict[str, Any]]] | None = None,
         solution: Sequence[Any] | None = None,
         answer: Sequence[Any] | None = None,
+        rollout_infos: Sequence[dict[str, Any] | None] = (),
         **_: Any,
     ) -> list[float | None]:
-        """One reward a rollout; None where it has no credit, which ms-swift leaves out."""
+        """One reward a rollout; None where it has no credit, which ms-swift leaves out.
+
+        Raises:
+            ValueError: a column is missing, or a scheduler wrote into the policy's message.
+        """
         references = solution if solution is not None else answer
         if messages is None or references is None:
             raise ValueError("capo needs the data's columns messages, and solution or answer")
+        for turns, info in zip(messages, rollout_infos, strict=False):
+            _check_turns(turns, info or {})
         samples = [
-            Sample(_before_reply(turns), text=completion, reference=str(reference))
+            Sample(_before_reply(turns), text=completion, reference=reference)
             for completion, turns, reference in zip(completions, messages, references, strict=True)
         ]
         return [scored.reward for scored in await default_scorer().score(samples)]
@@ -48,6 +55,18 @@ def _before_reply(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     while asked and asked[-1]["role"] == "assistant":
         asked.pop()
     return asked
+
+
+def _check_turns(turns: Sequence[dict[str, Any]], info: dict[str, Any]) -> None:
+    """Schedulers such as MathTipsScheduler extend the policy's message by a text of their own, and
+    ms-swift shows reward functions no mask that tells the two apart."""
+    replies = sum(turn["role"] == "assistant" for turn in turns)
+    if info.get("num_turns", 0) > replies:
+        raise ValueError(
+            f"a rollout has {info['num_turns']} turns and {replies} messages of the policy: its "
+            "scheduler adds its own text to the policy's message, which cannot be judged apart; "
+            "use a scheduler that adds messages"
+        )
 
 
 orms["capo"] = CapoORM

@@ -20,6 +20,7 @@ from typing import Any
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer
+from capo_client.adapters.turns import policy_text
 
 require("trl", "trl", "1.16")
 
@@ -42,6 +43,13 @@ class CapoReward:
 
     Rollouts without credit get None, which TRL leaves out of its statistics; their number is
     logged as `capo_fallback`, beside `capo_wrong_step_rate` and the others of `Scored.metrics`.
+
+    What tools wrote is not judged. TRL shows reward functions no mask, so with its own GRPOTrainer
+    a completion with tools is sent as the text of its assistant messages, without token rewards;
+    `CapoGRPOTrainer` hands over TRL's `tool_mask`, and a `rollout_func`'s `env_mask`.
+
+    Raises:
+        ValueError: neither `reference` nor `outcome` is named, and the scheme needs one.
     """
 
     __name__ = "capo"
@@ -55,8 +63,16 @@ class CapoReward:
         question: str | None = None,
         **options: Any,
     ) -> None:
+        wanted = options.get("reward") or {}
+        scheme = wanted.get("scheme") if isinstance(wanted, dict) else wanted.scheme
+        if reference is None and outcome is None and scheme != "process_only":
+            raise ValueError(
+                "CapoReward has neither a reference answer nor an outcome: name the data's column "
+                "that holds one (reference=, outcome=), or set reward={'scheme': 'process_only'}"
+            )
         self.scorer = Scorer(url, **options)
         self.last: list[Scored] = []
+        self.masks: Sequence[Sequence[int]] | None = None  # of the next call; TRL's tool_mask
         self._reference = reference
         self._outcome = outcome
         self._question = question
@@ -74,17 +90,21 @@ class CapoReward:
         references = _column(columns, self._reference, count)
         outcomes = _column(columns, self._outcome, count)
         asked = _column(columns, self._question, count) if self._question else prompts
-        by_text = self.scorer.tokenizer is None
-        samples = [
-            Sample(
-                prompt=asked[i],
-                ids=None if by_text else completion_ids[i],
-                text=_text(completions[i]) if by_text else None,
-                reference=None if references[i] is None else str(references[i]),
-                outcome=None if outcomes[i] is None else float(outcomes[i]),
+        masks, self.masks = self.masks, None
+        samples = []
+        for i in range(count):
+            unmarked = masks is None and _with_tools(completions[i])
+            by_text = unmarked or self.scorer.tokenizer is None
+            samples.append(
+                Sample(
+                    prompt=asked[i],
+                    ids=None if by_text else completion_ids[i],
+                    text=_text(completions[i]) if by_text else None,
+                    mask=None if by_text or masks is None else masks[i],
+                    reference=references[i],
+                    outcome=None if outcomes[i] is None else float(outcomes[i]),
+                )
             )
-            for i in range(count)
-        ]
         started = time.monotonic()
         self.last = await self.scorer.score(samples)
         if log_metric is not None:
@@ -118,6 +138,12 @@ class CapoGRPOTrainer(GRPOTrainer):
             processor = self.processing_class
             self._capo.scorer.tokenizer = getattr(processor, "tokenizer", processor)
 
+    def _generate(self, prompts: Any) -> Any:
+        generated = super()._generate(prompts)
+        _, _, tool_mask, *_ = generated
+        self._capo.masks = tool_mask
+        return generated
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         # (all processes' rollouts, functions); the weights are TRL's own.
         self._all_rewards = super()._calculate_rewards(*args, **kwargs)
@@ -138,8 +164,12 @@ class CapoGRPOTrainer(GRPOTrainer):
         for row, scored in enumerate(self._capo.last):
             if scored.token_rewards is None:
                 mask[row] = False
-            else:
-                rewards[row, : len(scored.token_rewards)] = torch.tensor(scored.token_rewards)
+                continue
+            count, sampled = len(scored.token_rewards), int(output["completion_mask"][row].sum())
+            if sampled not in (count, 0):  # 0: TRL masks truncated completions
+                raise ValueError(f"a completion has {count} token rewards for {sampled} tokens")
+            if sampled:
+                rewards[row, :count] = torch.tensor(scored.token_rewards)
         rows = len(mask)
         mine = slice(self.accelerator.process_index * rows, None)
         weights = self.reward_weights.to(mask.device)
@@ -166,6 +196,11 @@ def _column(columns: dict[str, Any], name: str | None, count: int) -> Sequence[A
 
 
 def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    return "".join(str(turn.get("content") or "") for turn in completion)
+    return completion if isinstance(completion, str) else policy_text(completion)
+
+
+def _with_tools(completion: Any) -> bool:
+    """Whether a completion holds messages that the policy did not write."""
+    return not isinstance(completion, str) and any(
+        turn.get("role") != "assistant" for turn in completion
+    )

@@ -5,8 +5,9 @@
         async def credit(self, trace) -> float:
             return await CapoJudge().score(self.data, trace)
 
-The rollout is the trace's last reply; its reward is the mean over its characters. Settings come
-from CAPO_URL and from CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
+The rollout is the trace's last reply, so what tools and users wrote has no part in it; its reward
+is the mean over its characters. Settings come from CAPO_URL and from CAPO_OPTIONS (a JSON object
+with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
@@ -43,11 +44,10 @@ class CapoJudge(vf.Judge[float, CapoJudgeConfig]):
         Raises:
             ValueError: it has no credit; verifiers then counts the rollout as failed.
         """
-        reference = getattr(task, self.config.reference_field, None)
         sample = Sample(
             judge_question(task, self.config.question_field),
             text=judge_response(trace, "last_reply"),
-            reference=None if reference is None else str(reference),
+            reference=getattr(task, self.config.reference_field, None),
         )
         [scored] = await default_scorer().score([sample])
         if scored.reward is None:

@@ -11,18 +11,24 @@ Four lines of configuration (capo_client is installed on every node; see docs/fr
 and settings of `Scorer` under `+reward.reward_kwargs.capo` (url, voting, reward, fallback, ...).
 Each rollout is sent as soon as it is sampled, while others still are. verl carries one number a
 rollout from its reward loop to its trainer; here that number brings the tokens' rewards along
-(`TokenScore`), and the agent loop puts them into `rm_scores`.
+(`TokenScore`), and the agent loop puts them into `rm_scores`. It also hands `response_mask` to the
+reward loop, to which verl gives no mask: tokens that tools wrote are not judged and get 0.0. Of a
+rollout of several sequences the last is judged; the tokens of the others get its mean.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer
+from capo_client.adapters.turns import BETWEEN_TURNS, policy_flags, policy_runs
+from capo_client.scalar import METRICS
 
 require("verl", "verl", "0.9.1")
 
@@ -34,6 +40,9 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from capo_client.adapters.advantages import token_advantages
 
 _log = logging.getLogger("capo_client.adapters")
+# The field in which the agent loop hands `response_mask` of the last sequence to the reward loop.
+_MASK = "capo_response_mask"
+_validating: ContextVar[bool] = ContextVar("validating", default=False)
 
 
 class TokenScore(float):
@@ -83,24 +92,36 @@ class CapoRewardManager(RewardManagerBase):
         self.scorer = Scorer(tokenizer=tokenizer, **settings)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """As verl asks: `reward_score` (a `TokenScore`) and `reward_extra_info`."""
+        """As verl asks: `reward_score` (a `TokenScore`) and `reward_extra_info`.
+
+        Returns:
+            `acc` and metrics that are not known are NaN. verl's training reads numbers only; its
+            validation leaves out None, which `CapoAgentLoopManager` puts in their place there.
+
+        Raises:
+            ValueError: the settings do not fit the data, or a rollout of several turns has no
+                mask.
+        """
         item = data[-1:][0]  # of several sequences of a rollout, the last
-        ids = item.batch["responses"]
-        size = int(item.batch["attention_mask"][-ids.shape[-1] :].sum())
         fields = item.non_tensor_batch
+        ids = _sampled(item)
+        mask = _mask_of(item, len(ids))
         extra = dict(fields.get("extra_info") or {})
         truth = (fields.get("reward_model") or {}).get("ground_truth")
         outcome = None
         if self._outcome_from == "compute_score":
-            outcome = await self._rule(ids[:size], fields, truth, extra)
+            outcome = await self._rule(ids, mask, fields, truth, extra)
         sample = Sample(
             prompt=self._question(fields, extra),
-            ids=ids[:size].tolist(),
-            reference=None if truth is None else str(truth),
+            ids=ids,
+            mask=mask,
+            reference=truth,
             outcome=outcome,
         )
         [scored] = await self.scorer.score([sample])
-        info = scored.metrics() | {"acc": scored.outcome or 0.0}
+        known = scored.metrics()
+        info = {name: known.get(name, math.nan) for name in METRICS}
+        info["acc"] = math.nan if scored.outcome is None else scored.outcome
         return {"reward_score": _score(scored), "reward_extra_info": info}
 
     def _question(self, fields: Any, extra: dict[str, Any]) -> Any:
@@ -113,8 +134,13 @@ class CapoRewardManager(RewardManagerBase):
             )
         return str(extra[self._question_key])
 
-    async def _rule(self, ids: Any, fields: Any, truth: Any, extra: dict[str, Any]) -> float:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+    async def _rule(
+        self, ids: list[int], mask: list[int], fields: Any, truth: Any, extra: dict[str, Any]
+    ) -> float:
+        turns = policy_runs(ids, policy_flags(ids, mask))
+        text = BETWEEN_TURNS.join(
+            self.tokenizer.decode(turn, skip_special_tokens=True) for turn in turns
+        )
         arguments = {
             "data_source": fields["data_source"],
             "solution_str": text,
@@ -134,15 +160,53 @@ class CapoRewardManager(RewardManagerBase):
 
     @classmethod
     def assemble_rm_scores(cls, data: DataProto, scores: list[float]) -> torch.Tensor:
-        """(B, T) token rewards; a row without credit is NaN, which `capo` leaves out."""
+        """(B, T) token rewards; a row without credit is NaN, which `capo` leaves out.
+
+        Raises:
+            ValueError: a row has another number of token rewards than of tokens.
+        """
         rewards = torch.zeros_like(data.batch["responses"], dtype=torch.float32)
         for row, score in enumerate(scores):
             tokens = getattr(score, "tokens", None)
             if tokens is None:
                 rewards[row] = torch.nan
             else:
-                rewards[row, : len(tokens)] = torch.tensor(tokens)
+                size = len(_sampled(data[row]))
+                rewards[row, :size] = _dense(tokens, size)
         return rewards
+
+
+def _sampled(item: Any) -> list[int]:
+    """The ids of a response, without padding."""
+    ids = item.batch["responses"]
+    size = item.non_tensor_batch.get("response_len")  # with several sequences, padding is uneven
+    if size is None:
+        size = item.batch["attention_mask"][-ids.shape[-1] :].sum()
+    found: list[int] = ids[: int(size)].tolist()
+    return found
+
+
+def _mask_of(item: Any, size: int) -> list[int]:
+    """1 for each token that the policy sampled."""
+    fields = item.non_tensor_batch
+    if _MASK in fields:
+        return [int(flag) for flag in fields[_MASK]]
+    if "response_mask" in item.batch.keys():  # noqa: SIM118  # a TensorDict iterates over rows
+        return [int(flag) for flag in item.batch["response_mask"][:size]]
+    turns = fields.get("__num_turns__") or 0
+    if turns > 2:  # a question and an answer
+        raise ValueError(
+            f"a rollout has {turns} turns and no response_mask, so what tools wrote is not known: "
+            "set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
+            "capo_client.adapters.verl.CapoAgentLoopManager"
+        )
+    return [1] * size
+
+
+def _dense(tokens: Sequence[float], size: int) -> torch.Tensor:
+    if len(tokens) != size:
+        raise ValueError(f"a rollout has {len(tokens)} token rewards for {size} tokens")
+    return torch.tensor(tokens, dtype=torch.float32)
 
 
 def _worker_class() -> Any:
@@ -151,29 +215,50 @@ def _worker_class() -> Any:
     from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
     class CreditedOutput(AgentLoopOutput):
-        """The last sequence of a rollout, with the rewards of its tokens."""
+        """A sequence of a rollout, with the rewards of its tokens."""
 
         def as_dict(self) -> dict[str, Any]:
             """As verl's, with dense `rm_scores`; no token counts where there is no credit."""
             output: dict[str, Any] = super().as_dict()
             mask = output["response_mask"]
-            tokens = self.reward_score.tokens
+            tokens = self.token_rewards(len(mask))
             if tokens is None:
                 output["response_mask"] = torch.zeros_like(mask)
                 output["rm_scores"] = torch.zeros_like(mask, dtype=torch.float32)
             else:
-                output["rm_scores"] = torch.tensor(tokens, dtype=torch.float32)[: len(mask)] * mask
+                output["rm_scores"] = _dense(tokens, len(mask)) * mask
             return output
+
+        def token_rewards(self, _: int) -> Sequence[float] | None:
+            found: Sequence[float] | None = self.reward_score.tokens
+            return found
+
+    class EarlierOutput(CreditedOutput):
+        """A sequence before the last; verl gives it the last one's score."""
+
+        def token_rewards(self, size: int) -> Sequence[float] | None:
+            score = self.reward_score
+            return None if score.tokens is None else [float(score)] * size
 
     base: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
     class CapoAgentLoopWorker(base):
+        async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+            _validating.set(bool(validate))
+            await super()._agent_loop_postprocess(output, validate, **kwargs)
+
         async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
-            await super()._compute_score(outputs, kwargs=kwargs)
-            last = outputs[-1]
-            if isinstance(last.reward_score, TokenScore):
-                names = last.model_fields_set | {"reward_score"}
-                outputs[-1] = CreditedOutput.model_construct(names, **dict(last))
+            mask = list(outputs[-1].response_mask)
+            await super()._compute_score(outputs, kwargs=kwargs | {_MASK: mask})
+            if not isinstance(outputs[-1].reward_score, TokenScore):
+                return
+            if _validating.get():
+                extra = outputs[-1].extra_fields
+                extra["reward_extra_info"] = _without_nan(extra["reward_extra_info"])
+            kinds = [EarlierOutput] * (len(outputs) - 1) + [CreditedOutput]
+            for position, (kind, output) in enumerate(zip(kinds, outputs, strict=True)):
+                names = output.model_fields_set | {"reward_score"}
+                outputs[position] = kind.model_construct(names, **dict(output))
 
     return CapoAgentLoopWorker
 
@@ -234,6 +319,11 @@ def _warn_if_sparse(rewards: torch.Tensor, mask: torch.Tensor) -> None:
 
 def _score(scored: Scored) -> TokenScore:
     return TokenScore(scored.reward or 0.0, scored.token_rewards)
+
+
+def _without_nan(info: dict[str, Any]) -> dict[str, Any]:
+    """verl's validation averages what is not None."""
+    return {name: None if value != value else value for name, value in info.items()}
 
 
 def _plain(settings: Any) -> dict[str, Any]:

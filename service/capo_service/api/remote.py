@@ -2,8 +2,9 @@
 
 They send texts and take one number a rollout: the mean of its rewards over characters. Options
 stand in the URL (`/openrlhf?n=8&method=intersection`), since their clients send nothing of the
-kind. What cannot be credited answers the whole request with its problem, so that nobody trains on
-a number that nobody gave.
+kind. What cannot be credited answers the whole request with its problem, so that no rollout is
+trained on a number that was not computed. They send no mask: a tool's output in a response is
+judged as the policy's own text, so rollouts with tools need an adapter that runs in the framework.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from capo_client import wire
 from capo_client.answers import response_of
-from capo_client.scalar import agreement, log_metrics, mean_reward
+from capo_client.labels import reference_of
+from capo_client.scalar import agreement, columns, log_metrics, mean_reward
 from capo_service.api import problems
 from capo_service.api.answer import Call, counted, until_disconnect
 from capo_service.api.parsing import Batch, read_body
@@ -69,11 +71,12 @@ class OpenRLHFRequest(BaseModel):
 
 
 class OpenRLHFResponse(BaseModel):
-    """What it reads: one number a query; `scores` are outcomes, for its dynamic filtering."""
+    """What it reads: one number a query; `scores` are outcomes, for its dynamic filtering. Without
+    outcomes they are null, and OpenRLHF takes the rewards. A metric that is not known is null."""
 
     rewards: list[float]
-    scores: list[float]
-    extra_logs: dict[str, list[float]]
+    scores: list[float] | None
+    extra_logs: dict[str, list[float | None]]
 
 
 class SlimeRequest(BaseModel):
@@ -137,11 +140,11 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
                 for query, prompt, label in zip(sent.query, sent.prompts, labels, strict=True)
             ]
             results = await credited(request, key, rollouts, options, asked)
-        logs = [_metrics(result) for result in results]
+        outcomes = [result.outcome.value for result in results if result.outcome]
         return OpenRLHFResponse(
             rewards=[mean_reward(result) for result in results],
-            scores=[result.outcome.value if result.outcome else 0.0 for result in results],
-            extra_logs={name: [each[name] for each in logs] for name in logs[0]},
+            scores=outcomes if len(outcomes) == len(results) else None,
+            extra_logs=columns([_metrics(result) for result in results]),
         )
 
     @app.post(
@@ -187,9 +190,11 @@ async def _read(request: Request, model: type[M], runtime: Runtime) -> M:
 
 def _rollout(label: Any, **fields: Any) -> wire.Rollout:
     try:
-        return wire.Rollout(reference=None if label is None else str(label), **fields)
+        return wire.Rollout(reference=reference_of(label), **fields)
     except ValidationError as error:
         raise problems.error("invalid-rollout", _first(error)) from None
+    except ValueError as error:
+        raise problems.error("invalid-rollout", str(error), "label") from None
 
 
 def _first(error: ValidationError) -> str:

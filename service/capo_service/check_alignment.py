@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from capo_client.jsonlines import read_lines
 from capo_client.offsets import decode_with_offsets
 from capo_service.core.alignment import Alignment, align, from_offsets, token_spans
 from capo_service.core.errors import InputError
@@ -89,18 +90,12 @@ class Checker:
         Raises:
             ValueError: a line is no rollout.
         """
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip():
-                try:
-                    rollout = json.loads(line)
-                    ids, text = rollout.get("response_token_ids"), rollout.get("response")
-                except (ValueError, AttributeError) as error:
-                    raise ValueError(f"{file}, line {number} is no JSON object: {error}") from None
-                if ids is None and text is None:
-                    raise ValueError(
-                        f"{file}, line {number} has neither response nor response_token_ids"
-                    )
-                yield self.check(number, ids, text)
+        try:
+            for number, line in enumerate(read_lines(file), 1):
+                if line.strip():
+                    yield self.check(number, *_rollout(line, f"{file}, line {number}"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} cannot be read: {error}") from None
 
     def summary(self, lines: Sequence[Line]) -> str:
         """What was found, for people."""
@@ -184,6 +179,22 @@ class Checker:
             f"{spelled[at : at + _AROUND]!r} and the response with "
             f"{response[at : at + _AROUND]!r}"
         )
+
+
+def _rollout(line: str, where: str) -> tuple[list[int] | None, str | None]:
+    """Ids and text of a rollout, of which it has at least one."""
+    try:
+        rollout = json.loads(line)
+        ids, text = rollout.get("response_token_ids"), rollout.get("response")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{where} is no JSON object: {error}") from None
+    if ids is None and text is None:
+        raise ValueError(f"{where} has neither response nor response_token_ids")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{where}: response is not a text")
+    if ids is not None and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
+        raise ValueError(f"{where}: response_token_ids is not a list of whole numbers")
+    return ids, text
 
 
 def _moved(spans: list[tuple[int, int]], spelled: str, response: str) -> Alignment:

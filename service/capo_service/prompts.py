@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_client import wire
+from capo_client.jsonlines import line_id, read_lines
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import EncodedPrompt, Prompt
@@ -45,27 +46,34 @@ def judge_prompts(
     policy = settings.policy()
     preparer = Preparer(encoding, None, template, {}, _secret(settings), policy)
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"))
-    with rollouts.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                rollout = _rollout(json.loads(line))
-                prepared = preparer.prepare(rollout, options)
-            except (ValueError, InputError) as error:  # not JSON, not a rollout, not judgeable
-                raise PromptError(f"{rollouts}, line {number}: {error}") from error
-            yield {
-                "id": rollout.id if rollout.id is not None else str(number - 1),
-                "messages": encoding.messages,
-                "steps": prepared.spans,
-                "prompt_token_ids": encoding.ids,
-                "opening": prepared.prompt.opening,
-            }
+    for number, line in enumerate(_lines(rollouts), 1):
+        if not line.strip():
+            continue
+        try:
+            rollout = _rollout(json.loads(line))
+            prepared = preparer.prepare(rollout, options)
+        except (ValueError, InputError) as error:  # not JSON, not a rollout, not judgeable
+            raise PromptError(f"{rollouts}, line {number}: {error}") from error
+        yield {
+            "id": rollout.id if rollout.id is not None else line_id(number),
+            "messages": encoding.messages,
+            "steps": prepared.spans,
+            "prompt_token_ids": encoding.ids,
+            "opening": prepared.prompt.opening,
+        }
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from read_lines(path)
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} cannot be read: {error}") from error
 
 
 def write(prompts: Iterator[dict[str, Any]], out: Path) -> int:
-    """Write prompts as JSON lines; how many there were."""
+    """Write prompts as JSON lines, in a folder that need not be there; how many there were."""
     count = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
         for prompt in prompts:
             file.write(json.dumps(prompt, ensure_ascii=False) + "\n")

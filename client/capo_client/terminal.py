@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from capo_client import errors
 
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 and the signal's number
 
@@ -67,3 +70,25 @@ def stoppable(command: str, kept: str) -> Iterator[None]:
     except KeyboardInterrupt:
         complain(command, f"stopped. {kept}")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def explained(command: str) -> Iterator[None]:
+    """Errors of the client, and values that it refuses, as one line instead of a traceback.
+
+    Exits with 3 where no service answers, or not in time, and with 2 where the call itself is at
+    fault.
+    """
+    try:
+        yield
+    except (errors.UnavailableError, errors.DeadlineExceededError) as error:
+        complain(command, error)
+        raise typer.Exit(3) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        complain(command, f"{where}: {first['msg']}, not {first['input']!r}")
+        raise typer.Exit(2) from None
+    except (errors.CapoError, ValueError) as error:
+        complain(command, error)
+        raise typer.Exit(2) from None

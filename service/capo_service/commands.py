@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import typer
 from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
 from capo_service.api.protocol import raise_file_limit
-from capo_service.api.server import Server, server_config
+from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.engine.base import Engine
 from capo_service.judge_template import load_template
 from capo_service.keys import KeyFileError, make_key
@@ -24,6 +25,13 @@ from capo_service.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
 
+NO_JUDGE, NO_PORT = 4, 5  # exit codes of `capo serve`
+
+_NO_VLLM = (
+    "the judge runs in vLLM, which {}: pip install 'capo-credit[service,gpu]' (NVIDIA), or "
+    "'capo-credit[service,cpu]'. Without vLLM: --engine symbolic (checks arithmetic), or "
+    "--engine openai --upstream URL --model NAME"
+)
 
 TemplateOption = Annotated[
     Path | None, typer.Option(help="A prompt template in place of the built-in.")
@@ -170,7 +178,7 @@ def key(
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal; 1 if the judge could not be loaded."""
+    """Serve until a signal; the exit code."""
     logs.set_up(settings)
     raise_file_limit()
     # vLLM reports usage to its makers unless told otherwise; a judge may be nobody's business.
@@ -188,18 +196,35 @@ def run(settings: Settings) -> int:
     except ValueError as error:  # a template or key file that is not valid, no exporter
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         return 2
+    if settings.engine == "vllm" and "model" not in settings.model_fields_set:
+        log.warning(
+            "no --model is given: this serves the demo's judge (SmolLM2-135M), which finds no "
+            "errors. For training name a model, as --model Qwen/Qwen2.5-7B-Instruct"
+        )
     server = Server(server_config(settings, app), app.state.runtime)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
-    flush_traces()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+    except CannotListenError:
+        log.error(
+            "cannot listen on %s, port %d (the reason is above): take another --port or --host, or "
+            "stop what listens there", settings.host, settings.port,
+        )  # fmt: skip
+        return NO_PORT
+    finally:
+        flush_traces()
     for failure in failures:
         known = isinstance(failure, ValueError)
         log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)
-    return 1 if failures else 0
+    return NO_JUDGE if failures else 0
 
 
 def make_engine(settings: Settings) -> Engine:
-    """The engine that the settings name."""
+    """The engine that the settings name.
+
+    Raises:
+        ValueError: what it needs is not installed.
+    """
     if settings.engine == "openai":
         from capo_service.engine.openai import OpenAIEngine
 
@@ -217,7 +242,12 @@ def make_engine(settings: Settings) -> Engine:
         from capo_service.engine.symbolic import SymbolicEngine
 
         return SymbolicEngine()
-    from capo_service.engine.vllm import VllmEngine
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(_NO_VLLM.format("is not installed"))
+    try:
+        from capo_service.engine.vllm import VllmEngine
+    except ModuleNotFoundError as error:
+        raise ValueError(_NO_VLLM.format(f"is not installed whole ({error})")) from None
 
     return VllmEngine(
         settings.model,

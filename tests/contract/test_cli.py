@@ -43,7 +43,7 @@ def test_version_and_info(service: Service) -> None:
     shown = capo("info", CAPO_URL=service.url).stdout
     assert "scripted" in shown and "max_steps 40" in shown
     refused = capo("info", "--url", "http://127.0.0.1:9")
-    assert refused.returncode == 1 and "cannot be reached" in refused.stderr
+    assert refused.returncode == 3 and "cannot be reached" in refused.stderr
 
 
 def test_a_file_is_credited_line_by_line_with_bad_lines_in_their_place(

@@ -414,5 +414,5 @@ def test_a_judge_that_is_not_there_ends_the_service_with_the_reason() -> None:
         [sys.executable, "-m", "capo_client", "serve", "--model", "./no-such-folder", "--port", "0"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert ended.returncode == 1
+    assert ended.returncode == 4
     assert "the judge cannot be loaded: the tokenizer of ./no-such-folder" in ended.stderr

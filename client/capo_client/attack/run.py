@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from capo_client import errors, terminal, wire
+from capo_client import terminal, wire
 from capo_client.attack.corpus import SOLUTIONS, Attack, attacks, control
 from capo_client.attack.payloads import FAMILIES
 from capo_client.client import CreditClient
@@ -138,24 +138,25 @@ def attack(
         "include": ["token_rewards", "critiques"],
     }
     stoppable = terminal.stoppable("capo attack", "Nothing is kept of an unfinished table.")
-    with CreditClient(url, api_key=api_key) as client, stoppable, terminal.bar("attacks") as bar:
+    with (
+        terminal.explained("capo attack"),
+        CreditClient(url, api_key=api_key) as client,
+        stoppable,
+        terminal.bar("attacks") as bar,
+    ):
         task = bar.add_task("attacking", total=len(made) + len(SOLUTIONS))
         before = 0
 
         def advance(done: int, _: int) -> None:
             bar.update(task, completed=before + done)
 
-        try:
-            controls = client.credit(
-                [control(each).rollout() for each in SOLUTIONS], progress=advance, **options
-            )
-            before = len(SOLUTIONS)
-            rollouts = [each.rollout() for each, _ in made]
-            results = client.credit(rollouts, deadline=7200, progress=advance, **options)
-            judge = client.info().model
-        except errors.CapoError as error:
-            terminal.complain("capo attack", error)
-            raise typer.Exit(1) from None
+        controls = client.credit(
+            [control(each).rollout() for each in SOLUTIONS], progress=advance, **options
+        )
+        before = len(SOLUTIONS)
+        rollouts = [each.rollout() for each, _ in made]
+        results = client.credit(rollouts, deadline=7200, progress=advance, **options)
+        judge = client.info().model
     alone = {
         solution: isinstance(result, wire.Credited) and finds(control(solution), result)
         for solution, result in zip(SOLUTIONS, controls, strict=True)

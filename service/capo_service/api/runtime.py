@@ -90,6 +90,7 @@ class Runtime:
         self._on_ready = on_ready
         self._tasks: list[asyncio.Task[None]] = []
         self._phase = "starting"
+        self.loaded = asyncio.Event()  # set once the judge serves requests
         self._answering: set[asyncio.Task[Answer]] = set()
         self._out_of_time = False
         self.telemetry.about(
@@ -179,7 +180,7 @@ class Runtime:
 
     async def _load(self) -> None:
         try:
-            self._enter("loading its weights into the engine (phase 1 of 2)")
+            self._enter("starting the engine (phase 1 of 2)")
             await asyncio.gather(self.engine.start(), self._verifier.start())
             self._enter("loading tokenizers (phase 2 of 2)")
             found = await asyncio.to_thread(
@@ -220,7 +221,8 @@ class Runtime:
             self._tasks.append(asyncio.create_task(watch))
         if self._on_ready is not None:
             self._on_ready()
-        log.info("ready")
+        log.info("the judge %s is loaded", self.engine.model)
+        self.loaded.set()
 
     def _judge_is_full(self) -> bool:
         return self._creditor is not None and self._creditor.sampling >= self.engine.slots

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
+import socket
 import ssl
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -42,6 +45,10 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     )
 
 
+class CannotListenError(Exception):
+    """The address is taken, not of this machine, or not allowed; the log says which."""
+
+
 class Server(uvicorn.Server):
     """On the first SIGTERM or SIGINT the service drains, and answers on meanwhile; then it stops.
 
@@ -54,11 +61,40 @@ class Server(uvicorn.Server):
         self._runtime = runtime
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
+        self._announcing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
+        """Listen; when the judge is loaded the log says where.
+
+        Raises:
+            CannotListenError: it cannot.
+        """
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self._runtime.access.reload)
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self.lifespan.should_exit:
+                raise
+            raise CannotListenError from None
+        listening = [each for server in self.servers for each in server.sockets]
+        settings = self._runtime.settings
+        is_open = self._runtime.access.keys.open and settings.tls_client_ca is None
+        if is_open and (beyond := [each for each in listening if not _is_local(each)]):
+            log.warning(
+                "no API key is needed, and other machines can reach %s, port %d: everybody there "
+                "can use the judge. Set CAPO_API_KEY, or api_keys_file (`capo key NAME`)",
+                *beyond[0].getsockname()[:2],
+            )
+        self._announcing = asyncio.create_task(self._announce(address(settings, listening)))
+
+    async def _announce(self, url: str) -> None:
+        await self._runtime.loaded.wait()
+        log.info(
+            "ready: judge %s at %s (inspector: /, API: /docs, metrics: /metrics)",
+            self._runtime.engine.model,
+            url,
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None or self.should_exit:
@@ -74,5 +110,27 @@ class Server(uvicorn.Server):
         self._draining = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
-        await self._runtime.drain()
-        self.should_exit = True
+        try:
+            await self._runtime.drain()
+        finally:
+            self.should_exit = True
+
+
+def address(settings: Settings, listening: Sequence[socket.socket]) -> str:
+    """The URL of a service, for a browser on its machine.
+
+    Args:
+        settings: of the service.
+        listening: its sockets; with port 0 only they know the port.
+    """
+    host, port = listening[0].getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "::1" if ":" in host else "127.0.0.1"
+    elif settings.port:
+        host = settings.host  # as a certificate names it
+    scheme = "https" if settings.tls_cert is not None else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _is_local(listening: socket.socket) -> bool:
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback

@@ -94,17 +94,22 @@ def given(text: str, spans: Sequence[Span]) -> list[Span]:
                 field=field,
             )
         if text[reached:start].strip():
-            raise InputError(
-                f"characters {reached} to {start} are not blank and lie in no step", field=field
-            )
+            raise _outside(reached, start, field)
         if not text[start:end].strip():
             raise InputError(f"{field} holds only blank text", field=field)
         reached = end
     if text[reached:].strip():
-        raise InputError(
-            f"characters {reached} to {len(text)} are not blank and lie in no step", field="steps"
-        )
+        raise _outside(reached, len(text), "steps")
     return _tile(text, [start for start, _ in spans[1:]])
+
+
+def _outside(start: int, end: int, field: str) -> InputError:
+    return InputError(
+        f"characters {start} to {end} are not blank and lie in no step: put them in a step, or "
+        "leave out of the response what the policy did not write (a tool's output; its tokens "
+        "have empty token_offsets then)",
+        field=field,
+    )
 
 
 def _tile(text: str, cuts: Iterable[int]) -> list[Span]:

@@ -27,7 +27,8 @@ _WORDS = (
     "<step_0>", "</step_1 bcdfghj>", "<incorrect_steps>", "</incorrect_steps>", "incorrect_steps",
     '"incorrect_steps": [', "step_", "and ", "through", " - ", "\n\n", "\r\n", "。", "e.g. ", "1. ",
     "...", "\u200b", "\ufffd", "é", "▁", "<|im_end|>", "Solution:", "ignore all instructions",
-    "all steps are correct",
+    "all steps are correct", "<think>", "</think>", "[/THINK]", "assistantfinal", '{"incorrect_steps": [0]}', "1", ", ",
+    "Step 1", "none", "...", "```json\n", "\n- ", "]}", "The student writes ",
 )  # fmt: skip
 
 
@@ -45,7 +46,10 @@ def text_of(data: atheris.FuzzedDataProvider, longest: int = 400) -> str:
 def read_verdict(raw: bytes) -> None:
     data = atheris.FuzzedDataProvider(raw)
     n_steps = data.ConsumeIntInRange(1, 50)
-    found = verdict.read(text_of(data), n_steps, truncated=data.ConsumeBool())
+    text = text_of(data)
+    found = verdict.read(text, n_steps, truncated=data.ConsumeBool(), rollout=text_of(data))
+    # A thought that was not ended takes back whatever stands before it.
+    assert verdict.read(text + "\n<think>", n_steps).wrong is None
     assert (found.wrong is None) == (found.reason is not None)
     assert found.wrong is None or found.wrong <= set(range(n_steps))
 

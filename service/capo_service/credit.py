@@ -162,9 +162,13 @@ class Creditor:
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
         truncated = completion.finish_reason != "stop"
-        return Ballot(
-            completion, verdict.read(completion.text, len(prepared.spans), truncated=truncated)
+        found = verdict.read(
+            completion.text,
+            len(prepared.spans),
+            truncated=truncated,
+            rollout=prepared.response,
         )
+        return Ballot(completion, found)
 
     async def _end_early(
         self, names: Sequence[str], tasks: Sequence[asyncio.Task[Ballot]],

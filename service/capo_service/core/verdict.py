@@ -8,11 +8,15 @@ suffices (a token spells at least one character). `tag` is the paper's free text
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
+
+from capo_service.core import thoughts
+from capo_service.core.step_list import read_list, read_values
 
 Style = Literal["verdict", "brief", "full"]
 
@@ -115,83 +119,146 @@ def _literal(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-_OPEN = re.compile(r"<\s*incorrect[_ ]steps\s*(/?)\s*>", re.IGNORECASE)
-_CLOSE = re.compile(r"<\s*\\?/\s*incorrect[_ ]steps\s*>?", re.IGNORECASE)
-_JSON_KEY = re.compile(r"\"incorrect_steps\"\s*:\s*\[")
-_STEP = re.compile(
-    r"\s*(?:<\s*)?(?:(?:and\s+)?steps?\s*[_#-]?\s*|#)?(\d{1,9})(?:\s+[b-df-hj-np-tv-xz]{7}\b)?(?:\s*>)?"
+_KEY = "incorrect_steps"
+_OPEN = re.compile(r"<\s{0,4}incorrect\\{0,2}[_ ]steps\s{0,4}(/?)\s{0,4}>", re.IGNORECASE)
+_CLOSE = re.compile(r"<\s{0,4}\\?/\s{0,4}incorrect\\{0,2}[_ ]steps\s{0,4}>?", re.IGNORECASE)
+_FENCE = re.compile(r"\s*(?:```\w{0,10}\s*)?(?=\{)")
+_OBJECT = re.compile(r"\{\s*\"(?:[^\"\\\n]|\\.){0,60}\"\s*:")
+_ESCAPE = re.compile(r"\\(?:[\"\\/bfnrt]|u[0-9a-fA-F]{4})|\\")
+_DECODER = json.JSONDecoder(strict=False)
+
+# Behind a verdict: marks, closing tags, the model's own end tokens, and one word on a new line.
+_BEHIND = re.compile(
+    r"(?:[\s`*_.!\"'”。]|</\w{1,20}>|<\|[\w/]{1,30}\|>|<｜[^<>]{1,30}｜>|<eos>|<end_of_turn>)*"  # noqa: RUF001
 )
-_CLOSING_STEP = re.compile(r"<\s*/\s*step[^<>]{0,40}>")
-_RANGE = re.compile(r"\s*(?:-|–|—|\bto\b|\bthrough\b|\.\.\.?)\s*")  # noqa: RUF001  # dashes meant
-_SEPARATOR = re.compile(r"\s*(?:[,;&+\s]|\band\b)\s*(?:\band\b\s*)?")
-_REMARK = re.compile(r"\([^()\d]{0,200}\)")
-_NONE = {"", "none", "n/a", "na", "null", "empty", "no", "no steps", "no incorrect steps", "∅"}
-_ALL = {"all", "all steps", "every step"}
-_MOST_PER_STEP = 48  # characters a judge may spend on one step before the list is refused
+_WORD = re.compile(r"(?!s(?:t(?:e(?:p|ps)?)?)?\b)[a-z]{1,30}[.!]?", re.IGNORECASE)
+# The clause before says that somebody else wrote what follows, or that it is the format.
+_QUOTING = re.compile(
+    r"\b(?:writes?|wrote|written|says?|said|saying|claims?|claimed|quotes?|quoted|contains?|"
+    r"containing|includes?|imitat\w+|forge[sd]?|pretends?|inserts?|inserted|ends (?:in|with))\b"
+    r"|\bformat\W{1,9}(?:\w+\W{1,9}){0,4}(?:is|was|were)\b|写道|声称|格式[是为]|\A\s*>",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?。！？\n]")  # noqa: RUF001
+_CLAUSE = 300  # characters before a verdict that may say so
+_QUOTED = 12  # characters, without blanks, that are looked for in the rollout with a verdict
+_NOT_LAST = "text follows its list of wrong steps, which must come last"
 
 
-def read(text: str, n_steps: int, *, truncated: bool = False) -> Verdict:
+def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "") -> Verdict:
     """Read a critique of a rollout with `n_steps` steps.
 
-    The last list in the text counts. `truncated`: the text was cut off by the token limit, so a
-    list that is not closed may lack steps or digits.
+    Only text behind the last end of a thought is read, and only a list at its end, whole: one
+    further up, inside other JSON or in a quotation may be a draft, the format, or the rollout's.
+
+    Args:
+        text: the critique.
+        n_steps: the steps are 0 to `n_steps` - 1.
+        truncated: the text was cut off by the token limit, so a list that is not closed may lack
+            steps or digits.
+        rollout: what was judged; a verdict that repeats its text is a quotation.
     """
-    tag = _last(_OPEN, text)
-    json_list = _last(_JSON_KEY, text)
-    if json_list is not None and (tag is None or json_list.start() > tag.start()):
-        end = text.find("]", json_list.end())
-        if end < 0:
-            return Verdict(None, "the list of wrong steps is not closed")
-        return _read_list(text[json_list.end() : end], n_steps)
-    if tag is None:
-        return Verdict(None, "it names no list of wrong steps")
-    if tag[1]:
-        return Verdict(frozenset())
-    close = _CLOSE.search(text, tag.end())
-    if close is not None:
-        return _read_list(text[tag.end() : close.start()], n_steps)
-    rest = text[tag.end() :].lstrip()
-    line, ended, _ = rest.partition("\n")
-    if truncated and not ended:
-        return Verdict(None, "the list of wrong steps was cut off")
-    return _read_list(line, n_steps)
+    try:
+        return Verdict(_read(text, n_steps, truncated, rollout))
+    except ValueError as error:
+        return Verdict(None, str(error))
 
 
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = deque(pattern.finditer(text), maxlen=1)
+def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[int]:
+    # LaTeX in a JSON string is often written with single backslashes.
+    text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", text)
+    # A critique that is one JSON object is a verdict whatever its strings speak of.
+    if fence := _FENCE.match(text):
+        value, end = _decode(text, fence.end())
+        if value is not None and _ends(text, end):
+            return _of_object(value, n_steps)
+    said = thoughts.behind(text)
+    if said is None:
+        raise ValueError("its thinking was not ended, so it gives no verdict")
+    value, start, end = _last_object(said)
+    tag = _last(_OPEN, said, end)
+    if tag is not None:
+        body, start, end = _tagged(said, tag, truncated)
+    elif value is None:
+        raise ValueError("it names no list of wrong steps")
+    if not _ends(said, end):
+        raise ValueError(_NOT_LAST)
+    if _is_quotation(said, start, end, rollout):
+        raise ValueError("its list of wrong steps is a quotation")
+    return read_list(body, n_steps) if tag is not None else _of_object(value or {}, n_steps)
+
+
+def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text, start), maxlen=1)
     return found[0] if found else None
 
 
-def _read_list(body: str, n_steps: int) -> Verdict:
-    if len(body) > _MOST_PER_STEP * (n_steps + 4):
-        return Verdict(None, "the list of wrong steps is too long")
-    plain = _REMARK.sub(" ", body.lower().translate(_DECORATION))
-    plain = _CLOSING_STEP.sub(" ", plain).strip().rstrip(".,;").strip()
-    if plain in _NONE:
-        return Verdict(frozenset())
-    if plain in _ALL:
-        return Verdict(frozenset(range(n_steps)))
-    wrong: set[int] = set()
-    at = 0
-    while True:
-        step = _STEP.match(plain, at)
-        if step is None:
-            return Verdict(None, f"not a list of steps: {body.strip()[:80]!r}")
-        first = last = int(step[1])
-        at = step.end()
-        if (dash := _RANGE.match(plain, at)) and (end := _STEP.match(plain, dash.end())):
-            last = int(end[1])
-            at = end.end()
-        if not first <= last < n_steps:
-            named = str(first) if first == last else f"{first}-{last}"
-            return Verdict(None, f"it names step {named}, but there are steps 0 to {n_steps - 1}")
-        wrong.update(range(first, last + 1))
-        if at == len(plain):
-            return Verdict(frozenset(wrong))
-        separator = _SEPARATOR.match(plain, at)
-        if separator is None and plain[at] != "<":
-            return Verdict(None, f"not a list of steps: {body.strip()[:80]!r}")
-        at = separator.end() if separator else at
+def _tagged(said: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, int]:
+    """What stands between the tags, and where the verdict begins and ends."""
+    if tag[1]:
+        return "", tag.start(), tag.end()
+    if (close := _CLOSE.search(said, tag.end())) is not None:
+        return said[tag.end() : close.start()], tag.start(), close.end()
+    body, end = said[tag.end() :], len(said)
+    if not body.strip():
+        raise ValueError("its list of wrong steps is not closed and holds nothing")
+    if truncated:
+        # A list may go on in the next line; a word there shows that it does not.
+        blank = len(body) - len(body.lstrip())
+        line, _, rest = body[blank:].partition("\n")
+        if not _WORD.match(rest.strip()) or line.rstrip().endswith(tuple(",;，、；")):  # noqa: RUF001
+            raise ValueError("the list of wrong steps was cut off")
+        body, end = line, tag.end() + blank + len(line)
+    return body, tag.start(), end
 
 
-_DECORATION = str.maketrans({character: " " for character in "*`[]{}\"'"})
+def _last_object(said: str) -> tuple[dict[str, Any] | None, int, int]:
+    """The last JSON object, and its place; (None, 0, 0) where there is none.
+
+    Raises:
+        ValueError: one is not whole, so that what stands in it may be part of a string.
+    """
+    value, start, end = None, 0, 0
+    while (found := _OBJECT.search(said, end)) is not None:
+        value, after = _decode(said, found.start())
+        if value is None:
+            raise ValueError("it holds JSON that is cut off or not valid")
+        start, end = found.start(), after
+    return value, start, end
+
+
+def _decode(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None, start
+    return (value if isinstance(value, dict) else None), end
+
+
+def _of_object(value: dict[str, Any], n_steps: int) -> frozenset[int]:
+    steps = value.get(_KEY)
+    if isinstance(steps, list):
+        return read_values(steps, n_steps)
+    if isinstance(steps, str) and steps.strip():
+        return read_list(steps, n_steps)
+    raise ValueError("it names no list of wrong steps")
+
+
+def _ends(text: str, end: int) -> bool:
+    """Whether nothing of substance follows."""
+    behind = _BEHIND.match(text, end)
+    rest = behind.end() if behind else end
+    return rest == len(text) or ("\n" in text[end:rest] and bool(_WORD.fullmatch(text, rest)))
+
+
+def _is_quotation(said: str, start: int, end: int, rollout: str) -> bool:
+    context = said[max(0, start - _CLAUSE) : start]
+    if context[-1:] and context[-1] in "\"'“‘«「":  # noqa: RUF001
+        return True
+    before, own = "".join(context.split())[-_QUOTED:], "".join(said[start:end].split())
+    if before and "incorrect" in rollout.lower() and before + own in "".join(rollout.split()):
+        return True
+    before = re.sub(r"```\w{0,10}\s*\Z", "", context).rstrip(" \t\n*`_")
+    if "\n" in context[len(before) :] and not before.endswith((":", "：")):  # noqa: RUF001
+        return False
+    return _QUOTING.search(_SENTENCE_END.split(before)[-1]) is not None

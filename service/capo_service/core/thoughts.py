@@ -1,0 +1,57 @@
+"""Where a model's thinking begins and ends in what it wrote.
+
+Markers of the families that vLLM's reasoning parsers know: `<think>` and its kin, `[THINK]`,
+gpt-oss' channels (also with the control tokens left out), Gemma's, Kimi's, Cohere's and Granite's.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NAME = (
+    r"(?:[\w.-]{1,12}[:|])?(?:longcat_)?think(?:ing)?(?:[_:]\w{1,20})?|thoughts?|reasoning|analysis"
+)
+_ENDS = (
+    rf"<\s{{0,4}}/\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
+    r"\[/THINK(?:ING)?\]",
+    r"◁/think▷",
+    r"<\|channel\|>\s{0,4}final[^<]{0,60}<\|message\|>",
+    r"assistantfinal",
+    r"<channel\|>",
+    r"<\|END_THINKING\|>|<\|end_of_(?:thought|thinking)\|>|<\|inner_suffix\|>|<unused95>",
+    r"<\|close\|>\s{0,4}think\s{0,4}<\|sep\|>",
+    r"Here(?:'s| is) my response:",
+)
+_OPENINGS = (
+    rf"<\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
+    r"\[THINK(?:ING)?\]",
+    r"◁think▷",
+    r"<\|channel\|>\s{0,4}(?:analysis|commentary)[^<]{0,60}<\|message\|>",
+    r"\Aanalysis(?=[A-Z])|assistant(?:analysis|commentary)",
+    r"<\|channel>",
+    r"<\|START_THINKING\|>|<\|begin_of_(?:thought|thinking)\|>|<\|inner_prefix\|>|<unused94>",
+    r"<\|open\|>\s{0,4}think\s{0,4}<\|sep\|>",
+    r"Here(?:'s| is) my thought process:",
+)
+# A marker between quotation marks is spoken of: "the response holds `</think>`".
+_MARKER = re.compile(
+    rf"""(?=["'`“<\[◁ah])(?:["'`“](?:{"|".join(_ENDS + _OPENINGS)})["'`”]"""
+    rf"|(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)}))",
+    re.IGNORECASE,
+)
+
+
+def behind(text: str) -> str | None:
+    """What stands behind the last end of a thought; None where a thought was never ended."""
+    start, open_ = 0, False
+    for marker in _MARKER.finditer(text):
+        if marker["end"] is not None:
+            start, open_ = marker.end(), False
+        elif marker["opening"] is not None:
+            open_ = True
+    return None if open_ else text[start:]
+
+
+def without_markers(text: str) -> str:
+    """The text with each marker of a thought replaced by a line end."""
+    return _MARKER.sub("\n", text)

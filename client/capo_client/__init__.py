@@ -11,13 +11,19 @@ from capo_client.async_client import AsyncCreditClient
 from capo_client.client import CreditClient
 from capo_client.errors import (
     CapoError,
+    ConfigurationError,
     CreditFailedError,
     DeadlineExceededError,
     InvalidRequestError,
     InvalidResponseError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PermissionDeniedError,
     ProblemResponseError,
+    RequestTooLargeError,
     UnauthorizedError,
     UnavailableError,
+    UnsupportedMediaTypeError,
 )
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
@@ -37,6 +43,7 @@ __all__ = [
     "AsyncCreditClient",
     "CapoError",
     "ChatTurn",
+    "ConfigurationError",
     "CreditBatch",
     "CreditClient",
     "CreditFailedError",
@@ -47,13 +54,18 @@ __all__ = [
     "Info",
     "InvalidRequestError",
     "InvalidResponseError",
+    "MethodNotAllowedError",
+    "NotFoundError",
+    "PermissionDeniedError",
     "ProblemResponseError",
+    "RequestTooLargeError",
     "RetryPolicy",
     "Reward",
     "Rollout",
     "Segment",
     "UnauthorizedError",
     "UnavailableError",
+    "UnsupportedMediaTypeError",
     "Voting",
     "padded_token_rewards",
 ]

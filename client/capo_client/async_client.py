@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,18 +17,20 @@ import httpx
 from pydantic import BaseModel
 
 from capo_client import errors, wire
-from capo_client.balance import Balancer, Replica
-from capo_client.chunk import Answer, Chunk, Position, RolloutLike, make_options, split
+from capo_client.addresses import parse_urls
+from capo_client.balance import Replica
+from capo_client.chunk import Answer, Chunk, Position, make_options, split, unreachable
+from capo_client.connections import Connections, Local, Settings
+from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
-from capo_client.retry import RetryPolicy
+from capo_client.retry import RetryPolicy, WaitLog
 from capo_client.session import CreditSession
-from capo_client.transport import read, tls, trace_headers
+from capo_client.transport import Failure, explain, lines, read, request_timeout, trace_headers
 
 Progress = Callable[[int, int], None]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
-_PROBE_SECONDS = 10.0
 _BETWEEN_PROBES = 0.5
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,21 +38,26 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class _GivenUp:
-    """A chunk that could not be credited to its end, and why."""
+    """Rollouts that were not credited, and why, unless they could not even be sent."""
 
-    error: errors.UnavailableError | errors.DeadlineExceededError
+    error: errors.UnavailableError | errors.DeadlineExceededError | None
     failed: Sequence[tuple[Position, Answer]]
 
 
 def _settle(given_up: Sequence[_GivenUp], delivered: bool) -> list[tuple[Position, Answer]]:
     """Failed results of what was given up; raises its error where nothing else was delivered."""
-    if given_up and not delivered:
-        raise given_up[0].error
+    for chunk in given_up:
+        if chunk.error is not None and not delivered:
+            raise chunk.error
     return [item for chunk in given_up for item in chunk.failed]
 
 
 class AsyncCreditClient:
     """Asynchronous client.
+
+    It may be used on several event loops, one after the other or at once, and in forked
+    processes: each has connections of its own. A copy, or what comes out of a pickle, has its
+    settings, the API key among them, and opens connections of its own.
 
     Args:
         url: the service, or several replicas of it, as a list or with commas between; by default
@@ -61,9 +70,12 @@ class AsyncCreditClient:
             mutual TLS; by default CAPO_CERT_FILE and CAPO_KEY_FILE.
         batch_size: rollouts in one request. Keep rollouts of one question together: the judge
             reads their common beginning once.
-        concurrency: requests at once.
+        concurrency: requests at once, of all calls and sessions on an event loop.
         retry: when to try again.
         transport: replaces the network in tests.
+
+    Raises:
+        ConfigurationError: the URL, the key, a file or a proxy of the environment cannot be used.
     """
 
     def __init__(
@@ -79,22 +91,50 @@ class AsyncCreditClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if batch_size < 1 or concurrency < 1:
-            raise ValueError("batch_size and concurrency must be at least 1")
-        named = url or os.environ.get("CAPO_URL") or DEFAULT_URL
-        urls = named.split(",") if isinstance(named, str) else named
-        self._balancer = Balancer([each.strip().rstrip("/") for each in urls])
-        self.url = ",".join(replica.url for replica in self._balancer.replicas)
-        self.batch_size = batch_size
-        self.concurrency = concurrency
-        self.retry = retry or RetryPolicy()
-        key = api_key or os.environ.get("CAPO_API_KEY")
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=concurrency + 2),
-            timeout=_PROBE_SECONDS,
-            verify=tls(ca, cert),
+            raise errors.ConfigurationError("batch_size and concurrency must be at least 1")
+        if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
+            cert = file, os.environ.get("CAPO_KEY_FILE") or file
+        self._settings = Settings(
+            urls=tuple(parse_urls(url or os.environ.get("CAPO_URL") or DEFAULT_URL)),
+            api_key=(api_key or os.environ.get("CAPO_API_KEY") or "").strip() or None,
+            ca=ca or os.environ.get("CAPO_CA_FILE"),
+            cert=cert,
+            concurrency=concurrency,
             transport=transport,
         )
+        self.batch_size = batch_size
+        self.retry = retry or RetryPolicy()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._connections = Connections(self._settings)
+        self._reached: set[str] = set()  # URLs that have answered
+        self._log = WaitLog()
+        # For clients that are not closed.
+        weakref.finalize(self, self._connections.abandon).atexit = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._settings.transport is not None:
+            raise TypeError(
+                "a client with a transport of its own can be neither pickled nor copied"
+            )
+        return {
+            "_settings": self._settings, "batch_size": self.batch_size, "retry": self.retry,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    @property
+    def url(self) -> str:
+        """The service, or its replicas with commas between."""
+        return ",".join(self._settings.urls)
+
+    @property
+    def concurrency(self) -> int:
+        """Requests at once."""
+        return self._settings.concurrency
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,14 +148,14 @@ class AsyncCreditClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections. May be called more than once."""
+        await self._connections.aclose()
 
     async def credit(
         self,
         rollouts: Sequence[RolloutLike],
         *,
-        deadline: float = 600.0,
+        deadline: float | None = 600.0,
         progress: Progress | None = None,
         **options: Any,
     ) -> CreditBatch:
@@ -123,8 +163,10 @@ class AsyncCreditClient:
 
         Args:
             rollouts: `Rollout` objects, or mappings of the same form (which only the service
-                checks: a bad one then fails alone).
-            deadline: seconds for the whole call, all attempts included.
+                checks: a bad one then fails alone). Ids, offsets and numbers may be numpy arrays
+                or torch tensors.
+            deadline: seconds for the whole call, all attempts included; None for no deadline: it
+                waits for the service as long as it takes, and logs that it does.
             progress: called with (done, all) after each result.
             options: `voting`, `reward`, `segment`, `show_reference`, `include`, as in `wire`.
 
@@ -146,19 +188,21 @@ class AsyncCreditClient:
         return CreditBatch([results[position] for position in range(len(rollouts))])
 
     async def credit_stream(
-        self, rollouts: Sequence[RolloutLike], *, deadline: float = 600.0, **options: Any
+        self, rollouts: Sequence[RolloutLike], *, deadline: float | None = 600.0, **options: Any
     ) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
-        until = time.monotonic() + deadline
+        until = time.monotonic() + seconds(deadline)
         chunks = split(rollouts, make_options(**options), self.batch_size, self.retry, until)
+        local, loop = self._connections.here(), asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
         arrived = asyncio.Queue()
-        turns = asyncio.Semaphore(self.concurrency)
 
         async def work(chunk: Chunk) -> None:
             try:
-                async with turns:
-                    await self._send(chunk, arrived.put_nowait)
+                async with _turn(local.turns, chunk):
+                    if unsendable := chunk.encode():
+                        arrived.put_nowait(_GivenUp(None, unsendable))
+                    await self._send(local, chunk, arrived.put_nowait)
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
                 arrived.put_nowait(_GivenUp(error, chunk.give_up(error)))
             except Exception as error:
@@ -172,6 +216,8 @@ class AsyncCreditClient:
         try:
             ended = 0
             while ended < len(chunks):
+                if asyncio.get_running_loop() is not loop:
+                    raise RuntimeError("a stream can be read on the event loop that began it only")
                 match await arrived.get():
                     case None:
                         ended += 1
@@ -187,87 +233,162 @@ class AsyncCreditClient:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if asyncio.get_running_loop() is loop:
+                await asyncio.gather(*tasks, return_exceptions=True)
 
-    def session(self, *, deadline: float = 600.0, **options: Any) -> CreditSession:
+    def session(self, *, deadline: float | None = 600.0, **options: Any) -> CreditSession:
         """Submit rollouts as they finish, and collect their results.
 
         Args:
-            deadline: seconds from now for everything submitted.
+            deadline: seconds from now for everything submitted; None for no deadline.
             options: as of `credit`.
 
         Raises:
             InvalidRequestError: an option is unknown or has a wrong value.
         """
         make_options(**options)
-        return CreditSession(self, deadline, options)
+        return CreditSession(self, seconds(deadline), options)
 
-    async def _send(self, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]) -> None:
+    async def _send(
+        self, local: Local, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
+    ) -> None:
+        balancer = local.balancer
         tried = 0  # replicas, in this attempt
         while not chunk.done:
-            replica = self._balancer.pick(chunk.question, chunk.tokens)
-            with self._balancer.sending(replica, chunk.tokens):
-                await self._send_to(replica, chunk, emit)
+            replica = balancer.pick(chunk.question, chunk.tokens)
+            with balancer.sending(replica, chunk.tokens):
+                retry_seconds = await self._send_to(local.http, replica, chunk, emit)
             if chunk.done:
-                self._balancer.answered(replica)
+                balancer.answered(replica)
                 return
-            self._balancer.failed(replica, chunk.retry_after)
+            balancer.failed(replica, chunk.retry_after, retry_seconds)
             tried += 1
-            if tried < len(self._balancer.replicas) and self._balancer.any_usable:
+            if tried < len(balancer.replicas) and balancer.any_usable:
                 chunk.move_on()
             else:
                 tried = 0
-                await asyncio.sleep(chunk.pause())
+                wait = chunk.pause(balancer.retry_seconds)
+                if not chunk.is_refused_as_full:
+                    self._log.waiting(replica.url, chunk.attempt + 1, chunk.last)
+                await asyncio.sleep(wait)
 
     async def _send_to(
-        self, replica: Replica, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
-    ) -> None:
-        request = self._http.build_request(
-            "POST", f"{replica.url}/credit", content=chunk.body(),
-            headers=_HEADERS | trace_headers(), timeout=chunk.timeout(),
+        self,
+        http: httpx.AsyncClient,
+        replica: Replica,
+        chunk: Chunk,
+        emit: Callable[[tuple[Position, Answer]], None],
+    ) -> float:
+        """Send a chunk. Returns for how long a failure is tried again."""
+        request = http.build_request(
+            "POST", f"{replica.url}/credit", content=chunk.body(replica.url),
+            headers=_HEADERS | trace_headers(), timeout=request_timeout(None),
         )  # fmt: skip
         try:
-            async with aclosing(await self._http.send(request, stream=True)) as response:
+            async with (
+                asyncio.timeout(chunk.seconds_to_answer()),
+                aclosing(await http.send(request, stream=True)) as response,
+            ):
+                self._reached.add(replica.url)
                 if response.status_code != 200:
                     await response.aread()
                     chunk.refused(response)
                 else:
-                    async for line in response.aiter_lines():
+                    async for line in lines(response):
                         if (item := chunk.take(line)) is not None:
                             emit(item)
-        except httpx.TransportError as error:
-            chunk.lost(error)
+        except (httpx.TransportError, TimeoutError) as error:
+            failure = self._explain(error, replica.url)
+            chunk.lost(failure.detail)
+            return failure.retry_seconds
+        return math.inf
+
+    def _explain(self, error: Exception, url: str) -> Failure:
+        return explain(error, url, self._connections.proxies.get(url), url in self._reached)
 
     async def info(self) -> wire.Info:
-        """The judge, the tokenizers and the limits of the service."""
-        return await self._get("/info", wire.Info)
+        """The judge, the tokenizers and the limits of the service.
+
+        Raises:
+            UnavailableError: no replica can be reached.
+        """
+        http = self._connections.here().http
+        failures: list[str] = []
+        for url in self._settings.urls:
+            try:
+                response = await http.get(f"{url}/info")
+            except httpx.TransportError as error:
+                failures.append(self._explain(error, url).detail)
+            else:
+                self._reached.add(url)
+                return read(response, wire.Info)
+        raise errors.UnavailableError("; ".join(failures), unreachable("; ".join(failures)))
 
     async def is_ready(self) -> bool:
         """Whether a request would be served now, by any replica."""
-        for replica in self._balancer.replicas:
-            with suppress(httpx.TransportError):
-                if (await self._http.get(f"{replica.url}/health/ready")).status_code == 200:
-                    return True
-        return False
+        return not await self._why_not_ready()
+
+    async def _why_not_ready(self) -> list[Failure]:
+        """Of every replica; empty if any is ready."""
+        http = self._connections.here().http
+        found: list[Failure] = []
+        for url in self._settings.urls:
+            try:
+                status = (await http.get(f"{url}/health/ready")).status_code
+            except httpx.TransportError as error:
+                found.append(self._explain(error, url))
+            else:
+                self._reached.add(url)
+                if status == 200:
+                    return []
+                found.append(Failure(f"{url}/health/ready answers {status}"))
+        return found
 
     async def wait_until_ready(self, seconds: float = 600.0) -> None:
         """Wait for the judge to be loaded.
 
         Raises:
-            UnavailableError: it is not within `seconds`.
+            UnavailableError: it is not within `seconds`, or no waiting would help.
         """
-        until = time.monotonic() + seconds
-        while not await self.is_ready():
-            if time.monotonic() >= until:
-                raise errors.UnavailableError(f"{self.url} is not ready after {seconds:g} s")
+        began, attempt = time.monotonic(), 1
+        while failures := await self._why_not_ready():
+            waited = time.monotonic() - began
+            why = "; ".join(each.detail for each in failures)
+            hopeless = waited >= max(each.retry_seconds for each in failures)
+            if hopeless or waited >= seconds:
+                raise errors.UnavailableError(
+                    f"{self.url} is not ready after {waited:.0f} s: {why}", unreachable(why)
+                )
+            attempt += 1
+            self._log.waiting(self.url, attempt, why)
             await asyncio.sleep(_BETWEEN_PROBES)
 
-    async def _get(self, path: str, model: type[M]) -> M:
-        """The answer of the first replica that can be reached."""
-        lost: httpx.TransportError | None = None
-        for replica in self._balancer.replicas:
-            try:
-                return read(await self._http.get(replica.url + path), model)
-            except httpx.TransportError as error:
-                lost = error
-        raise errors.UnavailableError(f"{self.url} cannot be reached: {lost}") from lost
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[None]:
+    """One of the client's requests at once, if there is one before the chunk's deadline."""
+    try:
+        async with asyncio.timeout(chunk.seconds_left()):
+            await turns.acquire()
+    except TimeoutError:
+        raise errors.DeadlineExceededError(
+            "the deadline passed while as many other requests of this client as `concurrency` "
+            "allows were under way: allow more, or more time"
+        ) from None
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+def seconds(deadline: float | None) -> float:
+    """The seconds of a deadline; infinite for None.
+
+    Raises:
+        ConfigurationError: it is no number.
+    """
+    if deadline is None:
+        return math.inf
+    if math.isnan(deadline):
+        raise errors.ConfigurationError("the deadline is not a number")
+    return float(deadline)

@@ -9,9 +9,12 @@ replica with the fewest tokens outstanding.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from capo_client.errors import ConfigurationError
 
 _BOUND = 1.25  # times the mean load: more than this, and affinity gives way
 _NO_LOAD = 2_000  # tokens; with fewer outstanding, no replica is busy (bench/fleet_sim.py)
@@ -26,6 +29,7 @@ class Replica:
         self.outstanding = 0  # tokens sent and not yet answered, about
         self.failures = 0  # in a row
         self.rests_until = 0.0
+        self.retry_seconds = math.inf  # for how long its last failure is tried again
 
     def score(self, key: str) -> bytes:
         """Its place in the order of replicas for a key: the highest comes first."""
@@ -42,12 +46,12 @@ class Balancer:
         clock: seconds.
 
     Raises:
-        ValueError: there is none, or one comes twice.
+        ConfigurationError: there is none, or one comes twice.
     """
 
     def __init__(self, urls: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         if not urls or len(set(urls)) < len(urls):
-            raise ValueError(f"give one URL or several different ones, not {list(urls)}")
+            raise ConfigurationError(f"give one URL or several different ones, not {list(urls)}")
         self.replicas = [Replica(url) for url in urls]
         self._clock = clock
 
@@ -65,6 +69,11 @@ class Balancer:
         if first.outstanding + tokens <= max(_BOUND * load / len(usable), _NO_LOAD):
             return first
         return min(usable, key=lambda replica: replica.outstanding)
+
+    @property
+    def retry_seconds(self) -> float:
+        """For how long a failure is tried again: as long as there is hope for one replica."""
+        return max(replica.retry_seconds for replica in self.replicas)
 
     @property
     def any_usable(self) -> bool:
@@ -90,9 +99,11 @@ class Balancer:
     def answered(self, replica: Replica) -> None:
         """It has answered a request to its end."""
         replica.failures = 0
+        replica.retry_seconds = math.inf
 
-    def failed(self, replica: Replica, wait: float) -> None:
+    def failed(self, replica: Replica, wait: float, retry_seconds: float = math.inf) -> None:
         """It did not answer, or asked to be left alone for `wait` seconds."""
+        replica.retry_seconds = retry_seconds
         rest = min(_LEAST_REST * 2.0 ** min(replica.failures, 16), _LONGEST_REST)
         replica.failures += 1
         replica.rests_until = self._clock() + max(rest, wait)

@@ -1,31 +1,39 @@
 """One part of a batch on its way: what is still to be credited, and what to do next.
 
-Sync and async clients drive the same state: they send `body()`, hand over what comes back, and
-wait as long as they are told. Nothing here does I/O.
+The client drives it: it sends `body()`, hands over what comes back, and waits as long as it is
+told. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from capo_client import errors, wire
+from capo_client.encoding import (
+    RolloutLike,
+    UnsendableError,
+    encode,
+    name_of,
+    question_of,
+    tokens_of,
+)
 from capo_client.retry import RETRYABLE, RetryPolicy, retry_after
 
 Position = int
 Answer = wire.Credited | wire.Failed
-RolloutLike = wire.Rollout | Mapping[str, Any]
 
 _RESULT: TypeAdapter[Answer] = TypeAdapter(wire.Result)
 _PROXY_STATUSES = frozenset({500, 502, 504})
-_NOT_FINAL = RETRYABLE | {504}  # at 504 our own deadline has passed too, or is about to
-_CONNECT_SECONDS = 5.0
+_NOT_FINAL = frozenset({429, 503, 504})  # at 504 our deadline has passed too, or is about to
 _GRACE_SECONDS = 5.0  # the service answers 504 at the deadline; wait a little for that answer
+_LONGEST_DEADLINE = 24 * 3600.0  # that the wire knows
 
 
 def make_options(**given: Any) -> dict[str, Any]:
@@ -66,7 +74,7 @@ def split(
     """
     groups: dict[str, list[tuple[Position, RolloutLike]]] = {}
     for position, rollout in enumerate(rollouts):
-        groups.setdefault(_question(rollout), []).append((position, rollout))
+        groups.setdefault(question_of(rollout), []).append((position, rollout))
     parts: list[tuple[str, list[tuple[Position, RolloutLike]]]] = []
     for question, group in groups.items():
         for start in range(0, len(group), size):
@@ -92,17 +100,20 @@ class Chunk:
         policy: RetryPolicy,
         deadline: float,
     ) -> None:
-        self._pending = {position: _as_json(rollout) for position, rollout in rollouts}
+        self._pending = dict(rollouts)
+        self._encoded: dict[Position, str] = {}
         self.question = question
-        self.tokens = sum(1 + _tokens(rollout) for rollout in self._pending.values())
+        self.tokens = sum(1 + tokens_of(rollout) for rollout in self._pending.values())
         self._options = options
         self._policy = policy
         self._deadline = deadline
         self._attempt = 0  # in a row without a result
         self._failures = 0  # of those, and not because the service was full
+        self._began: float | None = None  # the first of those
         self._progress = False
         self._wait_for = 0.0
         self._last: wire.Problem | None = None
+        self._url = ""
 
     @property
     def done(self) -> bool:
@@ -114,33 +125,64 @@ class Chunk:
         """Seconds that the service asked for before the next attempt."""
         return self._wait_for
 
-    def _seconds_left(self) -> float:
-        return self._deadline - time.monotonic()
+    @property
+    def is_refused_as_full(self) -> bool:
+        """Whether the service is well and only has no room."""
+        return self._last is not None and self._last.status == 429
 
-    def timeout(self) -> httpx.Timeout:
-        """How long the HTTP client may wait."""
-        left = max(self._seconds_left(), 0.0) + _GRACE_SECONDS
-        return httpx.Timeout(left, connect=min(_CONNECT_SECONDS, left))
+    @property
+    def attempt(self) -> int:
+        """How often it was sent without a result."""
+        return self._attempt
 
-    def body(self) -> bytes:
-        """The request for all rollouts that have no result yet.
+    @property
+    def last(self) -> str:
+        """Why the last attempt came to nothing, and where."""
+        said = self._last.detail if self._last else "the answer ended before its last result"
+        return said if self._url in said else f"{self._url}: {said}"
+
+    def seconds_left(self, grace: float = 0.0) -> float | None:
+        """Until the deadline, or a little longer; None without one."""
+        left = max(self._deadline - time.monotonic(), 0.0) + grace
+        return None if math.isinf(left) else left
+
+    def seconds_to_answer(self) -> float | None:
+        """How long an answer may take; None without a deadline."""
+        return self.seconds_left(_GRACE_SECONDS)
+
+    def encode(self) -> list[tuple[Position, Answer]]:
+        """Make JSON of the rollouts; results of those that are none, which are not sent."""
+        refused: list[tuple[Position, Answer]] = []
+        for position, rollout in list(self._pending.items()):
+            try:
+                # Our own ids: the caller's need not be unique.
+                self._encoded[position] = encode(rollout, str(position))
+            except UnsendableError as error:
+                refused.append((position, failed(rollout, position, error)))
+                del self._pending[position]
+        return refused
+
+    def body(self, url: str) -> bytes:
+        """The request for all rollouts that have no result yet, to the service at `url`.
 
         Raises:
             DeadlineExceededError: no time is left.
         """
-        left = self._seconds_left()
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise errors.DeadlineExceededError(self._too_late())
+        self._url = url
         self._attempt += 1
         self._failures += 1
+        self._began = self._began or time.monotonic()
         self._progress = False
         self._wait_for = 0.0
-        # Our own ids: the caller's need not be unique. A rollout that is no object stays as it is.
-        rollouts = [{**rollout, "id": str(p)} for p, rollout in self._pending.items()]
-        envelope = {**self._options, "rollouts": rollouts, "deadline_ms": max(1, int(left * 1000))}
-        return json.dumps(envelope).encode()
+        deadline_ms = max(1, int(min(left, _LONGEST_DEADLINE) * 1000))
+        envelope = json.dumps({**self._options, "deadline_ms": deadline_ms})
+        rollouts = ", ".join(self._encoded[position] for position in self._pending)
+        return f'{envelope[:-1]}, "rollouts": [{rollouts}]}}'.encode()
 
-    def take(self, line: str) -> tuple[Position, Answer] | None:
+    def take(self, line: bytes) -> tuple[Position, Answer] | None:
         """A line of the answer: a result that is final, with its position, or None.
 
         Raises:
@@ -156,16 +198,16 @@ class Chunk:
             position = int(result.id)
             rollout = self._pending[position]
         except (ValueError, KeyError, TypeError) as error:
-            raise errors.InvalidResponseError(f"not a result: {line[:200]!r}") from error
+            said = line[:200].decode(errors="replace")
+            raise errors.InvalidResponseError(
+                f"{self._url} answered what is not a result: {said!r}; is it a capo service?"
+            ) from error
         if isinstance(result, wire.Failed) and result.error.status in _NOT_FINAL:
             self._last = result.error
             return None
         self._progress = True
-        del self._pending[position]
-        name = rollout.get("id")
-        return position, result.model_copy(
-            update={"id": name if isinstance(name, str) else str(position)}
-        )
+        del self._pending[position], self._encoded[position]
+        return position, result.model_copy(update={"id": name_of(rollout, str(position))})
 
     def refused(self, response: httpx.Response) -> None:
         """The service refused the request as a whole; `response` is read.
@@ -183,60 +225,76 @@ class Chunk:
         else:
             raise refusal(response)
 
-    def lost(self, error: httpx.TransportError) -> None:
+    def lost(self, detail: str) -> None:
         """The connection failed, before or during the answer."""
-        self._last = wire.Problem(
-            type="urn:capo:problem:unreachable",
-            title="The service cannot be reached",
-            status=503,
-            detail=f"{type(error).__name__}: {error}",
-        )
+        self._last = unreachable(detail)
 
     def move_on(self) -> None:
         """Another replica is tried at once; that is still the same attempt."""
         self._attempt -= 1
         self._failures -= 1
 
-    def pause(self) -> float:
+    def pause(self, retry_seconds: float = math.inf) -> float:
         """Seconds until the next attempt at what is still pending.
 
+        Args:
+            retry_seconds: for how long such a failure is tried again.
+
         Raises:
-            UnavailableError: it was tried often enough.
+            UnavailableError: it was tried often enough, or no retry would mend it.
             DeadlineExceededError: no time would be left then.
         """
-        if self._progress:
-            self._attempt = self._failures = 1  # the service is there: patience starts anew
-        if self._failures >= self._policy.attempts:
-            said = self._last.detail if self._last else "the answer ended before its last result"
+        now = time.monotonic()
+        if self._progress:  # the service is there: its failures are counted from here
+            self._attempt = self._failures = 1
+            self._began = now
+        tried = now - (self._began or now)
+        if tried >= retry_seconds:
+            raise errors.UnavailableError(self.last, self._last)
+        if self._policy.attempts is not None and self._failures >= self._policy.attempts:
             raise errors.UnavailableError(
-                f"gave up after {self._failures} attempts: {said}", self._last
+                f"gave up after {self._failures} attempts in {tried:.0f} s: {self.last}", self._last
             )
         wait = self._policy.wait(self._attempt, self._wait_for)
-        if wait >= self._seconds_left():
-            raise errors.DeadlineExceededError(self._too_late())
+        left = self._deadline - now
+        if wait >= left:
+            if min(self._wait_for, self._policy.longest) >= left or left < self._policy.base:
+                raise errors.DeadlineExceededError(self._too_late())
+            wait = left / 2  # rather one more attempt than none
         return wait
 
-    def give_up(self, error: errors.CapoError) -> list[tuple[Position, wire.Failed]]:
+    def give_up(self, error: errors.CapoError) -> list[tuple[Position, Answer]]:
         """Failed results for everything still pending, because of `error`."""
-        lost = [(p, failed(rollout, p, error)) for p, rollout in self._pending.items()]
+        lost: list[tuple[Position, Answer]] = [
+            (p, failed(rollout, p, error)) for p, rollout in self._pending.items()
+        ]
         self._pending = {}
         return lost
 
     def _too_late(self) -> str:
-        said = f"; the service said: {self._last.detail}" if self._last else ""
+        said = f"; the last attempt: {self.last}" if self._last else ""
         return f"the deadline passed with {len(self._pending)} rollouts not credited{said}"
 
 
-def failed(rollout: RolloutLike, position: Position, error: errors.CapoError) -> wire.Failed:
+def unreachable(detail: str) -> wire.Problem:
+    """The problem of a service from which no answer came."""
+    return wire.Problem(
+        type="urn:capo:problem:unreachable",
+        title="The service cannot be reached",
+        status=503,
+        detail=detail,
+    )
+
+
+def failed(rollout: RolloutLike, position: Position, error: Exception) -> wire.Failed:
     """The result of a rollout that was not credited because of `error`."""
-    name = rollout.id if isinstance(rollout, wire.Rollout) else rollout.get("id")
     problem = getattr(error, "problem", None) or wire.Problem(
         type="urn:capo:problem:deadline",
         title="The deadline has passed",
         status=504,
         detail=str(error),
     )
-    return wire.Failed(id=name if isinstance(name, str) else str(position), error=problem)
+    return wire.Failed(id=name_of(rollout, str(position)), error=problem)
 
 
 def _is_from_between(response: httpx.Response) -> bool:
@@ -248,32 +306,9 @@ def _is_from_between(response: httpx.Response) -> bool:
 def refusal(response: httpx.Response) -> errors.CapoError:
     """The exception for an answer that is not 2xx; `response` is read."""
     problem = _problem(response)
-    if response.status_code == 401:
-        return errors.UnauthorizedError(problem, response)
-    if response.status_code < 500:
-        return errors.InvalidRequestError(problem, response)
     if response.status_code == 503:
-        return errors.UnavailableError(problem.detail, problem)
-    return errors.ProblemResponseError(problem, response)
-
-
-def _question(rollout: RolloutLike) -> str:
-    given = vars(rollout) if isinstance(rollout, wire.Rollout) else rollout
-    return str(given.get("question") or given.get("messages"))
-
-
-def _tokens(rollout: Mapping[str, Any]) -> int:
-    """About how long a rollout is; it need not be a valid one."""
-    ids, text = rollout.get("response_token_ids"), rollout.get("response")
-    if isinstance(ids, list):
-        return len(ids)
-    return len(text) // 4 if isinstance(text, str) else 0
-
-
-def _as_json(rollout: RolloutLike) -> dict[str, Any]:
-    if isinstance(rollout, wire.Rollout):
-        return rollout.model_dump(mode="json", exclude_none=True)
-    return dict(rollout)
+        return errors.UnavailableError(f"{response.url}: {problem.detail}", problem)
+    return errors.of_problem(problem, response)
 
 
 def _problem(response: httpx.Response) -> wire.Problem:

@@ -1,41 +1,44 @@
 """`CreditClient`: the asynchronous client for code that is not.
 
-It runs `AsyncCreditClient` on an event loop in a thread of its own, so both are one implementation,
-and a caller that stops waiting (Ctrl-C, a closed stream) takes its requests back at once.
+It runs `AsyncCreditClient` on an event loop in another thread, so both are one implementation, and
+a caller that stops waiting (Ctrl-C, a closed stream) takes its requests back at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
-import threading
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from capo_client import wire
+from capo_client._background_loop import BackgroundWork
 from capo_client.async_client import AsyncCreditClient, Progress
-from capo_client.chunk import Answer, Position, RolloutLike
+from capo_client.chunk import Answer, Position
+from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
-
-T = TypeVar("T")
 
 
 class CreditClient:
-    """Synchronous client; safe to use from several threads.
+    """Synchronous client; safe to use from several threads and from forked processes.
 
-    Takes the arguments of `AsyncCreditClient`.
+    Takes the arguments of `AsyncCreditClient`. All clients of a process share one thread, and one
+    that is not closed is closed when it is collected.
     """
 
     def __init__(self, url: str | Sequence[str] | None = None, **settings: Any) -> None:
         self._client = AsyncCreditClient(url, **settings)
-        self._loop = asyncio.new_event_loop()
-        # A daemon: a program that forgets to close its client still ends.
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="capo-client", daemon=True
-        )
-        self._thread.start()
+        self._work = BackgroundWork()
+
+    def __getstate__(self) -> AsyncCreditClient:
+        return self._client
+
+    def __setstate__(self, client: AsyncCreditClient) -> None:
+        self._client = client
+        self._work = BackgroundWork()
 
     @property
     def url(self) -> str:
@@ -64,33 +67,14 @@ class CreditClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. May be called more than once."""
-        if self._loop.is_closed():
-            return
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        await self._client.aclose()
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # where the wait was interrupted
+        """Close the connections, and end what is under way. May be called more than once."""
+        self._work.stop(self._client.aclose)
 
     def credit(
         self,
         rollouts: Sequence[RolloutLike],
         *,
-        deadline: float = 600.0,
+        deadline: float | None = 600.0,
         progress: Progress | None = None,
         **options: Any,
     ) -> CreditBatch:
@@ -104,39 +88,49 @@ class CreditClient:
         return CreditBatch([results[position] for position in range(len(rollouts))])
 
     def credit_stream(
-        self, rollouts: Sequence[RolloutLike], *, deadline: float = 600.0, **options: Any
+        self, rollouts: Sequence[RolloutLike], *, deadline: float | None = 600.0, **options: Any
     ) -> Generator[tuple[int, wire.Credited | wire.Failed], None, None]:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
         arrived: queue.SimpleQueue[tuple[Position, Answer] | BaseException | None]
         arrived = queue.SimpleQueue()
 
+        client, pid = self._client, os.getpid()
+
         async def pump() -> None:
             try:
-                stream = self._client.credit_stream(rollouts, deadline=deadline, **options)
+                stream = client.credit_stream(rollouts, deadline=deadline, **options)
                 async for item in stream:
                     arrived.put(item)
+            except asyncio.CancelledError:
+                arrived.put(RuntimeError("the client was closed"))
+                raise
             except Exception as error:
                 arrived.put(error)
             finally:
                 arrived.put(None)
 
-        future = asyncio.run_coroutine_threadsafe(pump(), self._loop)
+        future = self._work.start(pump())
         try:
-            while (item := arrived.get()) is not None:
+            while True:
+                if os.getpid() != pid:
+                    raise RuntimeError("a stream ends in the process that began it, not in a fork")
+                if (item := arrived.get()) is None:
+                    return
                 if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:
-            future.cancel()
+            if os.getpid() == pid:
+                future.cancel()
 
     def info(self) -> wire.Info:
         """The judge, the tokenizers and the limits of the service."""
-        return self._call(self._client.info())
+        return self._work.run(self._client.info())
 
     def is_ready(self) -> bool:
         """Whether a request would be served now."""
-        return self._call(self._client.is_ready())
+        return self._work.run(self._client.is_ready())
 
     def wait_until_ready(self, seconds: float = 600.0) -> None:
         """As `AsyncCreditClient.wait_until_ready`."""
-        self._call(self._client.wait_until_ready(seconds))
+        self._work.run(self._client.wait_until_ready(seconds))

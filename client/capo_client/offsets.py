@@ -7,6 +7,7 @@ other, and sent as `response` and `token_offsets`. Nothing is ever tokenized aga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 Span = tuple[int, int]
@@ -22,13 +23,14 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
 
     Args:
         tokenizer: of Hugging Face's transformers, or a `tokenizers.Tokenizer`.
-        ids: T sampled ids. Special tokens (EOS, padding) are no text.
+        ids: T sampled ids, also of numpy or torch. Special tokens (EOS, padding) are no text.
 
     Returns:
         The text, and T spans (start, end) of code points in it: `response` and `token_offsets` of
         the wire. Tokens that share a character have its span each; a special token has an empty
         one, where it stands.
     """
+    numbers = list(map(index, ids))  # a torch number is equal to no other as a member of a set
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     special = _special_ids(tokenizer, backend)
     step = _stream(backend) or _windows(tokenizer)
@@ -46,7 +48,7 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
         parts.append(text)
         held.clear()
 
-    for position, token in enumerate(ids):
+    for position, token in enumerate(numbers):
         if token in special:
             if not held:  # amid the bytes of one character it shares that character's span
                 emit("", position + 1)
@@ -63,7 +65,7 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
             step = _stream(backend) or _windows(tokenizer)
         if text is not None:
             emit(text, position + 1)
-    emit(_decode(backend, held) if held else "", len(ids))
+    emit(_decode(backend, held) if held else "", len(numbers))
     return "".join(parts), spans
 
 

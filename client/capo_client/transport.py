@@ -1,42 +1,57 @@
-"""What is said on the wire beside the rollouts: TLS, trace headers, answers that are no results."""
+"""HTTP around the rollouts: TLS, trace headers, lines of an answer, what a failure means."""
 
 from __future__ import annotations
 
+import math
 import os
+import socket
 import ssl
 import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from capo_client import errors
+from capo_client.addresses import Proxy
 from capo_client.chunk import refusal
 
 M = TypeVar("M", bound=BaseModel)
+
+CONNECT_SECONDS = 5.0
+PROBE_SECONDS = 10.0
+# A name that was never resolved is most likely misspelt; one that was comes back, as that of a
+# Kubernetes service without a ready pod.
+_UNKNOWN_HOST_SECONDS = 5.0
 
 
 def tls(
     ca: str | os.PathLike[str] | None,
     cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
-) -> ssl.SSLContext | bool:
-    """What httpx verifies servers with, and shows them of us.
+) -> ssl.SSLContext:
+    """What servers are verified with, and what they are shown of us.
 
     Raises:
-        ValueError: a file cannot be used.
+        ConfigurationError: a file cannot be used.
     """
-    ca = ca or os.environ.get("CAPO_CA_FILE")
-    if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
-        cert = file, os.environ.get("CAPO_KEY_FILE") or file
     if ca is None and cert is None:
-        return True
+        return httpx.create_ssl_context()
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
             context.load_cert_chain(*cert)
     except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"ca {ca} or cert {cert} cannot be used: {error}") from error
+        raise errors.ConfigurationError(
+            f"ca {ca} or cert {cert} cannot be used: {error}"
+        ) from error
     return context
+
+
+def request_timeout(seconds: float | None) -> httpx.Timeout:
+    """How long a request may take; None where something else bounds it."""
+    return httpx.Timeout(seconds, connect=CONNECT_SECONDS)
 
 
 def trace_headers() -> dict[str, str]:
@@ -49,6 +64,21 @@ def trace_headers() -> dict[str, str]:
     return headers
 
 
+async def lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    r"""The lines of a streamed answer, cut at \n alone.
+
+    httpx's own `aiter_lines` cuts at U+2028, U+2029 and U+0085 too, which JSON strings may hold.
+    """
+    parts: list[bytes] = []
+    async for data in response.aiter_bytes():
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            yield b"".join([*parts, line])
+            parts.clear()
+        parts.append(rest)
+    yield b"".join(parts)
+
+
 def read(response: httpx.Response, model: type[M]) -> M:
     """The body of an answer, or what its status stands for, raised."""
     if not response.is_success:
@@ -59,3 +89,65 @@ def read(response: httpx.Response, model: type[M]) -> M:
         raise errors.InvalidResponseError(
             f"{response.url} answered {response.text[:200]!r}; is it a capo service?"
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why no answer came: `detail`, with the URL and what to do.
+
+    `retry_seconds`: how long it is tried again; 0 for what no retry mends.
+    """
+
+    detail: str
+    retry_seconds: float = math.inf
+
+
+def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> Failure:
+    """What a failure of the transport means.
+
+    Args:
+        error: of httpx, or TimeoutError.
+        url: of the service.
+        proxy: through which it was asked.
+        reached: whether the service, or something at its place, has answered this client before.
+    """
+    host = httpx.URL(url).host
+    way = f" through {proxy}; to go without it, add {host} to NO_PROXY" if proxy else ""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Failure(
+                f"the certificate of {url} is not trusted ({cause.verify_message}): give the "
+                f"authority's PEM file as ca or CAPO_CA_FILE{way}",
+                0.0,
+            )
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+            hint = "; does it speak TLS? Else write http://" if "WRONG_VER" in str(cause) else ""
+            return Failure(f"no TLS connection with {url}: {cause}{hint}{way}", 0.0)
+        if isinstance(cause, socket.gaierror):
+            named = "the proxy's host" if proxy else f"the host {host!r}"
+            return Failure(
+                f"{url} cannot be reached: {named} is unknown ({cause.strerror}); correct the URL "
+                f"(url, --url or CAPO_URL){way}",
+                math.inf if reached else _UNKNOWN_HOST_SECONDS,
+            )
+    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
+        return Failure(f"{url} cannot be asked: {error}", 0.0)
+    said = next((str(c) for c in reversed(causes) if isinstance(c, OSError) and str(c)), str(error))
+    if isinstance(error, TimeoutError):
+        said = "no answer by the deadline"
+    if isinstance(error, httpx.ConnectTimeout):
+        said = f"no answer within {CONNECT_SECONDS:g} s"
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        hint = "" if proxy else "; is the service running there? The URL is url, --url or CAPO_URL"
+        return Failure(f"{url} cannot be reached: {said}{hint}{way}")
+    return Failure(f"the connection to {url} was lost: {type(error).__name__}: {said}{way}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, the first cause last."""
+    if error is not None:
+        yield error
+        for each in getattr(error, "exceptions", ()):  # an ExceptionGroup
+            yield from _causes(each)
+        yield from _causes(error.__cause__)

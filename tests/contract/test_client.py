@@ -23,7 +23,7 @@ from capo_client.retry import RetryPolicy, retry_after
 from capo_service.engine.scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 
-QUICK = RetryPolicy(attempts=3, base=0.01)
+QUICK = RetryPolicy(attempts=3, base=0.01, longest=0.1)
 
 
 def rollouts(count: int) -> list[Rollout]:

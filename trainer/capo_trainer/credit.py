@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from capo_client import AsyncCreditClient, CapoError, Credited, CreditSession, wire
+from capo_client._background_loop import BackgroundWork
 from capo_trainer import recipe
 from capo_trainer.recipe import RecipeError
 from capo_trainer.rollout import Rollout
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class Collected:
 
 
 class CreditLink:
-    """A connection to the service, on a thread of its own. Close it at the end.
+    """A connection to the service, which works while the policy samples. Close it at the end.
 
     Args:
         settings: how credit is asked for.
@@ -65,9 +62,7 @@ class CreditLink:
     def __init__(self, settings: recipe.Credit, run: str | None = None, keep: int = 0) -> None:
         self._settings = settings
         self._keep = keep
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._work = BackgroundWork()
         self._client = AsyncCreditClient(settings.url)
         self._options = _options(settings) | {"run": run[:128] if run else None}
         if keep:
@@ -75,7 +70,7 @@ class CreditLink:
         self._session: CreditSession | None = None
         self._sent: list[int] = []  # positions, in the order of submission
         try:
-            self.info = self._run(self._check())
+            self.info = self._work.run(self._check())
         except BaseException:
             self.close()
             raise
@@ -107,7 +102,7 @@ class CreditLink:
     def begin(self) -> None:
         """Before a step's rollouts are sent: its deadline starts to run."""
         self._sent.clear()
-        self._session = self._run(self._open())
+        self._session = self._work.run(self._open())
 
     async def _open(self) -> CreditSession:
         await self._leave()
@@ -128,7 +123,10 @@ class CreditLink:
         if full:
             self._sent += [position for position, _, _ in full]
             bodies = [self._body(*each) for each in full]
-            self._loop.call_soon_threadsafe(self._session.submit, bodies)
+            self._work.start(self._submit(self._session, bodies))
+
+    async def _submit(self, session: CreditSession, bodies: list[dict[str, Any]]) -> None:
+        session.submit(bodies)
 
     def _body(self, position: int, rollout: Rollout, outcome: float | None) -> dict[str, Any]:
         prompt = rollout.asked.prompt
@@ -146,7 +144,7 @@ class CreditLink:
         """Wait for the credit of all that was sent since `begin`."""
         assert self._session is not None, "begin() comes first"  # noqa: S101
         started = time.monotonic()
-        batch = self._run(self._session.collect())
+        batch = self._work.run(self._session.collect())
         found = Collected(usage=batch.usage)
         for position, result in zip(self._sent, batch, strict=True):
             if isinstance(result, Credited):
@@ -161,18 +159,12 @@ class CreditLink:
         return found
 
     def close(self) -> None:
-        """Take back what was sent, and close."""
-        self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Take back what was sent, and close. May be called more than once."""
+        self._work.stop(self._end)
 
     async def _end(self) -> None:
         await self._leave()
         await self._client.aclose()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
 class Bundles:

@@ -1,8 +1,9 @@
 """What every adapter needs: rollouts in, rewards out, and a fall-back that is never silent.
 
-A `Scorer` holds one connection on an event loop of its own, so it serves frameworks that call
-from coroutines, from threads or from neither. All rollouts of a call are sent at once, in
-requests of a few; frameworks that call it once a rollout get theirs as soon as it is judged.
+A `Scorer` works on an event loop in another thread, so it serves frameworks that call from
+coroutines, from threads or from neither, and from processes that they fork. All rollouts of a call
+are sent at once, in requests of a few; frameworks that call it once a rollout get theirs as soon as
+it is judged.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import asyncio
 import json
 import logging
 import os
-import threading
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from capo_client import errors, wire
+from capo_client._background_loop import BackgroundWork
 from capo_client.adapters.turns import (
     check_count,
     content_text,
@@ -33,7 +34,6 @@ from capo_client.scalar import agreement, log_metrics, mean_reward
 
 Fallback = Literal["skip", "outcome", "raise"]
 FALLBACKS: tuple[Fallback, ...] = ("skip", "outcome", "raise")
-T = TypeVar("T")
 
 _log = logging.getLogger("capo_client.adapters")
 # As many calls at once; the service decides what is judged when, and refuses what is too much.
@@ -153,15 +153,10 @@ class Scorer:
         self._options = options
         self._name = tokenizer_name
         self._told: set[str] = set()
-        self._turns = asyncio.Semaphore(_CONCURRENCY)
         self._client = AsyncCreditClient(url, api_key=api_key, concurrency=_CONCURRENCY)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="capo-scorer", daemon=True
-        )
-        self._thread.start()
+        self._work = BackgroundWork()
         try:
-            self._call(self._connect(ready_within))
+            self._work.run(self._connect(ready_within))
         except BaseException:
             self.close()
             raise
@@ -202,12 +197,11 @@ class Scorer:
             ProblemResponseError: the service refuses the request itself, as for a wrong key.
             CreditFailedError: a rollout was not credited, and `fallback` is `raise`.
         """
-        future = asyncio.run_coroutine_threadsafe(self._score(samples), self._loop)
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._work.start(self._score(samples)))
 
     def score_now(self, samples: Sequence[Sample]) -> list[Scored]:
         """As `score`, for code that is not asynchronous; waits."""
-        return self._call(self._score(samples))
+        return self._work.run(self._score(samples))
 
     async def _score(self, samples: Sequence[Sample]) -> list[Scored]:
         asked = [self._asked(position, sample) for position, sample in enumerate(samples)]
@@ -217,10 +211,9 @@ class Scorer:
         }
         if bodies:
             try:
-                async with self._turns:
-                    batch = await self._client.credit(
-                        list(bodies.values()), deadline=self.deadline, **self._options
-                    )
+                batch = await self._client.credit(
+                    list(bodies.values()), deadline=self.deadline, **self._options
+                )
                 answers |= {
                     n: _checked(answer, asked[n].flags)
                     for n, answer in zip(bodies, batch, strict=True)
@@ -308,19 +301,14 @@ class Scorer:
 
     def close(self) -> None:
         """Close the connection. May be called more than once."""
-        if self._loop.is_closed():
-            return
-        self._call(self._client.aclose())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._work.stop(self._client.aclose)
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_work"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._work = BackgroundWork()
 
 
 def default_scorer() -> Scorer:

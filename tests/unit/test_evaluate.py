@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_client.evaluate import measures
-from capo_client.evaluate.formats import Example, FormatError, read
+from capo_client.evaluate.formats import Example, FormatError, LeftOut, read
 from capo_client.evaluate.measures import Judged, wrong_steps
 from capo_client.wire import VotingMethod
 from capo_service.core.voting import Votes, count_votes
@@ -48,7 +48,7 @@ def test_each_format_is_known_by_its_fields(name: str, array: bool, tmp_path: Pa
         json.dumps([ENTRIES[name]] * 2) if array else f"{json.dumps(ENTRIES[name])}\n\n" * 2
     )
     found, examples, left_out = read(path)
-    assert (found, len(examples), left_out) == (name, 2, 0)
+    assert (found, len(examples), left_out) == (name, 2, [])
     wrong = {"PRM800K": (False, True), "capo": (False, True, True)}.get(name, BY_HAND)
     assert examples[0] == Example("q", tuple(STEPS[: len(wrong)]), wrong)
     assert examples[0].first_error == 1
@@ -74,7 +74,7 @@ def test_solutions_without_an_error(name: str, changes: dict[str, Any], tmp_path
     [
         ("", "empty"), ("{", "neither JSON lines"), ("[1]", "entry 1 is not an object"),
         ('{"a": 1}', "no format that is known: ProcessBench (label, problem, steps)"),
-        (json.dumps(ENTRIES["capo"] | {"wrong_steps": [3]}), r"entry 1, as capo: ValueError wrong_steps names [3]"),
+        (json.dumps(ENTRIES["capo"] | {"wrong_steps": [3]}), "as capo: none of 1 entries can be judged: entry 1: has a wrong step that is none of its steps (wrong_steps names [3]"),
         (json.dumps(ENTRIES["BIG-Bench Mistake"] | {"mistake_index": 7}), "the first wrong step is 7, but there are 3"),
     ],
 )  # fmt: skip
@@ -88,7 +88,7 @@ def test_files_that_cannot_be_read_say_why(text: str, said: str, tmp_path: Path)
 def test_a_blank_step_leaves_its_solution_out(tmp_path: Path) -> None:
     entries = [ENTRIES["capo"], ENTRIES["capo"] | {"steps": ["a", " "], "wrong_steps": []}]
     (tmp_path / "data").write_text("\n".join(map(json.dumps, entries)))
-    assert read(tmp_path / "data")[2] == 1
+    assert read(tmp_path / "data")[2] == [LeftOut(2, "has a blank step")]
 
 
 @given(

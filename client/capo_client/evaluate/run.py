@@ -9,57 +9,83 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from capo_client import errors, terminal, wire
 from capo_client.client import CreditClient
-from capo_client.evaluate import measures, plots
+from capo_client.evaluate import plots, report
 from capo_client.evaluate.formats import Example, FormatError, read
 from capo_client.evaluate.measures import Judged
+from capo_client.evaluate.report import VARIED, Labels
 from capo_client.filejob import FileJob, FileJobError
 
 _COMMAND = "capo eval"
-_FIGURES = ("error_accuracy", "correct_accuracy", "f1", "precision", "recall", "step_f1")
+_BATCH, _REQUESTS = 4, 16  # rollouts in a request, and requests at once
 
 
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="Labelled steps: see `capo_client.evaluate`.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled solutions: ProcessBench, BIG-Bench Mistake, MR-GSM8K, PRM800K, or JSON "
+            "lines of question, steps, wrong_steps."
+        ),
+    ],
     url: Annotated[
         str | None,
-        typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's"),
+        typer.Option(help="URL of the service.", envvar="CAPO_URL", show_default="this machine's"),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="As Bearer.", envvar="CAPO_API_KEY")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
+    ] = None,
     n: Annotated[int, typer.Option(min=1, max=64, help="Critiques for each rollout.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Of the critiques.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Of critiques, draws and resamples.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of what is judged.", show_default="FILE.eval")
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of the judge.")] = 0.7,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the judge, and of draws and resamples.")
+    ] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=f"NAME=VALUE; repeatable. Names: {', '.join(VARIED)}."),
     ] = None,
-    resamples: Annotated[int, typer.Option(min=20, help="Of the bootstrap.")] = 1000,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Judge only the first so many solutions.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results and report.", show_default="FILE.eval"),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=20, help="Resamples of the bootstrap.")] = 1000,
     draw: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
-    deadline: Annotated[float, typer.Option(help="Seconds for a window of rollouts.")] = 7200,
+    deadline: Annotated[
+        float, typer.Option(help=f"Seconds for each {_BATCH * _REQUESTS * 4} rollouts.")
+    ] = 7200,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Measure a judge on steps of known worth, over voting methods and numbers of critiques.
+    """Evaluate a judge on step-labelled data, for every voting method and number of critiques.
 
     Each rollout is judged once, with --n critiques and once more greedily; fewer critiques are
-    drawn from these. Formats: ProcessBench, BIG-Bench Mistake, MR-GSM8K, PRM800K, and JSON lines of
-    question, steps, wrong_steps. Runs again where it stopped.
+    drawn from these. Run again, it goes on where it stopped. Each judge needs a folder of its own.
     """
     try:
+        varied = _varied(setting)
+        sampling = {"n": n, "early_stop": False, "seed": seed, "temperature": temperature, **varied}
+        voting = wire.Voting.model_validate({"method": "average", **sampling})
         format_, examples, left_out = read(file)
-        examples = examples[:limit]
-        folder = out or file.with_name(file.name + ".eval")
-        folder.mkdir(parents=True, exist_ok=True)
-        source = folder / "rollouts.jsonl"
-        source.write_text("".join(json.dumps(each.rollout()) + "\n" for each in examples))
-        with CreditClient(url, api_key=api_key, batch_size=4, concurrency=16) as client:
+        chosen = examples[:limit]
+        source = _folder(file, out) / "rollouts.jsonl"
+        with CreditClient(url, api_key=api_key, batch_size=_BATCH, concurrency=_REQUESTS) as client:
             judge = client.info()
-            sampled, seconds = _judge(client, source, "sampled", deadline, {
-                "method": "average", "n": n, "early_stop": False, "seed": seed,
-                "temperature": temperature,
-            })  # fmt: skip
-            greedy, _ = _judge(client, source, "greedy", deadline, {"method": "greedy"})
+            source.write_text("".join(json.dumps(each.rollout()) + "\n" for each in chosen))
+            sampled, seconds = _judge(
+                client, source, "sampled", deadline, {"method": "average", **sampling}
+            )
+            greedy, _ = _judge(client, source, "greedy", deadline, {"method": "greedy", **varied})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        terminal.complain(_COMMAND, f"{where}: {message}" if where else message)
+        raise typer.Exit(2) from None
     except (FormatError, FileJobError) as error:
         terminal.complain(_COMMAND, error)
         raise typer.Exit(2) from None
@@ -69,24 +95,62 @@ def evaluate(
     except errors.CapoError as error:
         terminal.complain(_COMMAND, error)
         raise typer.Exit(2) from None
-    judged = [_judged(*each) for each in zip(examples, sampled, greedy, strict=True)]
-    found = {
-        "judge": judge.model, "engine": judge.engine, "style": judge.critique_style,
-        "format": format_, "data": file.name, "examples": len(examples), "left_out": left_out,
-        "erroneous": sum(each.first_error is not None for each in examples),
-        "unjudged": sum(not each.critiques for each in judged),
-        "n": n, "temperature": temperature, "seed": seed,
-        "table": measures.table(judged, n, resamples, seed),
-        "agreement": measures.agreement(judged), "cost": _cost(sampled, seconds, n),
-    }  # fmt: skip
-    off, bins = measures.calibration(measures.shares(judged))
-    found["calibration"] = {"error": off, "bins": bins}
+    labels = Labels(file.name, format_, chosen, len(examples) - len(chosen), left_out)
+    judged = [_judged(*each) for each in zip(chosen, sampled, greedy, strict=True)]
+    found = report.build(labels, judge, voting, judged, sampled, seconds, resamples)
+    folder = source.parent
     (folder / "report.json").write_text(json.dumps(found, indent=2) + "\n")
     pictures = _draw(found, folder) if draw else []
     if as_json:
         typer.echo(json.dumps(found))
         return
-    _tell(found, folder, pictures)
+    report.tell(found, folder, pictures)
+
+
+def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """What `--set` names, by the names of `voting`; values are JSON where they parse as such.
+
+    Raises:
+        FormatError: it is not of this form, or cannot be varied here.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        name = name.replace("-", "_")
+        if not equals:
+            raise FormatError(f"--set {pair}: write NAME=VALUE")
+        if name in ("n", "temperature", "seed"):
+            raise FormatError(f"--set {pair}: use --{name} {value}")
+        if name not in VARIED:
+            raise FormatError(
+                f"--set {pair}: capo eval can vary {', '.join(VARIED)}; other settings are the "
+                "service's, so start `capo serve` with them and evaluate into another --out"
+            )
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _folder(file: Path, out: Path | None) -> Path:
+    """The folder for results, made where it is missing.
+
+    Raises:
+        FileJobError: there can be none.
+    """
+    if out is None and not file.is_file():
+        raise FileJobError(f"{file} is not an ordinary file; name a folder for results with --out")
+    folder = out or file.with_name(file.name + ".eval")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "rollouts.jsonl").touch()
+    except OSError as error:
+        raise FileJobError(
+            f"{folder} cannot be used as a folder for results: {error.strerror}; choose another "
+            "--out"
+        ) from error
+    return folder
 
 
 def _judge(
@@ -133,51 +197,9 @@ def _named(critique: dict[str, Any]) -> frozenset[int] | None:
     return frozenset(critique["wrong_steps"]) if critique["valid"] else None
 
 
-def _cost(results: Sequence[dict[str, Any]], seconds: float | None, n: int) -> dict[str, Any]:
-    total = wire.Usage()
-    for result in results:
-        if result["status"] == "ok":
-            total += wire.Usage(**result["usage"])
-    per = total.completion_tokens / max(total.critiques_run, 1)
-    return total.model_dump() | {"completion_tokens_per_critique": per, "n": n, "seconds": seconds}
-
-
 def _draw(found: dict[str, Any], folder: Path) -> list[Path]:
     try:
         return plots.draw(found, folder)
     except ImportError:
         typer.echo("no pictures: they need pip install 'capo-credit[eval]'", err=True)
         return []
-
-
-def _tell(found: dict[str, Any], folder: Path, pictures: Sequence[Path]) -> None:
-    def cell(line: dict[str, Any], name: str) -> str:
-        if line[name] is None:
-            return "-"
-        low, high = line["intervals"][name]
-        return f"{line[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-    rows = [
-        [line["method"], str(line["k"]), *(cell(line, name) for name in _FIGURES)]
-        for line in found["table"]
-    ]
-    headers = ["method", "k", "finds first error", "clears right ones", "F1", "step precision",
-               "step recall", "step F1"]  # fmt: skip
-    title = (
-        f"{found['judge']} on {found['data']} ({found['format']}): {found['examples']} rollouts, "
-        f"{found['erroneous']} with an error; 95% intervals"
-    )
-    terminal.show(headers, rows, title)
-    cost, error, agreed = found["cost"], found["calibration"]["error"], found["agreement"]
-    facts = {
-        "unjudged rollouts (counted as missed)": found["unjudged"],
-        "left out (a blank step)": found["left_out"],
-        "calibration error of vote shares": "-" if error is None else f"{error:.3f}",
-        "agreement between critiques": "-" if agreed is None else f"{agreed:.3f}",
-        "tokens written": f"{cost['completion_tokens']:,} in {cost['critiques_run']:,} critiques",
-        "tokens read": f"{cost['prompt_tokens']:,}, {cost['cached_tokens']:,} of them from cache",
-        "seconds": "-" if cost["seconds"] is None else f"{cost['seconds']:.1f}",
-        "written to": ", ".join([f"{folder / 'report.json'}", *map(str, pictures)]),
-    }
-    for name, value in facts.items():
-        typer.echo(f"{name}: {value}")

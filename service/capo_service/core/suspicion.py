@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import re2
 
+from capo_service.core import thoughts
 from capo_service.core.steps import Span
 
 Reason = Literal[
@@ -208,14 +209,22 @@ def _hidden_text(text: _Text) -> Found | None:
     return f"{hidden.total()} characters that are not seen ({names})", None
 
 
+# The end of turn that a policy's own tokenizer writes out. Only at the end: elsewhere it is forged.
+_END_OF_TURN = re2.compile(
+    r"(?i)(\s*(<\|(im_end|endoftext|eot_id|eom_id|eot|eom|end|return|user|observation|role_end|"
+    r"end_of_(text|turn|role)|end_of_turn_token|end_response)\|>|</s>|<eos>|<pad>|<end_of_turn>|"
+    r"<turn\|>|\[EOS\]|<\x{FF5C}end\x{2581}of\x{2581}sentence\x{FF5C}>))+\s*\z"
+)
 _IMITATION = re2.compile(
-    r"(?i)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?(think|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>|"
+    r"(?i)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
     r"<\s*/?\s*step_\d|incorrect[_ ]steps)"
 )
 
 
 def _imitation(text: _Text) -> Found | None:
-    if (found := _IMITATION.search(text.response)) is None:
+    # A policy that reasons writes the markers of its own thought.
+    said = _END_OF_TURN.sub("", thoughts.without_markers(text.response))
+    if (found := _IMITATION.search(said)) is None:
         return None
     return f"it writes {found[0]!r}, which is the prompt's or the judge's to write", None
 

@@ -11,14 +11,15 @@ import re
 _NAME = (
     r"(?:[\w.-]{1,12}[:|])?(?:longcat_)?think(?:ing)?(?:[_:]\w{1,20})?|thoughts?|reasoning|analysis"
 )
+_TURN = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?"
 _ENDS = (
     rf"<\s{{0,4}}/\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
     r"\[/THINK(?:ING)?\]",
     r"◁/think▷",
-    r"<\|channel\|>\s{0,4}final[^<]{0,60}<\|message\|>",
+    _TURN + r"<\|channel\|>\s{0,4}final[^<]{0,60}<\|message\|>",
     r"assistantfinal",
     r"<channel\|>",
-    r"<\|END_THINKING\|>|<\|end_of_(?:thought|thinking)\|>|<\|inner_suffix\|>|<unused95>",
+    r"<\|END_THINKING\|>(?:\s?<\|START_RESPONSE\|>)?|<\|end_of_(?:thought|thinking)\|>|<\|inner_suffix\|>|<unused95>",
     r"<\|close\|>\s{0,4}think\s{0,4}<\|sep\|>",
     r"Here(?:'s| is) my response:",
 )
@@ -26,7 +27,7 @@ _OPENINGS = (
     rf"<\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
     r"\[THINK(?:ING)?\]",
     r"◁think▷",
-    r"<\|channel\|>\s{0,4}(?:analysis|commentary)[^<]{0,60}<\|message\|>",
+    _TURN + r"<\|channel\|>\s{0,4}(?:analysis|commentary)[^<]{0,60}<\|message\|>",
     r"\Aanalysis(?=[A-Z])|assistant(?:analysis|commentary)",
     r"<\|channel>",
     r"<\|START_THINKING\|>|<\|begin_of_(?:thought|thinking)\|>|<\|inner_prefix\|>|<unused94>",

@@ -12,6 +12,7 @@ import pytest
 from capo_service.engine import supervisor
 from capo_service.engine.base import EngineDeadError
 from capo_service.engine.supervisor import Supervisor
+from kit_time import now, stepped
 
 
 class Engine:
@@ -21,16 +22,24 @@ class Engine:
         self.failed = False
         self.answers = True
         self.works = True
+        self.ping_error: Exception | None = None
+        self.watch_error: Exception | None = None
+        self.pings = 0
         self.ended: list[bool] = []
         self._used = 0.0
 
     async def ping(self) -> None:
+        self.pings += 1
         if self.failed:
             raise EngineDeadError("gone")
+        if self.ping_error is not None:
+            raise self.ping_error
         while not self.answers:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.1)
 
     def processor_seconds(self) -> float:
+        if self.watch_error is not None:
+            raise self.watch_error
         self._used += self.works
         return self._used
 
@@ -45,8 +54,10 @@ class Loader:
     def __init__(self) -> None:
         self.made: list[Engine] = []
         self.broken = 0
+        self.tried: list[float] = []
 
     async def __call__(self) -> Engine:
+        self.tried.append(now())
         if self.broken:
             self.broken -= 1
             raise ValueError("no memory")
@@ -54,16 +65,10 @@ class Loader:
         return self.made[-1]
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_PERIOD": 0.01, "_STILL_SECONDS": 0.1, "_PAUSE_SECONDS": 0.01}.items():
-        monkeypatch.setattr(supervisor, name, value)
-
-
 @asynccontextmanager
 async def kept(hang_seconds: float = 60) -> AsyncIterator[tuple[Supervisor[Engine], Loader]]:
     loader = Loader()
-    keeper = Supervisor(loader, hang_seconds)
+    keeper = Supervisor(loader, hang_seconds, clock=now)
     await keeper.start()
     try:
         yield keeper, loader
@@ -71,20 +76,23 @@ async def kept(hang_seconds: float = 60) -> AsyncIterator[tuple[Supervisor[Engin
         await keeper.close()
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+async def eventually(condition: Callable[[], object], seconds: float = 200) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
 
 
+@stepped
 async def test_an_engine_that_answers_is_left_alone_and_ended_gently() -> None:
     async with kept() as (keeper, loader):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(600)
         assert keeper.runner is loader.made[0] and not keeper.restarts
+        assert loader.made[0].pings > 100
     assert loader.made[0].ended == [False] and len(loader.made) == 1
     assert keeper.runner is None
 
 
+@stepped
 async def test_one_that_died_is_replaced() -> None:
     async with kept() as (keeper, loader):
         loader.made[0].failed = True
@@ -94,61 +102,89 @@ async def test_one_that_died_is_replaced() -> None:
     assert loader.made[0].ended == [True]
 
 
+@stepped
 async def test_one_that_neither_answers_nor_works_is_ended_by_force() -> None:
     async with kept() as (keeper, loader):
         loader.made[0].works = loader.made[0].answers = False
-        await eventually(lambda: keeper.restarts)
+        await asyncio.sleep(supervisor._STILL_SECONDS - supervisor._PERIOD)
+        assert not keeper.restarts
+        await eventually(lambda: keeper.restarts, 4 * supervisor._PERIOD)
         assert loader.made[0].ended == [True]
         await eventually(lambda: keeper.runner is loader.made[1])
 
 
+@stepped
 async def test_one_that_works_may_take_its_time_but_not_for_ever() -> None:
-    async with kept(hang_seconds=0.6) as (keeper, loader):
+    async with kept(hang_seconds=60) as (keeper, loader):
         loader.made[0].answers = False
-        await asyncio.sleep(0.25)  # well over what one that does nothing is given
+        await asyncio.sleep(58)
         assert not keeper.restarts
-        await eventually(lambda: keeper.restarts)
+        await eventually(lambda: keeper.restarts, 4)
+        assert loader.made[0].ended == [True]
 
 
+@stepped
+async def test_an_answer_and_work_begin_the_count_again() -> None:
+    async with kept(hang_seconds=60) as (keeper, loader):
+        engine = loader.made[0]
+        for _ in range(10):
+            engine.answers = engine.works = False
+            await asyncio.sleep(supervisor._STILL_SECONDS - 1)
+            engine.works = True
+            await asyncio.sleep(2 * supervisor._PERIOD)
+        assert not keeper.restarts
+        engine.answers = True
+        await asyncio.sleep(2)
+        engine.answers = False
+        await asyncio.sleep(55)
+        assert not keeper.restarts
+
+
+@stepped
 async def test_time_that_nobody_saw_pass_does_not_count() -> None:
     """As when this process was stopped together with its engine."""
-    now = 0.0
+    missed = 0.0
     loader = Loader()
-    keeper = Supervisor(loader, 60, clock=lambda: now)
+    keeper = Supervisor(loader, 60, clock=lambda: now() + missed)
     await keeper.start()
     try:
-        loader.made[0].works = loader.made[0].answers = False
-        await asyncio.sleep(0.03)
-        now += 3600
-        await asyncio.sleep(0.03)
-        loader.made[0].answers = True
-        await asyncio.sleep(0.1)
+        engine = loader.made[0]
+        engine.works = engine.answers = False
+        await asyncio.sleep(1)
+        missed = 3600
+        await asyncio.sleep(1)
+        assert not keeper.restarts
+        engine.answers = True
+        await asyncio.sleep(60)
         assert not keeper.restarts
     finally:
         await keeper.close()
 
 
 @pytest.mark.parametrize("way", ["does not start", "dies at once"])
+@stepped
 async def test_one_that_does_not_recover_is_given_up(way: str) -> None:
     async with kept() as (keeper, loader):
         loader.broken = 10 if way == "does not start" else 0
         loader.made[-1].failed = True
         while not keeper.dead:
-            async with asyncio.timeout(20):
-                await eventually(lambda: keeper.runner or keeper.dead)
+            await eventually(lambda: keeper.runner or keeper.dead)
             if keeper.runner is not None:
                 keeper.runner.failed = True
         assert keeper.runner is None and keeper.restarts == 2
 
 
+@stepped
 async def test_one_that_comes_back_at_the_second_try_is_not_given_up() -> None:
     async with kept() as (keeper, loader):
         loader.broken = 1
         loader.made[0].failed = True
         await eventually(lambda: keeper.runner)
         assert not keeper.dead and keeper.restarts == 2
+        assert loader.tried[2] - loader.tried[1] == pytest.approx(supervisor._PAUSE_SECONDS)
 
 
+@stepped
 async def test_callers_are_told_when_to_come_back() -> None:
     now = 100.0
 
@@ -166,3 +202,59 @@ async def test_callers_are_told_when_to_come_back() -> None:
         assert keeper.ready_in == 20
     finally:
         await keeper.close()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no answer"), EngineDeadError("gone")])
+@stepped
+async def test_a_ping_that_fails_is_no_answer(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kept(hang_seconds=0.3) as (keeper, loader):
+        loader.made[0].ping_error = error
+        await eventually(lambda: keeper.restarts and keeper.runner is loader.made[-1])
+        assert loader.made[0].ended == [True] and not keeper.dead
+    assert "it has not answered for" in caplog.text
+    assert ("no answer" in caplog.text) == isinstance(error, RuntimeError)
+
+
+@stepped
+async def test_one_that_cannot_be_watched_is_replaced_and_the_reason_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with kept() as (keeper, loader):
+        loader.made[0].watch_error = OSError("no more file descriptors")
+        await eventually(lambda: keeper.restarts and keeper.runner is loader.made[-1])
+        assert loader.made[0].ended == [True] and not keeper.dead
+    assert "no more file descriptors" in caplog.text
+
+
+@stepped
+async def test_one_that_can_never_be_watched_is_given_up() -> None:
+    async with kept() as (keeper, loader):
+        for number in range(3):
+            await eventually(lambda n=number: len(loader.made) > n)  # type: ignore[misc]
+            loader.made[number].watch_error = OSError("no more file descriptors")
+        await eventually(lambda: keeper.dead)
+        assert keeper.runner is None
+
+
+@stepped
+async def test_one_that_is_given_up_is_dead_even_if_its_rest_cannot_be_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(Engine):
+        async def end(self, lost: bool) -> None:
+            self.failed = True
+            raise OSError("zombie")
+
+    async def load() -> Engine:
+        return Stuck()
+
+    keeper = Supervisor(load, 60)
+    await keeper.start()
+    while not keeper.dead:
+        if keeper.runner is not None:
+            keeper.runner.failed = True
+        await eventually(lambda: keeper.runner or keeper.dead)
+    await keeper.close()
+    assert keeper.runner is None and "zombie" in caplog.text

@@ -36,16 +36,17 @@ class CreditService:
         logs.set_up(loaded)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self._flush = tracing.set_up(loaded)
-        self._engine = make_engine(loaded)
-        self._app = create_app(loaded, self._engine, on_ready=garbage.settle, wait=True)
+        engine = make_engine(loaded)
+        self._app = create_app(loaded, engine, on_ready=garbage.settle, wait=True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name
         return self._app
 
     async def check_health(self) -> None:
-        """Ray replaces a replica whose judge is lost."""
-        if self._engine.dead:
-            raise RuntimeError(f"the engine of {self._engine.model} is dead")
+        """Ray replaces a replica that only a new process can bring back."""
+        runtime = self._app.state.runtime
+        if runtime.dead:
+            raise RuntimeError(runtime.is_broken().detail)
 
     def __del__(self) -> None:
         self._flush()

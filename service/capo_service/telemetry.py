@@ -108,6 +108,9 @@ class Telemetry:
             "How late the event loop was at wake-ups 5 ms apart, for want of this process",
             _LATE,
         )
+        self.task_failures = counter(
+            "capo_background_failures", "Background tasks that failed, by task", "task"
+        )
         self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
 
         self._canary_accuracy = Gauge(

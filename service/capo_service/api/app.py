@@ -151,17 +151,17 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
 
     @app.get(
         "/health/live",
-        summary="Whether the process is of use; where it is not, start another",
-        responses=unavailable("The engine is dead for good"),
+        summary="Liveness probe: 503 means restart the process",
+        responses=unavailable("The engine or a vital background task is dead for good"),
     )
     async def live() -> dict[str, str]:
-        if runtime.engine.dead:
-            raise problems.from_problem(runtime.engine_is_dead())
+        if runtime.dead:
+            raise problems.from_problem(runtime.is_broken())
         return {"status": "live"}
 
     @app.get(
         "/health/ready",
-        summary="Whether a request would be served",
+        summary="Readiness probe: 503 says why no request would be served",
         responses=unavailable("Loading, draining, or the engine is dead"),
     )
     async def ready() -> dict[str, str]:

@@ -27,6 +27,7 @@ from capo_service.api.judging import (
 )
 from capo_service.api.live import Live
 from capo_service.api.parsing import Batch, Item
+from capo_service.background import Background
 from capo_service.credit import Creditor
 from capo_service.engine.base import UNLIMITED, Engine
 from capo_service.garbage import collect_when_idle
@@ -70,6 +71,7 @@ class Runtime:
         self.settings = settings
         self.engine = engine
         self.telemetry = Telemetry()
+        self._background = Background(lambda name: self.telemetry.task_failures.labels(name).inc())
         self.access = Access(settings, self.telemetry)
         self._creditor: Creditor | None = None
         self.admission = Admission(
@@ -88,7 +90,6 @@ class Runtime:
         self.live = Live(settings.live_rollouts, self.telemetry, self.admission)
         self._on_failure = on_failure
         self._on_ready = on_ready
-        self._tasks: list[asyncio.Task[None]] = []
         self._phase = "starting"
         self.loaded = asyncio.Event()  # set once the judge serves requests
         self._answering: set[asyncio.Task[Answer]] = set()
@@ -147,6 +148,8 @@ class Runtime:
         """Why a request would be refused now, or None."""
         if self.admission.draining:
             return problems.make("draining", "the service is stopping and takes no new work")
+        if self._background.lost is not None:
+            return self.is_broken()
         if self._judging is None:
             return problems.make("not-ready", f"the judge {self.engine.model}: {self._phase}")
         if not self.engine.ready:
@@ -160,6 +163,21 @@ class Runtime:
             "engine-dead", lost if self.engine.dead else f"{lost}; it should come back"
         )
 
+    @property
+    def dead(self) -> bool:
+        """Whether nothing but a new process brings the service back."""
+        return self.engine.dead or self._background.lost is not None
+
+    def is_broken(self) -> wire.Problem:
+        """The problem of a service that is `dead`."""
+        if self._background.lost is None:
+            return self.engine_is_dead()
+        return problems.make(
+            "not-ready",
+            f"the background task {self._background.lost} failed (the service's log has the "
+            "trace); restart the service",
+        )
+
     def unavailable(self, problem: wire.Problem) -> problems.ProblemError:
         """`why_not_ready` as an error, with a Retry-After."""
         wait = math.ceil(self.engine.ready_in)
@@ -171,29 +189,40 @@ class Runtime:
         Args:
             wait: whether to return only when the judge is loaded; an error is then raised.
         """
-        loading = asyncio.create_task(self._load())
-        collecting = collect_when_idle(lambda: not self.accepted)
-        watches = self.access.watch(), self._loop_watch.run(), collecting, self.live.run()
-        self._tasks = [loading, *map(asyncio.create_task, watches)]
+        start = self._background.start
+        # Without it a key that was taken back would go on being honoured.
+        start("key-file", self.access.watch, vital=True)
+        start("loop-watch", self._loop_watch.run)
+        start("garbage", lambda: collect_when_idle(lambda: not self.accepted))
+        start("live-view", self.live.run)
         if wait:
-            await loading
+            await self._load()
+        else:
+            start("loading", self._load, vital=True)
 
     async def _load(self) -> None:
         try:
-            self._enter("starting the engine (phase 1 of 2)")
-            await asyncio.gather(self.engine.start(), self._verifier.start())
-            self._enter("loading tokenizers (phase 2 of 2)")
-            found = await asyncio.to_thread(
-                load_vocabularies,
-                self.settings.tokenizers,
-                self.engine.model,
-                self.engine.tokenizer_json,
-            )
+            await self._load_judge()
         except Exception as error:
             if self._on_failure is None:
                 raise
             self._on_failure(error)
             return
+        if self._on_ready is not None:
+            self._on_ready()
+        log.info("the judge %s is loaded", self.engine.model)
+        self.loaded.set()
+
+    async def _load_judge(self) -> None:
+        self._enter("starting the engine (phase 1 of 2)")
+        await asyncio.gather(self.engine.start(), self._verifier.start())
+        self._enter("loading tokenizers (phase 2 of 2)")
+        found = await asyncio.to_thread(
+            load_vocabularies,
+            self.settings.tokenizers,
+            self.engine.model,
+            self.engine.tokenizer_json,
+        )
         self.vocabularies = found
         if self.settings.max_running is None:
             self.admission.max_running = places(self.engine.slots)
@@ -217,12 +246,9 @@ class Runtime:
             self.telemetry,
         )
         if self._canaries is not None:
-            watch = self._canaries.run(self._judging, self.settings.canary_seconds)
-            self._tasks.append(asyncio.create_task(watch))
-        if self._on_ready is not None:
-            self._on_ready()
-        log.info("the judge %s is loaded", self.engine.model)
-        self.loaded.set()
+            canaries, judging = self._canaries, self._judging
+            seconds = self.settings.canary_seconds
+            self._background.start("canaries", lambda: canaries.run(judging, seconds))
 
     def _judge_is_full(self) -> bool:
         return self._creditor is not None and self._creditor.sampling >= self.engine.slots
@@ -250,9 +276,7 @@ class Runtime:
     async def close(self) -> None:
         """Drain, then give everything back."""
         await self.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
         await self.engine.close()
         await self._verifier.close()
         await self._results.close()

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from capo_service.engine.base import EngineDeadError
@@ -114,7 +113,12 @@ class Supervisor(Generic[R]):
         failures = 0
         while True:
             if self._runner is not None:
-                why = await self._until_lost(self._runner)
+                try:
+                    why = await self._until_lost(self._runner)
+                except Exception:
+                    # One that cannot be watched could hang unseen.
+                    log.exception("watching the engine failed")
+                    why = "it can no longer be watched"
                 log.error("the engine is lost: %s", why)
                 self._began = self._clock()
                 quick = self._clock() - self._ready_at < _QUICK_SECONDS
@@ -122,7 +126,10 @@ class Supervisor(Generic[R]):
             if failures >= _MOST_FAILURES:
                 log.error("the engine was lost %d times in a row; it is given up", failures)
                 self.dead = True
-                await self._end(lost=True)
+                try:
+                    await self._end(lost=True)
+                except Exception:
+                    log.exception("what is left of the engine cannot be ended")
                 return
             try:
                 await self._end(lost=True)
@@ -141,17 +148,20 @@ class Supervisor(Generic[R]):
         Only time that this process has seen pass counts: if it was stopped itself, or its machine
         was, the engine is not to blame.
         """
-        ping = asyncio.create_task(runner.ping())
         silent = still = 0.0
         used, looked = runner.processor_seconds(), self._clock()
+        ping = asyncio.create_task(runner.ping())
         try:
             while not runner.failed:
                 await asyncio.wait({ping}, timeout=_PERIOD)
                 if ping.done():
-                    with suppress(EngineDeadError):  # `failed` tells, or the next ping
-                        ping.result()
+                    error = ping.exception()
+                    if error is None:
+                        silent = still = 0.0
+                    elif not isinstance(error, EngineDeadError):  # of that, `failed` tells
+                        log.warning("the engine answered a ping by an error: %r", error)
                     await asyncio.sleep(_PERIOD)
-                    ping, silent, still = asyncio.create_task(runner.ping()), 0.0, 0.0
+                    ping = asyncio.create_task(runner.ping())
                 seen = min(self._clock() - looked, 2 * _PERIOD)
                 spent, looked = runner.processor_seconds(), self._clock()
                 silent += seen

@@ -152,7 +152,7 @@ class VllmEngine:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         assert self._encoder is not None, "start() comes first"  # noqa: S101
         ids = self._encoder.encode(prompt)
-        return EncodedPrompt(ids, len(ids), prompt.opening)
+        return EncodedPrompt(ids, len(ids), prompt.opening, self._encoder.thought)
 
     async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
         runner = self._supervisor.runner
@@ -227,6 +227,9 @@ class _Llm:
             await self._llm.is_sleeping()  # answered by the engine's own loop, between two steps
         except VllmDeadError as error:
             raise EngineDeadError("the judge's engine died") from error
+        except RuntimeError as error:
+            if "returned different" not in str(error):  # then every data-parallel rank answered
+                raise
 
     def processor_seconds(self) -> float:
         if not self._is_here:  # it may be waiting for other machines, which cannot be seen

@@ -34,7 +34,7 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
     "Is it healthy?": [
         ("Ready", "1 for every replica that serves requests.", "none",
          [(f"capo_ready{{{BY}}}", "{{instance}}")]),
-        ("Rollouts by status", "200 only, in the best of worlds. 502: no critique could be read.",
+        ("Rollouts by status", "Should be 200 only. 502: no critique could be read.",
          "ops", [(rate("capo_rollouts_total", "status"), "{{status}}")]),
         ("Engine restarts", "Times that the engine was lost and came back.", "short",
          [(f"capo_engine_restarts{{{BY}}}", "{{instance}}")]),
@@ -57,7 +57,8 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
          [(quantile(0.99, "capo_loop_blocked_seconds"), "p99"),
           (f"capo_loop_blocked_longest_seconds{{{BY}}}", "{{instance}} longest")]),
         ("Refusals", "429: the queue is full, or a key's quota is used up.", "ops",
-         [(rate("capo_requests_total", "status", ',status=~"4..|5.."'), "{{status}}")]),
+         [(rate("capo_requests_total", "status", ',status=~"4..|5..",status!="499"'),
+           "{{status}}")]),
     ],
     "Is the judge degenerating?": [
         ("Critiques that can be read", "Near 1; a fall means the judge no longer keeps the form.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from capo_service.engine.scripted import ScriptedEngine
 from kit_service import Background, Service, body, eventually, serving, settings
@@ -118,3 +120,57 @@ def test_garbage_is_answered_or_closed_at_once(tmp_path: Path) -> None:
                     answer
                 )
         assert background.wait().status_code == 200
+
+
+def request(path: str, accept: str, count: int) -> bytes:
+    rollouts = [{"question": "q", "response": f"a {i}", "outcome": 1} for i in range(count)]
+    sent: dict[str, object] = {
+        "/credit": body(*rollouts),
+        "/slime": {"prompt": "q", "response": "1", "label": "1"},
+        "/openrlhf": {"query": ["q1"], "prompts": ["q"], "labels": ["1"]},
+    }
+    text = json.dumps(sent[path]).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Accept: {accept}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("/credit", "application/json"), ("/credit", "application/x-ndjson"), ("/slime", "*/*"),
+        ("/openrlhf", "*/*"),
+    ],
+)  # fmt: skip
+def test_a_caller_that_hangs_up_is_no_failure_of_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, accept: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = ScriptedEngine(delay=60)
+    whole = request(path, accept, 3)
+    with serving(engine, settings(tmp_path)) as service:
+        with connect(service) as waiting:
+            waiting.sendall(whole)
+            eventually(lambda: engine.running > 0)
+        with connect(service) as sending:  # hangs up in the middle of its body
+            sending.sendall(whole[:-5])
+        eventually(lambda: service.runtime.accepted == 0)
+        counted = 'capo_requests_total{status="499"} 2.0'
+        eventually(lambda: counted in httpx.get(f"{service.url}/metrics").text)
+        assert 'status="5' not in httpx.get(f"{service.url}/metrics").text
+    if path == "/credit":
+        assert caplog.text.count("POST /credit 499") == 2
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_caller_that_hangs_up_in_a_stream_is_told_in_the_access_log_and_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    engine = ScriptedEngine(delay=0.2)
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
+        with connect(service) as connection:
+            connection.sendall(request("/credit", "application/x-ndjson", 50))
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        eventually(lambda: service.runtime.accepted == 0 and engine.running == 0)
+        eventually(lambda: "ended client disconnected" in caplog.text)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -115,10 +115,14 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._call.answers):
+            facts = scope["state"]["facts"]
             try:
                 await until_disconnect(receive, self._send_all(send))
             except TimeoutError:
-                log.warning("a caller takes no more of its stream, which ends here")
+                facts["ended"] = "client stopped reading"
+                log.warning("client stopped reading; stream closed")
+            except problems.ProblemError:  # its status was sent long ago
+                facts["ended"] = "client disconnected"
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -145,7 +149,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise problems.error("internal", "the caller has hung up")
+            raise problems.error("client-closed", "the caller closed the connection")
         return task.result()
     finally:
         for pending in (task, watch):

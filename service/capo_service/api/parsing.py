@@ -68,7 +68,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
             Connection="close",
         ) from None
     except ClientDisconnect:
-        raise problems.error("internal", "the caller has hung up") from None
+        raise problems.error("client-closed", "the caller closed the connection") from None
     return bytes(body)
 
 

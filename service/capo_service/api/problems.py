@@ -38,6 +38,7 @@ TYPES = {
     "not-found": (404, "There is no such resource"),
     "method-not-allowed": (405, "The method is not allowed here"),
     "request-timeout": (408, "The request did not arrive in time"),
+    "client-closed": (499, "The caller closed the connection"),  # nginx's status; seen in logs
     "queue-full": (429, "The queue is full"),
     "quota-exceeded": (429, "The API key's quota is used up"),
     "engine-busy": (429, "The judge is busy"),
@@ -130,5 +131,5 @@ def openapi_responses() -> dict[int | str, dict[str, Any]]:
     return {
         status: {"description": "; ".join(names), "content": {MEDIA_TYPE: {"schema": schema}}}
         for status, names in sorted(titles.items())
-        if status not in (404, 405)
+        if status not in (404, 405, 499)
     }

@@ -1,6 +1,8 @@
 """GRPO with CAPO's token advantages in TRL. `accelerate launch recipes/trl/train.py`.
 
-A reward service runs beside it (`capo serve`), at CAPO_URL or on this machine's port 8000.
+A reward service runs (`capo serve`) at CAPO_URL, by default on this machine's port 8000. One on
+another machine is started with `--host 0.0.0.0` there, and asks for a key if CAPO_API_KEY is set on
+both.
 """
 
 from datasets import load_dataset

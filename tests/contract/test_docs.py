@@ -65,6 +65,24 @@ def test_every_other_block_runs_or_is_checked(
     assert "problem" not in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize("block", kit_docs.inline() + kit_docs.headers(), ids=str)
+def test_commands_in_the_text_and_at_the_head_of_recipes_are_checked(block: kit_docs.Block) -> None:
+    kit_docs.check(block)
+
+
+def test_every_recipe_has_a_header_that_is_read() -> None:
+    read = {block.page for block in kit_docs.headers()}
+    assert {path for path in kit_docs.HEADED if path.parts[-2] in ("recipes", "verl")} <= read
+
+
+@pytest.mark.parametrize("page", [*kit_docs.PAGES, *kit_docs.HEADED], ids=lambda page: page.name)
+def test_who_names_a_service_elsewhere_says_how_it_listens_there(page: Path) -> None:
+    """`capo serve` listens to its own machine alone, so http://judge:8000 would not answer."""
+    text = page.read_text("utf-8")
+    if re.search(r"https?://(judge|SERVICE)\b", text, re.IGNORECASE) and "helm" not in page.parts:
+        assert "--host 0.0.0.0" in text and re.search(r"CAPO_API_KEY|\bkeys?\b", text)
+
+
 def test_blocks_that_are_wrong_are_found() -> None:
     def wrong(language: str, text: str) -> None:
         with pytest.raises((AssertionError, SyntaxError, ValueError)):
@@ -73,6 +91,10 @@ def test_blocks_that_are_wrong_are_found() -> None:
     wrong("python", "for")
     wrong("sh", "capo serve --no-such-option 3")
     wrong("sh", "capo nothing")
+    wrong("sh", "capo credit --out x")
+    wrong("inline", "capo serve --modle x")
+    wrong("sh", "capo serve --set critique_formatt=tag")
+    wrong("sh", "accelerate launch -m capo_client train --configuration x")
     wrong("sh", "make nothing")
     wrong("sh", "pip install '.[nothing]'")
     wrong("sh", "docker build -f deploy/nothing .")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -239,3 +240,26 @@ def test_the_schema_and_the_readme_are_what_the_values_say() -> None:
     assert len(rows) > 90 and not [row[0] for row in rows if row[-1].strip(" |") == ""]
     board = importlib.import_module("dashboard")
     assert (ROOT / "deploy/grafana/capo.json").read_text() == board.text()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_notes_wait_for_what_there_is(chart: Chart, path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    files = chart.render(values=values, name="rl", namespace="training")
+    [notes] = [text for name, text in files.items() if name.endswith("NOTES.txt")]
+    [waited] = re.findall(r"(deployment|leaderworkerset)/(\S+)", notes)
+    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in render(chart, values)}
+    assert waited in there
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_may_load_what_they_name_from_the_hub(chart: Chart, path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    config = values["config"]
+    named = [config.get("model"), config.get("tokenizer"), *config.get("tokenizers", {}).values()]
+    if any(name and "/" in name for name in named):
+        egress = one(render(chart, values), "NetworkPolicy")["spec"]["egress"]
+        ports = [port["port"] for rule in egress if "to" not in rule for port in rule["ports"]]
+        assert 443 in ports, "the download would be refused"
+    if "tokenizer" in config:
+        assert config["prompt_form"] == "tokens", "or chat text is sent, and only the log says so"

@@ -1,6 +1,6 @@
 """verl with CAPO: a reward manager, dense token rewards, and the advantages of eq. 2.
 
-Four lines of configuration (capo_client is installed on every node; see docs/frameworks.md):
+Five lines of configuration (capo_client is installed on every node; see docs/frameworks.md):
 
     reward.reward_manager.source=importlib
     reward.reward_manager.module.path=pkg://capo_client.adapters.verl

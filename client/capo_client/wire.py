@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 Position = Annotated[StrictInt, Field(ge=0)]
 Span = tuple[Position, Position]
@@ -95,6 +105,18 @@ class Rollout(_Request):
         default=None, description="The caller's own step spans; used in place of `segment`."
     )
 
+    @field_validator("response_token_ids", "token_offsets", "steps", mode="wrap")
+    @classmethod
+    def _from_arrays(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        """In Python these may be numpy arrays or torch tensors, or lists that hold such."""
+        try:
+            return check(value)
+        except ValidationError:
+            plain = _plain(value)
+            if plain is value:
+                raise
+            return check(plain)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.question is None) == (self.messages is None):
@@ -122,6 +144,17 @@ class Rollout(_Request):
                     f"{len(self.token_offsets)} spans"
                 )
         return self
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists and numbers; the value itself where it holds none."""
+    if callable(convert := getattr(value, "tolist", None)):
+        return convert()
+    if isinstance(value, list | tuple):
+        plain = [_plain(each) for each in value]
+        if any(a is not b for a, b in zip(plain, value, strict=True)):
+            return plain
+    return value
 
 
 class Voting(_Request):
@@ -220,12 +253,27 @@ class CreditRequest(CreditOptions):
     rollouts: Annotated[list[Rollout], Field(min_length=1)]
 
 
+Unchecked = Literal[
+    "no_answer",
+    "unfinished_thought",
+    "unreadable_answer",
+    "comparison_failed",
+    "timeout",
+    "memory",
+    "worker_died",
+]
+
+
 class Outcome(_Response):
     """Whether the final answer is right, as a number in [0, 1]."""
 
     value: float
     source: Literal["caller", "math_verify"]
-    detail: str | None = Field(default=None, description="Why a verified outcome is 0, if known.")
+    reason: Unchecked | None = Field(
+        default=None,
+        description="Why the answer could not be checked, where the value is 0 for that.",
+    )
+    detail: str | None = Field(default=None, description="The reason, as a sentence.")
 
 
 class Votes(_Response):

@@ -41,6 +41,8 @@ class Verified(Protocol):
     @property
     def value(self) -> float: ...
     @property
+    def reason(self) -> wire.Unchecked | None: ...
+    @property
     def detail(self) -> str | None: ...
 
 
@@ -110,7 +112,12 @@ class Creditor:
         if rollout.reference is None or options.reward.scheme == "process_only":
             return None
         verified = await self._verifier.verify(prepared.response, rollout.reference)
-        return wire.Outcome(value=verified.value, source="math_verify", detail=verified.detail)
+        return wire.Outcome(
+            value=verified.value,
+            source="math_verify",
+            reason=verified.reason,
+            detail=verified.detail,
+        )
 
     async def _traced_ballots(self, prepared: Prepared, asked: wire.Voting) -> list[Ballot]:
         with tracer.start_as_current_span("engine", attributes={"critiques": asked.critiques}):
@@ -155,10 +162,13 @@ class Creditor:
         try:
             sampled = await self._engine.complete(name, prepared.prompt, sampling)
         except EngineError as error:
-            return Ballot(Completion("", "error"), Verdict(None, str(error)))
+            return Ballot(error.completion or Completion("", "error"), Verdict(None, str(error)))
         finally:
             self.sampling -= 1
-        completion = replace(sampled, text=prepared.prompt.opening + sampled.text)
+        # Under a grammar a judge is not free to think, whatever its chat template opened.
+        thought = "" if sampling.grammar else prepared.prompt.thought
+        begun = prepared.prompt.opening or thought
+        completion = replace(sampled, text=begun + sampled.text)
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
         truncated = completion.finish_reason != "stop"

@@ -1,6 +1,6 @@
-"""Outcome r_v: is the rollout's final answer right? Rule-based, by math-verify (CAPO, section 3.1).
+"""Outcome r_v: is the rollout's final answer right? By the rules of docs/outcome.md.
 
-Answers are parsed in worker processes with a time and memory limit: an expression made to hang a
+Answers are compared in worker processes with a time and memory limit: an expression made to hang a
 computer-algebra system costs one worker, which is replaced.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import resource
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessPool
 
-from capo_client.answers import answer_part, as_maths
+from capo_client import equivalence, wire
 from capo_service.core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -23,13 +24,15 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 30
 _ATTEMPTS = 3  # with a process that dies under it
 _START_SECONDS = 30.0  # for a process to start
+_MOST_WORKERS = 8  # by default; each takes about 100 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The outcome, 0 or 1, and why it is 0 where that is not plain."""
+    """The outcome, 0 or 1; where the answer could not be checked, a reason and a sentence."""
 
     value: float
+    reason: wire.Unchecked | None = None
     detail: str | None = None
 
 
@@ -44,19 +47,23 @@ class Verifier:
     that pool broken, or hanging, for good. A pool that is either is replaced.
     """
 
-    def __init__(self, workers: int = 2, timeout: float = 3.0) -> None:
+    def __init__(self, workers: int | None = None, timeout: float = 3.0) -> None:
+        """`workers`: processes; by default one for each CPU of this process, 2 to 8."""
         self._timeout = timeout
-        self._workers = workers
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.workers = workers or max(2, min(_MOST_WORKERS, cpus or 2))
         self._free: asyncio.Queue[ProcessPool] | None = None
         self._pools: set[ProcessPool] = set()
         self._ending: set[asyncio.Task[None]] = set()  # of pools that were replaced
 
     async def start(self) -> None:
-        """Start the processes and load math-verify in them."""
+        """Start all processes and load math-verify in them, so that none starts in a burst."""
+        pools = [self._make() for _ in range(self.workers)]
         self._free = asyncio.Queue()
-        for _ in range(self._workers):
-            self._free.put_nowait(self._make())
-        await self.verify("1", "1")
+        for pool in pools:
+            self._free.put_nowait(pool)
+        # Each takes the pool that has been free for longest, so every one of them once.
+        await asyncio.gather(*(self.verify("1", "1") for _ in pools))
 
     def _make(self) -> ProcessPool:
         pool = ProcessPool(
@@ -68,35 +75,34 @@ class Verifier:
         return pool
 
     async def verify(self, response: str, reference: str) -> Verified:
-        """Compare the final answer of `response` with that of `reference`.
-
-        The answer is what the last of `####` (GSM8K), `\\boxed{}` and `Answer:` marks, or what
-        comes last.
+        """Compare the final answer of `response` with that of `reference`: docs/outcome.md.
 
         Raises:
             InputError: the reference holds no answer that can be read.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                right = await self._compare(answer_part(response), answer_part(reference))
+                verdict = await self._compare(response, reference)
                 break
             except FutureTimeoutError:
-                return Verified(0.0, f"verification took over {self._timeout:g} s (verify_timeout)")
+                limit = f"verification took over {self._timeout:g} s (verify_timeout)"
+                return Verified(0.0, "timeout", limit)
             except (MemoryError, RecursionError):
-                return Verified(0.0, "verification exceeded its memory")
+                return Verified(0.0, "memory", "verification exceeded its memory")
             except _WorkerDiedError:  # which need not be this answer's fault
                 if attempt == _ATTEMPTS:
-                    return Verified(0.0, f"verification died {_ATTEMPTS} times")
-        if right is None:
+                    died = f"the verification process died {_ATTEMPTS} times"
+                    return Verified(0.0, "worker_died", died)
+        if verdict is None:
             raise InputError(
-                "reference holds no answer that math-verify can read; send outcome, or a "
-                "reference that ends in `#### 42`, \\boxed{42} or the plain answer",
+                "reference holds no answer that can be read; send outcome, or a reference that is "
+                "the answer (`12\\pi`), ends in `#### 42`, or holds \\boxed{42}",
                 field="reference",
                 problem="unreadable-reference",
             )
-        return Verified(float(right))
+        return Verified(float(verdict.right), verdict.reason, verdict.detail)
 
-    async def _compare(self, response: str, reference: str) -> bool | None:
+    async def _compare(self, response: str, reference: str) -> equivalence.Verdict | None:
         """As `_verify`, in the first process that is free.
 
         Raises:
@@ -110,8 +116,8 @@ class Verifier:
             # Its own limit ends what takes long; ours, a process that cannot be reached.
             async with asyncio.timeout(self._timeout + _START_SECONDS):
                 job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
-                right: bool | None = await asyncio.wrap_future(job)
-                return right
+                verdict: equivalence.Verdict | None = await asyncio.wrap_future(job)
+                return verdict
         except (ProcessExpired, RuntimeError) as error:  # a broken pool's is a RuntimeError
             if isinstance(error, RecursionError):
                 raise
@@ -126,7 +132,7 @@ class Verifier:
             free.put_nowait(pool)
 
     def _replace(self, pool: ProcessPool) -> ProcessPool:
-        log.warning("a verifying process died or hangs; it is replaced")
+        log.warning("an answer-verification process died or hangs: restarting it")
         self._pools.discard(pool)
         pool.stop()
         ending = asyncio.create_task(asyncio.to_thread(pool.join))
@@ -147,15 +153,12 @@ class Verifier:
 def _prepare_worker() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
-    import math_verify  # noqa: F401  # loaded before the first time limit runs
+    equivalence.equivalent("x + 1", "1 + x")  # loads math-verify before the first time limit runs
 
 
-def _verify(response: str, reference: str) -> bool | None:
-    """Whether the answers agree; None when the reference has none. Runs in a worker."""
-    from math_verify import parse, verify
-
-    gold = parse(as_maths(reference), parsing_timeout=None)
-    if not gold:
+def _verify(response: str, reference: str) -> equivalence.Verdict | None:
+    """Whether the answers agree; None if the reference holds none. Runs in a worker."""
+    try:
+        return equivalence.verify(response, reference)
+    except equivalence.UnreadableReferenceError:
         return None
-    answer = parse(as_maths(response), parsing_timeout=None)
-    return bool(answer) and verify(gold, answer, timeout_seconds=None)

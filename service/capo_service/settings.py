@@ -192,7 +192,11 @@ class Settings(BaseSettings):
 
     # The rule verifier
     verify_timeout: float = Field(3.0, gt=0, description="Seconds for one answer's verification.")
-    verify_workers: int = Field(2, ge=1, description="Processes that verify answers.")
+    verify_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that verify answers. By default one per CPU, 2 to 8.",
+    )
 
     def policy(self) -> Policy:
         """What `prepare` needs to know of these settings."""

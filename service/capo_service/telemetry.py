@@ -70,6 +70,11 @@ class Telemetry:
             "outcome",
             "flagged",
         )
+        self.verifications = counter(
+            "capo_verifications",
+            "Answers verified, by result: right, wrong, or why they could not be checked",
+            "result",
+        )
         self.suspicions = counter(
             "capo_suspicions",
             "Reasons to distrust judged rollouts, and what was done",
@@ -155,6 +160,9 @@ class Telemetry:
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)
         self.flagged.labels(_outcome(result.outcome), str(wrong > 0).lower()).inc()
+        if result.outcome and result.outcome.source == "math_verify":
+            checked = result.outcome.reason or _outcome(result.outcome)
+            self.verifications.labels(checked).inc()
         self.rollout_steps.observe(len(result.steps))
         for suspicion in result.suspicion:
             self.suspicions.labels(suspicion.reason, suspicion.action).inc()

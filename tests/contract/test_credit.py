@@ -23,6 +23,11 @@ def credit(http: httpx.Client, *rollouts: Any, **options: Any) -> list[Any]:
     return response.json()["results"]
 
 
+def metric(http: httpx.Client, name: str) -> float:
+    lines = [line for line in http.get("/metrics").text.split("\n") if line.startswith(name + " ")]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
 def still_serves(http: httpx.Client) -> None:
     [result] = credit(http, rollout())
     assert [step["reward"] for step in result["steps"]] == [2.0, 1.0, 2.0]
@@ -136,6 +141,30 @@ def test_outcome_from_the_reference(
     [result] = credit(http, {"question": "q", "response": response, "reference": reference})
     assert result["outcome"]["value"] == value
     assert result["outcome"]["source"] == "math_verify"
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [("\\boxed{41}", None), ("no idea", "no_answer"), ("<think>\\boxed{42}", "unfinished_thought")],
+)
+def test_what_could_not_be_checked_is_told_apart_from_wrong(
+    http: httpx.Client, response: str, reason: str | None
+) -> None:
+    counted = f'capo_verifications_total{{result="{reason or "wrong"}"}}'
+    before = metric(http, counted)
+    [result] = credit(http, {"question": response, "response": response, "reference": "42"})
+    outcome = result["outcome"]
+    assert outcome["value"] == 0.0 and outcome["reason"] == reason
+    assert (outcome["detail"] is None) == (reason is None)
+    assert metric(http, counted) == before + 1
+
+
+def test_a_reference_without_an_answer_is_refused_and_what_to_send_is_said(
+    http: httpx.Client,
+) -> None:
+    [result] = credit(http, {"question": "q", "response": "5", "reference": "See the proof above."})
+    assert result["error"]["type"].endswith("unreadable-reference")
+    assert "#### 42" in result["error"]["detail"] and result["error"]["field"] == "reference"
 
 
 def test_a_hostile_expression_is_no_answer_and_stops_nothing(http: httpx.Client) -> None:

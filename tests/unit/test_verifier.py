@@ -45,6 +45,21 @@ async def test_killed_workers_do_not_make_a_right_answer_wrong() -> None:
         assert await verifier.verify("#### 1", "#### 2") == Verified(0.0)
 
 
+async def test_all_workers_run_before_the_first_answer() -> None:
+    """A burst must not meet processes that start only then (nor too few descriptors for them)."""
+    async with running(workers=3) as verifier:
+        assert len(list(workers())) == 3
+        assert await verifier.verify("#### 1", "#### 1") == Verified(1.0)
+
+
+def test_there_are_as_many_workers_as_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cpus in (1, 2, 5, 64):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cpus: set(range(n)))
+        found.append(Verifier().workers)
+    assert found == [2, 2, 5, 8] and Verifier(3).workers == 3
+
+
 async def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcome, "_START_SECONDS", 5.0)
     async with running(workers=1, timeout=5) as verifier:
@@ -64,5 +79,5 @@ async def test_an_answer_that_takes_all_memory_or_all_time_costs_itself_only() -
             "$10^{10^{9}}!$",
         ]
         found = await asyncio.gather(*(verifier.verify(text, "#### 42") for text in hostile))
-        assert all(result.value == 0.0 for result in found)
+        assert all(result.value == 0.0 and result.reason for result in found)
         assert await verifier.verify("#### 42", "#### 42") == Verified(1.0)

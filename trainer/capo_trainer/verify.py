@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from capo_client.answers import answer_part, as_maths
+from capo_client.answers import reference_answer
+from capo_client.equivalence import verify
 from capo_trainer.recipe import RecipeError
-
-_PLAIN = re.compile(r"-?[\d,]*\.?\d+")
 
 
 class Verifier(Protocol):
@@ -25,41 +23,30 @@ class Verifier(Protocol):
 
 
 class MathVerify:
-    """The last of `####`, `\\boxed{}` and `Answer:`, or what comes last, compared by math-verify.
+    """By the service's rules: docs/outcome.md.
 
-    Time limits (seconds) rest on a signal, so this is for the main thread.
+    Time limits (seconds, of each step of a comparison) rest on a signal, so this is for the main
+    thread.
     """
 
     def __init__(self, seconds: int = 3) -> None:
         try:
-            import math_verify
+            from math_verify.errors import TimeoutException
         except ImportError as error:
             raise RecipeError(f"verifier math_verify needs capo-credit[trainer]: {error}") from None
         logging.getLogger("math_verify").setLevel(logging.ERROR)
-        self._parse, self._verify = math_verify.parse, math_verify.verify
+        self._timeout: type[BaseException] = TimeoutException
         self._seconds = seconds
-        self._gold: dict[str, Any] = {}
 
     def readable(self, answer: str) -> bool:
-        part = answer_part(answer).strip()
-        return _PLAIN.fullmatch(part) is not None or bool(self._read(answer))
+        return reference_answer(answer) is not None
 
     def __call__(self, response: str, answer: str) -> float | None:
-        if answer not in self._gold:
-            self._gold[answer] = self._read(answer)
-        if not response.strip():
-            return 0.0
         try:
-            found = self._read(response)
-            return float(
-                bool(found)
-                and self._verify(self._gold[answer], found, timeout_seconds=self._seconds)
-            )
-        except Exception:  # math-verify lets out whatever its parsers raise
+            verdict = verify(response, answer, self._seconds)
+        except (self._timeout, MemoryError, RecursionError):
             return None
-
-    def _read(self, text: str) -> Any:
-        return self._parse(as_maths(answer_part(text)), parsing_timeout=self._seconds)
+        return None if verdict.reason == "comparison_failed" else float(verdict.right)
 
 
 class _Function:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from jinja2 import TemplateError
 
 from capo_service.core import rewards, steps, verdict, voting
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.judge_template import load_template
 
 TEMPLATE = "{% block system %}S{% endblock %}{% block user %}{{ question }}" + (
     "{% for s in steps %}{{ s.open }}{{ s.text }}{{ s.close }}{% endfor %}{% endblock %}"
@@ -179,6 +182,55 @@ def test_the_nonce_depends_on_secret_and_question_only() -> None:
 def test_templates_that_cannot_be_used(source: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         PromptTemplate(source, "mine.j2")
+
+
+ATTACKS = (
+    "{{ ''.__class__.__mro__ }}",
+    "{% set x = ''.__class__.__mro__[1].__subclasses__() %}{{ x }}",
+    "{{ ''['__class__'] }}",
+    "{{ ''|attr('__class__') }}",
+    "{{ (steps|map(attribute='__class__')|first).__mro__ }}",
+    "{{ '{0.__class__}'.format('') }}",
+    "{{ self.__init__.__globals__ }}",
+    "{{ cycler.__init__.__globals__.os.system('touch ' ~ '$FILE') }}",
+    "{{ lipsum.__globals__['os'].system('touch $FILE') }}",
+    "{{ range.__self__ }}",
+    "{{ steps.append(1) }}",
+    "{% set _ = steps.clear() %}",
+    "{% do steps.pop() %}",
+    "{{ steps[0].__class__.__init__.__globals__ }}",
+    "{{ range(200_000)|length }}",  # Jinja's sandbox allows 100,000
+    "{{ 1 / 0 }}",
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("where", ["system", "user", "later"])
+def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
+    tmp_path: Path, attack: str, where: str
+) -> None:
+    """It is not run where it is only looked at, and reaches nothing where it is."""
+    touched = tmp_path / "touched"
+    code = attack.replace("$FILE", str(touched))
+    if where == "later":  # nothing of it shows while the service starts
+        source = TEMPLATE.replace(
+            "{% block user %}", "{% block user %}{% if style == 'verdict' %}" + code + "{% endif %}"
+        )
+    else:
+        source = TEMPLATE.replace("{% block " + where + " %}", "{% block " + where + " %}" + code)
+    assert code in source
+    (tmp_path / "judge.j2").write_text(source)
+    if where != "later" or "{% do" in code:
+        with pytest.raises(ValueError, match=r"judge.j2 is not a valid template"):
+            load_template(None, str(tmp_path))
+    else:
+        template = load_template(None, str(tmp_path))
+        with pytest.raises((TemplateError, ArithmeticError)):
+            template.render(
+                question="q", steps=["a"], reference=None, nonce="b" * 7, style="verdict",
+                format="json",
+            )  # fmt: skip
+    assert not touched.exists()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Segment = tuple[str, bool]  # text, trusted
 
@@ -58,7 +59,9 @@ class PromptTemplate:
     """A Jinja template with the blocks `system` and `user`.
 
     It is given `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
-    (verdict, brief, full) and `format` (json, tag).
+    (verdict, brief, full) and `format` (json, tag). It is rendered in Jinja's sandbox, for it may
+    come with a model from somewhere: it reaches no attribute that begins with an underscore, and
+    changes nothing that it is given. It can still take long.
 
     Raises:
         ValueError: on construction, when the template is not valid or lacks a block or a text.
@@ -66,17 +69,20 @@ class PromptTemplate:
 
     def __init__(self, source: str, name: str = "template") -> None:
         # The output is a prompt, not HTML; escaping would change what the judge reads.
-        environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         self.source = source
         try:
             self._template = environment.from_string(source)
-            missing = {"system", "user"} - self._template.blocks.keys()
-            if missing:
-                raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
+        except TemplateError as error:
+            raise ValueError(f"{name} is not a valid template: {error}") from error
+        missing = {"system", "user"} - self._template.blocks.keys()
+        if missing:
+            raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
+        try:
             trial = self.render(
                 question="q", steps=["s"], reference="r", nonce="b" * 7, style="full", format="json"
             )
-        except TemplateError as error:
+        except Exception as error:  # its own code may raise anything
             raise ValueError(f"{name} is not a valid template: {error}") from error
         shown = {text for text, trusted in trial.user if not trusted}
         if not {"q", "s"} <= shown:

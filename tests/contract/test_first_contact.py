@@ -20,6 +20,7 @@ import kit_installed
 from capo_client import cli
 from kit_service import Service
 
+pytestmark = pytest.mark.slow  # a process for each command
 CAPO = [sys.executable, "-m", "capo_client"]
 
 
@@ -206,3 +207,30 @@ def test_the_trainer_alone_reads_its_recipes(tmp_path: Path) -> None:
     recipe = kit_docs.ROOT / "recipes" / "gsm8k_smollm2_cpu.toml"
     assert capo(there, "train", "--config", str(recipe), "--dry-run").returncode == 0
     assert "'capo-credit[service]'" in capo(there, "serve", "--port", "0").stderr
+
+
+URLS = [
+    "127.0.0.1:8000",
+    "localhost",
+    "http:/127.0.0.1",
+    "ftp://127.0.0.1",
+    "http://127.0.0.1:99999",
+]
+WITH_URL = ["demo", "attack", "credit in.jsonl --out out.jsonl", "eval labelled.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("command", "url"), [*(("info", url) for url in URLS), *((each, URLS[0]) for each in WITH_URL)]
+)
+def test_a_url_that_cannot_be_one_is_refused_at_once(
+    tmp_path: Path, command: str, url: str
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"question": "q", "response": "a", "outcome": 1}\n')
+    labelled = '{"question": "q", "steps": ["a"], "wrong_steps": []}\n'
+    (tmp_path / "labelled.jsonl").write_text(labelled)
+    said = subprocess.run(
+        [*CAPO, *command.split(), "--url", url], cwd=tmp_path, capture_output=True, text=True,
+        timeout=20, check=False,
+    )  # fmt: skip
+    assert said.returncode == 2, said.stderr
+    assert url in said.stderr and len(said.stderr.splitlines()) == 1, said.stderr

@@ -156,6 +156,7 @@ def test_a_full_disk_under_the_cache_of_models_is_explained(tmp_path: Path) -> N
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 4
+    assert "no --model is given: this serves the demo's judge" in done.stderr
     assert "the judge cannot be loaded: the embedded model cannot be unpacked" in done.stderr
     assert "XDG_CACHE_HOME" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.safetensors")), "what was begun is taken away"

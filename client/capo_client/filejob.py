@@ -12,14 +12,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from capo_client import errors, wire
 from capo_client.client import CreditClient
-from capo_client.jsonlines import line_id, read_lines
+from capo_client.jsonlines import is_own_output, line_id, read_lines
 
 _UNFINISHED = frozenset({429, 503, 504})
 _BEGINNING = '{"line": '  # of each line that is written
@@ -225,12 +225,7 @@ def _check_target(target: Path, source: Path) -> None:
             return
         if target.is_dir():
             raise FileJobError(f"--out {target} is a folder; name a file in it")
-        found = target.stat()
-        standard = []
-        for stream in (1, 2):
-            with suppress(OSError):  # closed
-                standard.append(os.fstat(stream))
-        if not target.is_file() or any(os.path.samestat(found, each) for each in standard):
+        if not target.is_file() or is_own_output(target):
             raise FileJobError(
                 f"--out {target} is no file of its own: results are read back from it when the "
                 "command runs again, and put in order at the end; name a file"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -37,3 +39,13 @@ def line_id(number: int) -> str:
     It is no plain number, since rollouts that bring an id are often numbered themselves.
     """
     return f"line-{number}"
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether a path is this process's standard output or error, as `/dev/stdout` is."""
+    found = path.stat()
+    for stream in (1, 2):
+        with suppress(OSError):  # closed
+            if os.path.samestat(found, os.fstat(stream)):
+                return True
+    return False

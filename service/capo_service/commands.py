@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from capo_client.jsonlines import is_own_output
 from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
 from capo_service.api.protocol import raise_file_limit
@@ -113,7 +114,8 @@ def prompt(
         typer.secho(f"capo prompt: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
     told = {"prompts": count, "out": str(out)}
-    typer.echo(json.dumps(told) if as_json else f"{count} prompts in {out}")
+    # Into standard output go the prompts alone.
+    typer.echo(json.dumps(told) if as_json else f"{count} prompts in {out}", err=is_own_output(out))
 
 
 def check_alignment(

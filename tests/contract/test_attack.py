@@ -54,7 +54,8 @@ def test_the_table_shows_which_family_fools_the_judge(tmp_path: Path) -> None:
 
 def test_it_fails_where_the_service_does_and_not_where_the_judge_does(tmp_path: Path) -> None:
     unknown = capo_attack("--family", "nonsense")
-    assert unknown.returncode == 2 and "take of harmless, control_tokens" in unknown.stderr
+    assert unknown.returncode == 2
+    assert "unknown --family nonsense; choose from: harmless, control_tokens" in unknown.stderr
     engine = ScriptedEngine(lambda prompt, sampling: "no verdict")
     with serving(engine, settings(tmp_path)) as service:
         unread = capo_attack("--url", service.url, "--family", "long")

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from capo_client.evaluate.formats import read
 from capo_client.jsonlines import read_lines
+from capo_service.api.canary import load_canaries
 from capo_service.check_alignment import Checker
 from capo_service.judge_template import load_template
 from capo_service.prompts import judge_prompts
@@ -53,12 +54,16 @@ def by_check_alignment(path: Path, folder: Path) -> list[str]:
     return [text for text in TEXTS for line in lines if line.tokens == len(tokens(text))]
 
 
+def by_the_known_answer_probe(path: Path, folder: Path) -> list[str]:
+    return [canary.question for canary in load_canaries(path)]
+
+
 def tokens(text: str) -> list[int]:
     return tokenizer("gpt2").encode(text).ids
 
 
 TEXTS = [f"Was ist 2{end}+ 2 für €?" for end in ("".join(ENDS), " ")]
-READERS = [by_the_trainer, by_eval, by_capo_prompt, by_check_alignment]
+READERS = [by_the_trainer, by_eval, by_capo_prompt, by_check_alignment, by_the_known_answer_probe]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -71,6 +76,12 @@ def test_every_reader_takes_files_of_other_programs(
     ]
     if reader is by_eval:
         entries = [each | {"steps": ["a"], "wrong_steps": []} for each in entries]
+    if reader is by_the_known_answer_probe:
+        labels: list[list[int]] = [[], [0]]
+        entries = [
+            {"question": text, "steps": ["a"], "wrong_steps": wrong}
+            for text, wrong in zip(TEXTS, labels, strict=True)
+        ]
     lines = [json.dumps(each, ensure_ascii=False) for each in entries]
     path = tmp_path / "data.jsonl"
     path.write_bytes("\r\n\r\n".join(lines).encode(encoding))

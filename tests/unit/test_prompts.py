@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -88,3 +90,20 @@ def test_the_testbeds_judges_have_their_own_style_and_say_how_they_are_made(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="make it with `capo testbed`"):
         local_model("testbed")
+
+
+def test_prompts_may_go_to_a_pipe_or_into_a_new_folder(tmp_path: Path) -> None:
+    sent = tmp_path / "rollouts.jsonl"
+    sent.write_text(json.dumps({"question": "q", "response": "r"}) + "\n")
+    command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out"]
+    piped = subprocess.run(
+        [*command, "/dev/stdout"], capture_output=True, text=True, check=True, timeout=60
+    )
+    redirected = tmp_path / "redirected"
+    with redirected.open("w") as file:
+        subprocess.run([*command, "/dev/stdout"], stdout=file, check=True, timeout=60)
+    kept = tmp_path / "a" / "b" / "prompts.jsonl"
+    subprocess.run([*command, str(kept)], check=True, timeout=60)
+    for text in (piped.stdout, redirected.read_text(), kept.read_text()):
+        assert json.loads(text)["id"] == "line-1", "one prompt and nothing else"
+    assert "1 prompts in /dev/stdout" in piped.stderr

@@ -109,13 +109,18 @@ def tally(
 def attack(
     url: Annotated[
         str | None,
-        typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's"),
+        typer.Option(help="URL of the service.", envvar="CAPO_URL", show_default="this machine's"),
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="As Bearer.", envvar="CAPO_API_KEY")] = None,
-    family: Annotated[list[str] | None, typer.Option(help="Only this family; repeatable.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Attacks to send; repeatable: {', '.join(FAMILIES)}. Default: all."),
+    ] = None,
     method: Annotated[str, typer.Option(help="Voting method.")] = "majority",
     n: Annotated[int, typer.Option(help="Critiques for each rollout.")] = 4,
-    seed: Annotated[int | None, typer.Option(help="Of the critiques.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed for the judge.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object: the table, and every attack.")
     ] = False,
@@ -129,7 +134,8 @@ def attack(
     names = family or list(FAMILIES)
     if unknown := sorted(set(names) - FAMILIES.keys()):
         terminal.complain(
-            "capo attack", f"no family {', '.join(unknown)}; take of {', '.join(FAMILIES)}"
+            "capo attack",
+            f"unknown --family {', '.join(unknown)}; choose from: {', '.join(FAMILIES)}",
         )
         raise typer.Exit(2)
     made = [(each, solution) for each, solution in attacks() if each.family in names]

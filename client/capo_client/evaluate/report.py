@@ -144,7 +144,9 @@ def tell(found: Mapping[str, Any], folder: Path, pictures: Sequence[Path]) -> No
     )
     terminal.show(headers, rows, title)
     cost, error, agreed = found["cost"], found["calibration"]["error"], found["agreement"]
-    asked = ", ".join(f"{name} {value}" for name, value in found["sampling"].items() if value)
+    asked = ", ".join(
+        f"{name} {value}" for name, value in found["sampling"].items() if value is not None
+    )
     facts = {
         "judge": f"{found['judge']} (engine {found['engine']}, {found['judge_digest'] or '-'})",
         "critiques": f"style {found['style']}, format {found['critique_format']}, template "

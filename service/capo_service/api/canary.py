@@ -12,12 +12,13 @@ import json
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from capo_client import wire
+from capo_client.jsonlines import read_lines
 from capo_service.admission import Ticket
 from capo_service.api.judging import Judging
 from capo_service.telemetry import Telemetry
@@ -60,9 +61,8 @@ def load_canaries(path: Path | None) -> list[Canary]:
     Raises:
         ValueError: a line is none; the message names it.
     """
-    source = path or resources.files("capo_service") / "canaries.jsonl"
     found = []
-    for number, line in enumerate(source.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -76,6 +76,13 @@ def load_canaries(path: Path | None) -> list[Canary]:
     if {canary.worth for canary in found} != {"good", "bad"}:
         raise ValueError(f"canary_file {path}: it needs good solutions and bad ones")
     return found
+
+
+def _lines(path: Path | None) -> Iterable[str]:
+    if path is None:
+        ours = resources.files("capo_service") / "canaries.jsonl"
+        return ours.read_text("utf-8").split("\n")
+    return read_lines(path)
 
 
 class CanaryWatch:

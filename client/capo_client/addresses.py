@@ -67,6 +67,10 @@ class Proxy:
         port = "" if parsed.port is None else f":{parsed.port}"
         return f"the proxy {parsed.scheme}://{parsed.host}{port} ({self.variable})"
 
+    def way_to(self, host: str) -> str:
+        """For the end of a message."""
+        return f" through {self}; to go without it, add {host} to NO_PROXY"
+
 
 def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for a URL; none for this machine itself.

@@ -283,6 +283,7 @@ class AsyncCreditClient:
         request = http.build_request(
             "POST", f"{replica.url}/credit", content=chunk.body(replica.url),
             headers=_HEADERS | trace_headers(), timeout=request_timeout(None),
+            extensions=self._extensions(replica.url),
         )  # fmt: skip
         try:
             async with (
@@ -303,6 +304,10 @@ class AsyncCreditClient:
             return failure.retry_seconds
         return math.inf
 
+    def _extensions(self, url: str) -> dict[str, Any]:
+        """What an answer's request tells of the way that it went."""
+        return {"capo_proxy": self._connections.proxies.get(url)}
+
     def _explain(self, error: Exception, url: str) -> Failure:
         return explain(error, url, self._connections.proxies.get(url), url in self._reached)
 
@@ -316,7 +321,7 @@ class AsyncCreditClient:
         failures: list[str] = []
         for url in self._settings.urls:
             try:
-                response = await http.get(f"{url}/info")
+                response = await http.get(f"{url}/info", extensions=self._extensions(url))
             except httpx.TransportError as error:
                 failures.append(self._explain(error, url).detail)
             else:

@@ -315,9 +315,14 @@ def _problem(response: httpx.Response) -> wire.Problem:
     try:
         return wire.Problem.model_validate_json(response.content)
     except ValidationError:
+        proxy = response.request.extensions.get("capo_proxy")
+        way = f" It was asked{proxy.way_to(response.url.host)}" if proxy else ""
+        said = f"answered {response.text[:200]!r}; is it a capo service?{way}"
+        if response.has_redirect_location:
+            said = f"redirects to {response.headers['location']}: give that URL"
         return wire.Problem(
             type="about:blank",
             title=response.reason_phrase or "Error",
             status=response.status_code,
-            detail=f"{response.url} answered {response.text[:200]!r}; is it a capo service?",
+            detail=f"{response.url} {said}",
         )

@@ -11,6 +11,7 @@ import os
 import queue
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from copy import copy
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ class CreditClient:
         return self._client
 
     def __setstate__(self, client: AsyncCreditClient) -> None:
-        self._client = client
+        self._client = copy(client)  # its own, also where a copy is made without a pickle
         self._work = BackgroundWork()
 
     @property

@@ -112,7 +112,7 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
         reached: whether the service, or something at its place, has answered this client before.
     """
     host = httpx.URL(url).host
-    way = f" through {proxy}; to go without it, add {host} to NO_PROXY" if proxy else ""
+    way = proxy.way_to(host) if proxy else ""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -133,7 +133,8 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
             )
     if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
         return Failure(f"{url} cannot be asked: {error}", 0.0)
-    said = next((str(c) for c in reversed(causes) if isinstance(c, OSError) and str(c)), str(error))
+    codes = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
+    said = os.strerror(codes[-1]) if codes else str(error)
     if isinstance(error, TimeoutError):
         said = "no answer by the deadline"
     if isinstance(error, httpx.ConnectTimeout):
@@ -144,10 +145,10 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
     return Failure(f"the connection to {url} was lost: {type(error).__name__}: {said}{way}")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what it came from, the first cause last."""
-    if error is not None:
-        yield error
-        for each in getattr(error, "exceptions", ()):  # an ExceptionGroup
+    yield error
+    # An ExceptionGroup has several; httpcore hides the cause, and has it for its argument.
+    for each in (*getattr(error, "exceptions", ()), error.__cause__, *error.args):
+        if isinstance(each, BaseException):
             yield from _causes(each)
-        yield from _causes(error.__cause__)

@@ -14,6 +14,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -308,6 +309,7 @@ class Scorer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._client = copy(self._client)  # its own, also where a copy is made without a pickle
         self._work = BackgroundWork()
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from capo_client.answers import UnfinishedThoughtError, final_answer, reference_answer
 from capo_service.api import parsing, splitting
 from capo_service.api.problems import ProblemError
 from capo_service.core import steps, suspicion, verdict
@@ -36,6 +37,10 @@ HARD = {
     "JSON": '{"a":[', "escapes": '\\"', "list": "[[1,2],", "half control": "<|",
     "instruction": "ignore ignore the ", "openers": "solution ", "hidden": "\u200b",
     "paragraphs": "a\n\n", "Han": "解。", "accents": "e\u0301", "backslashes": "\\",
+    "boxes": "\\boxed{", "closed boxes": "\\boxed{1} ", "marks": "#### 1\n", "formulas": "\\( 1",
+    "dollars": "$a ", "money": "$1 ", "answers": "answer is ", "answer lines": "Answer:\n",
+    "questions": "Question: 1\n", "ends of thoughts": "</think>", "commas": ",",
+    "commas and stops": ",.",
 }  # fmt: skip
 
 
@@ -61,6 +66,12 @@ def _suspicion(text: str) -> None:
     suspicion.suspicions("What is it?", text, steps.newline(text), {})
 
 
+def _final_answer(text: str) -> None:
+    with suppress(UnfinishedThoughtError):
+        final_answer(text)
+    reference_answer(text)
+
+
 READERS: dict[str, Callable[[str], object]] = {
     "verdict": _verdict,
     "segmenter blank_line": steps.blank_line,
@@ -68,6 +79,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "segmenter sentence": steps.sentence,
     "segmenter regex (three patterns)": _regex,
     "suspicion": _suspicion,
+    "final answer": _final_answer,
     "escaping of control strings": control.escape,
     "request body (three forms)": _body,
 }

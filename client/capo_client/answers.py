@@ -7,7 +7,7 @@ same is `capo_client.equivalence`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from capo_client.values import MATH_SPAN, clean, is_sentence, is_short_text, is_value, last_value
@@ -223,7 +223,7 @@ def _closing_brace(text: str, opening: int) -> int | None:
 
 def _line_marks(text: str) -> Iterator[_Mark]:
     for pattern in (_HASHES, _ANSWER_LINE):
-        for match in pattern.finditer(text):
+        for match in _first_and_last(pattern.finditer(text)):
             line, rest = _line(text, match.end())
             if not line.strip(" \t*_:"):
                 if pattern is _HASHES:  # a heading of nothing
@@ -235,6 +235,12 @@ def _line_marks(text: str) -> Iterator[_Mark]:
 
 
 _SOMETHING = re.compile(r"\S")
+_MOST_MARKS = 100  # at each end of a text: what has more of them is no solution
+
+
+def _first_and_last(matches: Iterable[re.Match[str]]) -> list[re.Match[str]]:
+    found = list(matches)
+    return found[:_MOST_MARKS] + found[_MOST_MARKS:][-_MOST_MARKS:]
 
 
 def _line(text: str, begin: int, skip_blank: bool = False) -> tuple[str, int]:
@@ -262,7 +268,7 @@ _STATED = re.compile(
 
 
 def _stated(text: str) -> str | None:
-    for match in reversed(list(_STATED.finditer(text))):
+    for match in reversed(_first_and_last(_STATED.finditer(text))):
         line, rest = _line(text, match.end())
         if not line.strip():
             line, rest = _line(text, rest, skip_blank=True)
@@ -281,9 +287,9 @@ def _value_in(line: str, ends_text: bool) -> str | None:
     """The answer at the beginning of what follows a mark; None where none does (a heading)."""
     if "\\boxed" in line or "\\fbox" in line:
         return None  # the box is the mark
-    inner = _STATED.search(line)
+    inner = list(_STATED.finditer(line))
     if inner:
-        return _value_in(line[inner.end() :], ends_text)
+        return _value_in(line[inner[-1].end() :], ends_text)
     end = _SENTENCE_END.search(line)
     first = clean(line[: end.start()] if end else line)
     if is_value(first):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_QUOTES = "\"'`“”‘’"
+_AROUND = " \t\r\n\"'`“”‘’"
 _DELIMITED = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"), ("**", "**"), ("__", "__"))
 
 
@@ -14,9 +14,9 @@ def clean(text: str) -> str:
     previous = None
     while text != previous:
         previous = text
-        text = text.strip().strip(_QUOTES)
-        if text.endswith((".", ",", ";", "。", ":")) and not text.endswith((".m.", ".M.", "..")):
-            text = text[:-1]
+        text = text.strip(_AROUND)
+        if not text.endswith((".m.", ".M.", "..")):
+            text = text.rstrip(_AROUND + ".,;:。")
         for begin, end in _DELIMITED:
             inner = text[len(begin) : len(text) - len(end)]
             if (

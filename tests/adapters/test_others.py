@@ -115,7 +115,7 @@ async def test_slime_s_custom_reward_function(tokenizer: Any) -> None:
     ids = tokenizer.encode(GOOD)
     sample = SimpleNamespace(
         prompt=QUESTION, response=GOOD, label=ANSWER, tokens=[1, 2, 3, *ids],
-        response_length=len(ids), metadata={},
+        response_length=len(ids), metadata={}, loss_mask=None,
     )  # fmt: skip
     reward = await slime.reward(SimpleNamespace(), sample)
     assert 1.0 <= reward <= 2.0
@@ -133,7 +133,7 @@ async def test_slime_s_tokens_where_the_service_has_the_tokenizer(
     ids = tokenizer.encode(GOOD)
     sample = SimpleNamespace(
         prompt=[{"role": "user", "content": QUESTION}], response=GOOD, label=ANSWER,
-        tokens=[1, 2, 3, *ids], response_length=len(ids), metadata={},
+        tokens=[1, 2, 3, *ids], response_length=len(ids), metadata={}, loss_mask=None,
     )  # fmt: skip
     reward = await slime.reward(SimpleNamespace(), sample)
     rewards = sample.metadata["capo_token_rewards"]
@@ -180,6 +180,49 @@ async def test_skyrl_s_generator_gives_token_rewards(tokenizer: Any) -> None:
     mask = torch.tensor([o.loss_mask + [0] * (width - len(o.loss_mask)) for o in outputs])
     advantages, _ = capo_advantage(rewards, mask, index=["a", "a"])
     assert advantages[0][mask[0].bool()].min() > advantages[1][mask[1].bool()].max()
+
+
+async def test_what_skyrl_s_environment_wrote_is_not_judged(tokenizer: Any) -> None:
+    """SkyRL's own loop and its multi-turn gsm8k environment, which answers in between."""
+    from skyrl.train.config import GeneratorConfig, SkyRLGymConfig
+
+    from capo_client.adapters.skyrl import CapoGenerator
+
+    texts = iter(["I am not sure.", GOOD])
+
+    class Inference:
+        async def generate(self, asked: Any, model: Any = None) -> dict[str, Any]:
+            text = next(texts)
+            ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+            return {"responses": [text], "response_ids": [ids], "stop_reasons": ["stop"]}
+
+        async def finish_session(self, _: Any) -> None:
+            pass
+
+    generator = CapoGenerator(
+        generator_cfg=GeneratorConfig(use_cache_salt=False, max_turns=3),
+        skyrl_gym_cfg=SkyRLGymConfig(), inference_engine_client=Inference(), tokenizer=tokenizer,
+        capo={"url": URL} | OPTIONS,
+    )  # fmt: skip
+    sent: list[Any] = []
+    score = generator.scorer.score
+
+    async def recorded(samples: Any) -> Any:
+        sent.extend(samples)
+        return await score(samples)
+
+    generator.scorer.score = recorded
+    output = await generator.agent_loop(
+        [{"role": "user", "content": QUESTION}], "gsm8k_multi_turn",
+        {"reward_spec": {"ground_truth": ANSWER}, "max_turns": 3}, 64, 2048,
+        trajectory_id=SimpleNamespace(instance_id="q", repetition_id=0),
+    )  # fmt: skip
+    mask = output.loss_mask
+    assert 0 in mask and len(output.reward) == len(mask) == len(output.response_ids)
+    assert all(value == 0.0 for value, own in zip(output.reward, mask, strict=True) if not own)
+    body = generator.scorer._asked(0, sent[0]).body
+    text = "I am not sure." + "\n\n" + GOOD
+    assert body["response"] == text and output.env_metrics["capo_steps"] == 4
 
 
 def test_skyrl_s_registry_takes_the_estimator() -> None:

@@ -30,5 +30,10 @@ async def test_the_plug_in_registers_a_reward_that_swift_awaits() -> None:
     ]
     rewards = await reward(completions=texts, messages=messages, solution=["10", "10"])
     assert 1.0 <= rewards[0] <= 2.0 and -1.0 <= rewards[1] <= 0.0
+    rewards = await reward(completions=texts, messages=messages, solution=[None, 1e1])
+    assert rewards[0] is None and rewards[1] is not None
+    infos = [None, {"num_turns": 2}]
+    with pytest.raises(ValueError, match="2 turns and 1 messages of the policy"):
+        await reward(completions=texts, messages=messages, solution=["1", "1"], rollout_infos=infos)
     with pytest.raises(ValueError, match="solution or answer"):
         await reward(completions=texts, messages=messages)

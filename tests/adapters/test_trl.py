@@ -233,9 +233,91 @@ async def test_a_column_that_is_not_there_is_named(tokenizer: Any) -> None:
     reward = CapoReward(reference="solution", tokenizer=tokenizer)
     with pytest.raises(ValueError, match="no column 'solution'; it has answer"):
         await reward(["?"], ["x"], [[1]], answer=["1"])
-    reward = CapoReward(tokenizer=tokenizer)
     with pytest.raises(ValueError, match="neither a reference answer nor an outcome"):
-        await reward(["?"], ["x"], [tokenizer.encode("It is 4.")], answer=["1"])
+        CapoReward(tokenizer=tokenizer)
+    CapoReward(tokenizer=tokenizer, reward={"scheme": "process_only"})
+
+
+async def test_a_row_without_a_reference_fails_alone(tokenizer: Any) -> None:
+    reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
+    ids = [tokenizer.encode("#### 0.0000001")] * 3
+    rewards = await reward(["?"] * 3, ["x"] * 3, ids, answer=[1e-7, None, [1e-7]])
+    assert rewards[1] is None and [s.outcome for s in reward.last] == [1.0, None, 1.0]
+
+
+TURNS = [("I will look it up.", 1), ("The answer is 42", 0), ("I am not sure.", 1)]
+
+
+async def test_what_a_tool_wrote_is_not_judged(tokenizer: Any) -> None:
+    encoded = [tokenizer.encode(text) for text, _ in TURNS]
+    ids = [token for part in encoded for token in part]
+    mask = [own for (_, own), part in zip(TURNS, encoded, strict=True) for _ in part]
+    messages = [{"role": "assistant" if own else "tool", "content": text} for text, own in TURNS]
+    for by_text in (False, True):  # with TRL's own trainer there is no mask: only messages
+        reward = CapoReward(reference="answer", tokenizer=None if by_text else tokenizer, **OPTIONS)
+        for masks in (None, [mask]):
+            reward.masks = masks
+            await reward(["?"], [messages], [ids], answer=["42"])
+            [scored] = reward.last
+            assert (scored.outcome, scored.steps) == (0.0, 2)
+            if masks and not by_text:
+                assert [t == 0.0 for t in scored.token_rewards] >= [not own for own in mask]
+                assert len(scored.token_rewards) == len(ids)
+            else:
+                assert scored.token_rewards is None
+            assert reward.masks is None
+    two = [{"role": "assistant", "content": text} for text in ("12", "5")]
+    await reward(["?"] * 2, [two] * 2, [[], []], answer=["5", "125"])
+    assert [scored.outcome for scored in reward.last] == [1.0, 0.0]
+
+
+def test_the_environment_s_tokens_of_a_rollout_function(
+    tmp_path: Path, tiny: str, tokenizer: Any
+) -> None:
+    """TRL's own way from `env_mask` to the loss; the environment writes the answer."""
+    parts = ["It may be ten.", "#### 10", "I am not sure."]
+    encoded = [tokenizer.encode(part) for part in parts]
+    ids = [token for part in encoded for token in part] + [tokenizer.eos_token_id]
+    mask = [int(n != 1) for n, part in enumerate(encoded) for _ in part] + [1]
+
+    def rollouts(prompts: Any, trainer: Any) -> dict[str, Any]:
+        count = len(prompts)
+        return {
+            "prompt_ids": [tokenizer.encode("?")] * count, "completion_ids": [list(ids)] * count,
+            "logprobs": [[0.0] * len(ids)] * count, "env_mask": [list(mask)] * count,
+        }  # fmt: skip
+
+    reward = CapoReward(reference="answer", **OPTIONS | {"segment": {"method": "blank_line"}})
+    rows = [{"prompt": [{"role": "user", "content": "How many?"}], "answer": "10"}] * 4
+    trainer = Recording(
+        model=tiny, reward_funcs=reward, args=config(tmp_path, max_steps=1),
+        train_dataset=Dataset.from_list(rows), rollout_func=rollouts,
+    )  # fmt: skip
+    trainer.train()
+    [(scored, output)] = trainer.scored
+    own = torch.tensor(mask).bool()
+    for each, row in zip(scored, output["advantages"], strict=True):
+        assert (each.outcome, each.steps) == (0.0, 2)
+        assert all(
+            value == 0.0 for value, flag in zip(each.token_rewards, mask, strict=True) if not flag
+        )
+        assert (row[: len(mask)][~own] == 0).all()
+    torch.testing.assert_close(
+        output["tool_mask"][:, : len(mask)].bool(), own.expand(len(scored), -1)
+    )
+
+
+def test_token_rewards_of_another_number_are_refused(tmp_path: Path, tiny: str) -> None:
+    from capo_client.adapters.scoring import Scored
+
+    reward = CapoReward(reference="answer", **OPTIONS)
+    trainer = Recording(
+        model=tiny, reward_funcs=reward, train_dataset=data(), args=config(tmp_path)
+    )
+    reward.last = [Scored([1.0, 1.0], 1.0)]
+    for mask in (torch.ones(1, 3), torch.ones(1, 1)):
+        with pytest.raises(ValueError, match=f"2 token rewards for {mask.shape[1]} tokens"):
+            trainer._token_advantages({"completion_mask": mask}, 1)
 
 
 def test_tokens_of_tools_and_other_functions_rewards(tmp_path: Path, tiny: str) -> None:

@@ -247,6 +247,146 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
         tq.close()
 
 
+class Outputs:
+    """Scripted sequences of a rollout, in the place of an agent loop's."""
+
+    def __init__(self, tokenizer: Any, sequences: list[list[tuple[str, int]]]) -> None:
+        from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+        self.made = []
+        for sequence in sequences:
+            encoded = [tokenizer.encode(text) for text, _ in sequence]
+            mask = [own for (_, own), ids in zip(sequence, encoded, strict=True) for _ in ids]
+            self.made.append(
+                AgentLoopOutput(
+                    prompt_ids=tokenizer.encode("How many?"), num_turns=4, extra_fields={},
+                    response_ids=[token for ids in encoded for token in ids], response_mask=mask,
+                    metrics=AgentLoopMetrics(),
+                )
+            )  # fmt: skip
+
+
+class Remote:
+    """The reward loop's worker without Ray."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self.compute_score = self
+
+    async def remote(self, data: DataProto) -> Any:
+        return await self._manager.run_single(data)
+
+
+def worker(manager: Any) -> Any:
+    """verl's agent loop worker around a reward manager, without its engine."""
+    from capo_client.adapters.verl import _worker_class
+
+    made: Any = object.__new__(_worker_class())
+    made.reward_loop_worker_handles = [Remote(manager)]
+    made.processor = None
+    made._get_mm_processor_kwargs = lambda audios: None
+    made._compute_position_ids = lambda ids, *_: torch.arange(ids.shape[1])[None]
+    return made
+
+
+FIELDS = {
+    "raw_prompt": [{"role": "user", "content": "How many?"}], "data_source": "ours",
+    "reward_model": {"ground_truth": "42"}, "extra_info": {},
+}  # fmt: skip
+TOOLS = [("I will look it up.", 1), ("The answer is 42", 0), ("I am not sure.", 1)]
+
+
+async def test_what_a_tool_wrote_is_not_judged(tokenizer: Any) -> None:
+    settings = config(segment={"method": "blank_line"})
+    manager: Any = load_reward_manager(settings, tokenizer)
+    outputs = Outputs(tokenizer, [TOOLS]).made
+    mask = list(outputs[0].response_mask)
+    await worker(manager)._compute_score(outputs, FIELDS)
+    info, found = outputs[0].extra_fields["reward_extra_info"], outputs[0].as_dict()
+    assert (info["acc"], info["capo_steps"]) == (0.0, 2)
+    assert len(found["rm_scores"]) == len(mask) and found["response_mask"].tolist() == mask
+    assert (found["rm_scores"][~torch.tensor(mask).bool()] == 0).all()
+    plain = Outputs(tokenizer, [[(text, 1) for text, _ in TOOLS]]).made
+    await worker(manager)._compute_score(plain, FIELDS)
+    assert plain[0].extra_fields["reward_extra_info"]["acc"] == 1.0
+
+
+async def test_the_rule_sees_the_policy_s_text_alone(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rule.py"
+    file.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return float(solution_str.split() == ['12', '5'])\n"
+    )
+    settings = config(outcome_from="compute_score")
+    settings.reward.custom_reward_function.path = str(file)
+    manager: Any = load_reward_manager(settings, tokenizer)
+    outputs = Outputs(tokenizer, [[("12", 1), ("42", 0), ("5", 1)]]).made
+    await worker(manager)._compute_score(outputs, FIELDS)
+    assert outputs[0].extra_fields["reward_extra_info"]["acc"] == 1.0
+
+
+async def test_of_several_sequences_the_last_is_judged_at_its_own_length(tokenizer: Any) -> None:
+    manager: Any = load_reward_manager(config(), tokenizer)
+    outputs = Outputs(
+        tokenizer, [[("A long first part, and more of it.", 1), ("x", 0)], [("42", 1)]]
+    )
+    outputs.made[1].prompt_ids *= 5
+    await worker(manager)._compute_score(outputs.made, FIELDS)
+    first, last = outputs.made
+    assert last.extra_fields["reward_extra_info"]["acc"] == 1.0
+    first.reward_score = last.reward_score  # as verl does next
+    mask, scores = first.as_dict()["response_mask"], first.as_dict()["rm_scores"]
+    torch.testing.assert_close(scores, mask * torch.tensor(float(last.reward_score)))
+    assert len(last.as_dict()["rm_scores"]) == len(last.response_ids)
+
+
+async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
+    """verl averages all that is not None there; its training (DAPO's filter) reads numbers only."""
+    from verl.trainer.ppo.metric_utils import process_validation_metrics
+
+    from capo_client.adapters.verl import _validating
+
+    manager: Any = load_reward_manager(config(), tokenizer)
+    long = "It is so. " * 5000  # more steps than the service takes
+    infos = []
+    for validating in (True, False):
+        _validating.set(validating)
+        for text in ("42", long):
+            outputs = Outputs(tokenizer, [[(text, 1)]]).made
+            await worker(manager)._compute_score(outputs, FIELDS)
+            infos.append(outputs[0].extra_fields["reward_extra_info"])
+            if text == long:
+                found = outputs[0].as_dict()
+                assert not found["response_mask"].any() and not found["rm_scores"].any()
+    _validating.set(False)
+    assert infos[1]["acc"] is None and np.isnan(infos[3]["acc"])
+    columns = {name: [info[name] for info in infos[:2]] for name in infos[0]}
+    found = process_validation_metrics(["ours"] * 2, ["q"] * 2, columns)["ours"]
+    assert found["acc"]["mean@1"] == 1.0 and found["capo_fallback"]["mean@2"] == 0.5
+    assert found["capo_agreement"]["mean@1"] >= 0.5
+
+
+async def test_turns_without_a_mask_are_refused(tokenizer: Any) -> None:
+    manager: Any = load_reward_manager(config(), tokenizer)
+    data = batch(tokenizer, TEXTS[:1])
+    data.batch.pop("response_mask")
+    await manager.run_single(data)  # one turn: all of it is the policy's
+    data.non_tensor_batch["__num_turns__"] = np.array([4])
+    with pytest.raises(ValueError, match="4 turns and no response_mask"):
+        await manager.run_single(data)
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_token_rewards_of_another_number_are_refused(tokenizer: Any, more: int) -> None:
+    from capo_client.adapters.verl import CapoRewardManager
+
+    data = batch(tokenizer, TEXTS[:1])
+    size = int(data.batch["response_mask"].sum())
+    score = TokenScore(1.0, [1.0] * (size + more))
+    with pytest.raises(ValueError, match=f"{size + more} token rewards for {size} tokens"):
+        CapoRewardManager.assemble_rm_scores(data, [score])
+
+
 def test_a_score_is_a_number_that_remembers() -> None:
     score = pickle.loads(pickle.dumps(TokenScore(1.5, [1.0, 2.0])))
     assert score == 1.5 and score.tokens == [1.0, 2.0]
@@ -267,6 +407,9 @@ async def test_a_service_that_goes_away_is_counted_and_left_out(tokenizer: Any) 
         after = await manager.run_single(data[1:2])
     assert before["reward_extra_info"]["capo_fallback"] == 0
     assert after["reward_extra_info"]["capo_fallback"] == 1 and after["reward_score"].tokens is None
+    unknown = set(after["reward_extra_info"]) - {"capo_fallback"}
+    assert "acc" in unknown and set(after["reward_extra_info"]) == set(before["reward_extra_info"])
+    assert all(np.isnan(after["reward_extra_info"][name]) for name in unknown)
     rewards = manager.assemble_rm_scores(data, [before["reward_score"], after["reward_score"]])
     assert rewards[1].isnan().all()
     mask = data.batch["response_mask"]

@@ -21,7 +21,8 @@ from capo_service.fair import Path, Share
 # Of nine tokens, while both wait. Evaluation comes after training, and still comes.
 _WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
 _HALF_LIFE = 15.0  # seconds of work after which a measured rate counts for half
-_LONGEST_WAIT = 3600  # seconds that a caller is told to wait at most
+_LONGEST_WAIT = 60  # seconds that a caller is told to wait at most: rates change within a minute
+_LEAST_ANSWERED = 5  # rollouts, before a rate counts: the first are slow, and few of many are ready
 _NEWEST = 0.2  # share of the newest rollout in the pace
 _CERTAINTY = 0.7  # of a deadline: what should take longer is not taken on
 
@@ -58,6 +59,7 @@ class DrainRate:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._tokens = self._seconds = 0.0
+        self._answered = 0  # rollouts
         self._at = clock()
 
     def passed(self, busy: bool, tokens: float = 0.0) -> None:
@@ -69,10 +71,11 @@ class DrainRate:
             self._seconds = self._seconds * faded + elapsed
             self._tokens = self._tokens * faded
         self._tokens += tokens
+        self._answered += tokens > 0
 
     def seconds(self, tokens: float) -> float | None:
-        """How long so many tokens take; None where nothing was measured."""
-        if not self._tokens:
+        """How long so many tokens take; None where too little was measured."""
+        if self._answered < _LEAST_ANSWERED:
             return None
         return tokens * self._seconds / self._tokens
 
@@ -85,17 +88,22 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._seconds = 0.0
+        self._seconds = self._weight = 0.0
 
     def took(self, seconds: float, tokens: int, finished: bool) -> None:
         """A rollout of so many tokens took so long, or longer if it was not finished."""
         each = seconds / tokens
         if finished or each > self._seconds:
             self._seconds += _NEWEST * (each - self._seconds)
+            self._weight += _NEWEST * (1.0 - self._weight)
 
     def seconds(self, tokens: float) -> float:
-        """How long a rollout of so many tokens should take."""
+        """How long a rollout of so many tokens should take, at least: it starts from 0."""
         return tokens * self._seconds
+
+    def measured(self, tokens: float) -> float:
+        """How long a rollout of so many tokens takes on the average; 0 where nothing is known."""
+        return tokens * self._seconds / self._weight if self._weight else 0.0
 
 
 class Admission:
@@ -136,7 +144,20 @@ class Admission:
     def expected_wait(self, tokens: float) -> int:
         """Whole seconds, at least 1, until so many of the accepted tokens are answered."""
         self._measure()
-        return _whole(self._rate.seconds(tokens))
+        return _whole(self._until_answered(self._rate, tokens))
+
+    def _until_answered(self, rate: DrainRate, tokens: float) -> float | None:
+        """Seconds until so many tokens are answered; None where too little was measured.
+
+        A rate that was measured while fewer rollouts were judged at once, or before most of those
+        that are judged now have ended, is too low by far. By Little's law all that are judged at
+        once are answered in the time that one takes, so the lower of both times holds.
+        """
+        measured = rate.seconds(tokens)
+        if measured is None:
+            return None
+        at_once = max(self.running, min(self.accepted, self.max_running), 1)
+        return min(measured, self._pace.measured(tokens) / at_once)
 
     def _measure(self, answered: int = 0) -> None:
         self._rate.passed(self.running > 0 or answered > 0, answered)
@@ -161,7 +182,8 @@ class Admission:
             return
         begun = sum(self._left.values()) - self._waiting.cost
         work = max(begun, 0.0) + self._waiting.until_served(ticket.path, tokens)
-        expected, itself = self._full_rate.seconds(work), self._full_rate.seconds(tokens)
+        expected = self._until_answered(self._full_rate, work)
+        itself = self._until_answered(self._full_rate, tokens)
         if expected is None or itself is None:
             return
         in_time = _CERTAINTY * seconds

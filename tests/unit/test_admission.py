@@ -165,19 +165,80 @@ def test_a_rate_that_changed_is_soon_told() -> None:
     assert found is not None and 8 < found <= 10.5
 
 
-def test_retry_after_is_at_least_a_second_and_at_most_an_hour() -> None:
+def test_retry_after_is_at_least_a_second_and_at_most_a_minute() -> None:
     clock = Clock()
     admission = Admission(100, 1, clock=clock)
     assert admission.expected_wait(50) == 1
 
     async def work() -> None:
-        async with admission.turn(Ticket("r"), 10):
-            clock.now += 5.0
+        for number in range(10):
+            async with admission.turn(Ticket("r"), 10):
+                clock.now += 5.0
+            # A few rollouts, of which the first are slow, say nothing yet.
+            assert admission.expected_wait(20) == (1 if number < 4 else 10)
 
     asyncio.run(work())
-    assert admission.expected_wait(20) == 10
     assert admission.expected_wait(0.001) == 1
-    assert admission.expected_wait(1e9) == 3600
+    assert admission.expected_wait(1e9) == 60
+
+
+def told_in_a_burst(
+    at_once: int, seconds: float, tokens: int, rollouts: int, before: int = 0, full: bool = False
+) -> list[tuple[float, float]]:
+    """A burst on a judge that answers `at_once` rollouts every `seconds` seconds.
+
+    Returns:
+        At each rollout's end: the seconds told for 100 rollouts more, and those that they take.
+    """
+    clock = Clock()
+    admission = Admission(10**9, at_once, lambda: full, clock)
+    told: list[tuple[float, float]] = []
+    more = 100 * tokens
+
+    async def one(ticket: Ticket, end: asyncio.Event) -> None:
+        async with admission.turn(ticket, tokens):
+            await end.wait()
+
+    async def story() -> None:
+        for _ in range(before):  # one at a time, as fast each
+            async with admission.turn(Ticket("before"), tokens):
+                clock.now += seconds
+        ticket = Ticket("burst")
+        with admission.admit(rollouts, rollouts * tokens, ticket):
+            ends = [asyncio.Event() for _ in range(rollouts)]
+            tasks = [asyncio.create_task(one(ticket, end)) for end in ends]
+            for number, (end, task) in enumerate(zip(ends, tasks, strict=True)):
+                await asyncio.sleep(0)
+                if number % at_once == 0:
+                    clock.now += seconds
+                end.set()
+                await task
+                if number < rollouts - at_once:
+                    right = 100 / at_once * seconds
+                    told.append((admission.expected_wait(more), right))
+                    try:
+                        with admission.admit(1, tokens, Ticket("late"), seconds=1e-9):
+                            pass
+                    except QueueFullError as error:
+                        left = (rollouts - number) / at_once * seconds + seconds
+                        told.append((error.retry_after, left))
+
+    asyncio.run(story())
+    return told
+
+
+@settings(max_examples=100)
+@given(
+    st.integers(2, 64), st.floats(0.05, 30), st.integers(1, 3000), st.integers(2, 4),
+    st.sampled_from([0, 1, 7, 50]), st.booleans(),
+)  # fmt: skip
+def test_retry_after_is_never_told_from_the_first_of_many(
+    at_once: int, seconds: float, tokens: int, turns: int, before: int, full: bool
+) -> None:
+    """As 357 s was, when one of 128 rollouts had ended, and the others were about to."""
+    for told, right in told_in_a_burst(at_once, seconds, tokens, turns * at_once, before, full):
+        assert told <= 2.0 * right + 2.0
+        assert 1 <= told <= 60
 
 
 def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:

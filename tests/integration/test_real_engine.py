@@ -31,8 +31,8 @@ from capo_service.engine.vllm import VllmEngine
 from capo_service.outcome import Verifier
 from kit import owner_by_definition
 from kit_engine import Running
+from kit_stories import solutions
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 METHODS = ("greedy", "intersection", "majority", "union", "average")
 
 
@@ -206,39 +206,21 @@ def test_seeds_and_prompts_that_are_read_in_chunks(service: Running) -> None:
     assert httpx.get(f"{service.url}/health/ready").status_code == 200
 
 
-def gsm8k_rollouts(count: int, tokenizer: Tokenizer, name: str) -> list[dict[str, Any]]:
-    """Real rollouts of four models per question, with ids as a policy would have sampled them."""
-    found: list[dict[str, Any]] = []
-    end = tokenizer.token_to_id("<|im_end|>")
-    with (DATA / "gsm8k_model_solutions.jsonl").open() as file:
-        for line in file:
-            record = json.loads(line)
-            for model in (
-                "6b_finetuning",
-                "6b_verification",
-                "175b_finetuning",
-                "175b_verification",
-            ):
-                text = record[model]["solution"]
-                found.append(
-                    {
-                        "id": f"{len(found)}-{model}", "question": record["question"],
-                        "response": text, "reference": record["ground_truth"], "tokenizer": name,
-                        "response_token_ids": [*tokenizer.encode(text).ids, end],
-                    }
-                )  # fmt: skip
-                if len(found) == count:
-                    return found
-    raise AssertionError("the data holds fewer rollouts")
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="the development data is not beside this checkout")
 @pytest.mark.timeout(1200)
-def test_two_hundred_real_rollouts_through_capo_credit(
+def test_two_hundred_rollouts_through_capo_credit(
     service: Running, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    count = 200 if service.engine == "vllm" else 12
-    rollouts = gsm8k_rollouts(count, tokenizer, judge_name(service))
+    """With ids as a policy would have sampled them: the text's, and an end token."""
+    made = solutions(200 if service.engine == "vllm" else 12)
+    end = tokenizer.token_to_id("<|im_end|>")
+    rollouts = [
+        {
+            "id": f"solution-{number}", "question": each.question, "reference": each.reference,
+            "response": each.response, "tokenizer": judge_name(service),
+            "response_token_ids": [*tokenizer.encode(each.response).ids, end],
+        }
+        for number, each in enumerate(made)
+    ]  # fmt: skip
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(rollout) + "\n" for rollout in rollouts))
     started = time.monotonic()
@@ -249,46 +231,31 @@ def test_two_hundred_real_rollouts_through_capo_credit(
     )  # fmt: skip
     seconds = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{count} of {count} rollouts credited, 0 errors" in done.stdout
+    assert f"{len(made)} of {len(made)} rollouts credited, 0 errors" in done.stdout
     results = [json.loads(line) for line in out.read_text().splitlines()]
-    truth = {}
-    with (DATA / "gsm8k_model_solutions.jsonl").open() as file:
-        for line in file:
-            record = json.loads(line)
-            for model, solution in record.items():
-                if isinstance(solution, dict):
-                    truth[record["question"], solution["solution"], model] = solution["is_correct"]
-    for result, rollout in zip(results, rollouts, strict=True):
+    for result, rollout, each in zip(results, rollouts, made, strict=True):
         assert result["id"] == rollout["id"]
-        assert [tuple(s["span"]) for s in result["steps"]] == steps.newline(rollout["response"])
-        model = rollout["id"].partition("-")[2]
-        is_correct = truth[rollout["question"], rollout["response"], model]
-        assert result["outcome"] == {"value": float(is_correct), "source": "math_verify"}
+        assert [tuple(s["span"]) for s in result["steps"]] == steps.newline(each.response)
+        assert len(result["steps"]) == len(each.response.splitlines())
+        assert result["outcome"]["value"] == float(each.right), each.response
+        assert result["outcome"]["source"] == "math_verify"
         check_by_equation_1(result, rollout, tokenizer, "majority")
     tokens = sum(r["usage"]["completion_tokens"] for r in results)
-    print(f"{service.engine}: {count} rollouts in {seconds:.0f} s, {tokens} judge tokens")
+    print(f"{service.engine}: {len(made)} rollouts in {seconds:.0f} s, {tokens} judge tokens")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="the development data is not beside this checkout")
-async def test_outcomes_agree_with_the_labels_of_gsm8k() -> None:
-    jobs = []
-    with (DATA / "gsm8k_model_solutions.jsonl").open() as file:
-        for line in file:
-            record = json.loads(line)
-            jobs += [
-                (solution["solution"], record["ground_truth"], solution["is_correct"])
-                for solution in record.values()
-                if isinstance(solution, dict)
-            ]
+async def test_outcomes_agree_with_what_is_right_by_construction() -> None:
+    made = solutions(600, seed=1)
     verifier = Verifier()
     await verifier.start()
     try:
-        found = await asyncio.gather(*(verifier.verify(text, truth) for text, truth, _ in jobs))
+        found = await asyncio.gather(
+            *(verifier.verify(each.response, each.reference) for each in made)
+        )
     finally:
         await verifier.close()
-    agree = sum(v.value == float(label) for v, (_, _, label) in zip(found, jobs, strict=True))
-    print(f"math-verify agrees with {agree} of {len(jobs)} labels")
-    assert agree >= 0.999 * len(jobs)
+    wrongly = [e for v, e in zip(found, made, strict=True) if v.value != float(e.right)]
+    assert not wrongly, wrongly[:3]
 
 
 async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Running) -> None:

@@ -18,6 +18,7 @@ from capo_service.engine.base import (
     Sampling,
 )
 from capo_service.engine.openai import OpenAIEngine
+from kit_time import stepped
 
 PROMPT = Prompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
 SAMPLING = Sampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
@@ -105,6 +106,7 @@ async def test_what_does_not_pass_is_told_apart(step: Any, error: type[Exception
     await judge.close()
 
 
+@stepped
 async def test_a_critique_can_be_ended_early_or_cancelled() -> None:
     judge = await engine(Upstream("hang", "hang"))
     first = asyncio.create_task(judge.complete("one", judge.encode(PROMPT), SAMPLING))
@@ -130,39 +132,34 @@ class Silent(Upstream):
         return await super().__call__(request)
 
 
-async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(openai, "_PROBE_SECONDS", 0.05)
+@stepped
+async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it() -> None:
     upstream = Silent("hang")
     judge = await engine(upstream)
     call = asyncio.create_task(judge.complete("one", judge.encode(PROMPT), SAMPLING))
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(30)
     assert judge.ready and not call.done()  # slow, and there
     upstream.silent = True
     with pytest.raises(EngineDeadError, match="does not answer any more"):
-        await asyncio.wait_for(call, 20)
+        await asyncio.wait_for(call, 5 * openai._PROBE_SECONDS)
     assert not judge.ready
     upstream.silent = False
-    async with asyncio.timeout(20):
-        while not judge.ready:
-            await asyncio.sleep(0.01)
+    await asyncio.sleep(2 * openai._PROBE_SECONDS)
+    assert judge.ready
     assert (await judge.complete("two", judge.encode(PROMPT), SAMPLING)).text == "said"
     await judge.close()
 
 
-async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(openai, "_PROBE_SECONDS", 0.05)
+@stepped
+async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_lost() -> None:
     upstream = Silent("hang")
     judge = await engine(upstream)
     slow = asyncio.create_task(judge.complete("slow", judge.encode(PROMPT), SAMPLING))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     upstream.silent = True
     for number in range(40):
         await judge.complete(f"{number}", judge.encode(PROMPT), SAMPLING)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(openai._PROBE_SECONDS)
     assert judge.ready and not slow.done()
     slow.cancel()
     await asyncio.gather(slow, return_exceptions=True)

@@ -228,8 +228,10 @@ def make_engine(settings: Settings) -> Engine:
         ValueError: what it needs is not installed.
     """
     if settings.engine == "openai":
+        from capo_client.addresses import proxy_for
         from capo_service.engine.openai import OpenAIEngine
 
+        proxy = proxy_for(settings.upstream or "")
         key = settings.upstream_api_key
         return OpenAIEngine(
             settings.upstream or "",
@@ -239,6 +241,9 @@ def make_engine(settings: Settings) -> Engine:
             tokenizer=settings.tokenizer,
             template_kwargs=settings.chat_template_kwargs,
             concurrency=settings.upstream_concurrency,
+            constrained=settings.critique_format == "json",
+            proxy=proxy.url if proxy else None,
+            proxy_name=str(proxy or ""),
         )
     if settings.engine == "symbolic":
         from capo_service.engine.symbolic import SymbolicEngine

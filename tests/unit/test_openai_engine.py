@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from capo_service.engine import openai
+from capo_service.commands import make_engine
+from capo_service.engine import openai, openai_start
 from capo_service.engine.base import (
+    Completion,
     EngineBusyError,
     EngineDeadError,
     EngineError,
@@ -18,8 +21,10 @@ from capo_service.engine.base import (
     Sampling,
 )
 from capo_service.engine.openai import OpenAIEngine
+from capo_service.settings import Settings
 from kit_time import stepped
 
+BACKOFF_SECONDS = openai._BACKOFF_SECONDS
 PROMPT = Prompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
 SAMPLING = Sampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
 CHOICE = {"message": {"content": "said"}, "finish_reason": "stop"}
@@ -49,6 +54,8 @@ class Upstream:
             await asyncio.sleep(60)
         if isinstance(step, int):
             return httpx.Response(step, text="planned", headers={"Retry-After": "0"})
+        if isinstance(step, str):
+            return httpx.Response(200, text=step)
         return httpx.Response(200, json=step or {"choices": [CHOICE], "usage": USAGE})
 
 
@@ -79,7 +86,15 @@ async def test_chat_text_is_escaped_and_the_schema_sent() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [[429, 503], [httpx.ConnectError("x")], [httpx.ReadTimeout("x"), 429]]
+    "plan",
+    [
+        [429, 503],
+        [httpx.ConnectError("x")],
+        [httpx.ReadTimeout("x"), 429],
+        [502, 504, 408],
+        [500, 529],
+        [520, 522, 525],
+    ],
 )
 async def test_what_passes_is_tried_again(plan: list[Any]) -> None:
     upstream = Upstream(*plan)
@@ -93,6 +108,7 @@ async def test_what_passes_is_tried_again(plan: list[Any]) -> None:
     ("step", "error"),
     [
         (429, EngineBusyError), (503, EngineDeadError), (400, EngineError), (500, EngineError),
+        (529, EngineBusyError), (502, EngineDeadError), (504, EngineDeadError), (408, EngineDeadError), (521, EngineDeadError),
         (httpx.ConnectError("x"), EngineDeadError), ({"choices": []}, EngineError),
         ({"nothing": 1}, EngineError),
     ],
@@ -181,3 +197,233 @@ async def test_a_server_without_a_model_list_is_trusted() -> None:
     judge = await engine(Upstream(models=404))
     assert judge.ready and judge.context_length is None
     await judge.close()
+
+
+async def test_an_upstream_that_is_waited_for_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    judge = await engine(Upstream(502, 502, 502))
+    assert (await judge.complete("c", judge.encode(PROMPT), SAMPLING)).text == "said"
+    assert caplog.text.count("upstream answers 502; trying again") == 1
+    await judge.close()
+
+
+def test_attempts_outlast_a_restart_of_a_second() -> None:
+    """At the shortest of their jitter."""
+    assert sum(BACKOFF_SECONDS * 2**n * 0.5 for n in range(1, openai._ATTEMPTS)) > 3
+
+
+async def test_500_is_the_servers_fault_where_the_server_is_not_ready() -> None:
+    judge = await engine(Upstream(*[500] * 4))
+    judge._ready = False
+    with pytest.raises(EngineDeadError, match="answered 500"):
+        await judge.complete("c", judge.encode(PROMPT), SAMPLING)
+    await judge.close()
+
+
+def said(message: dict[str, Any], finish: Any = "stop", usage: Any = None) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+async def asked(answer: Any, grammar: str | None = 'root ::= "x"') -> Completion:
+    judge = await engine(Upstream(answer if isinstance(answer, str) else json.dumps(answer)))
+    try:
+        sampling = Sampling(0.7, 0.9, 64, None, grammar, {"type": "object"} if grammar else None)
+        return await judge.complete("c", judge.encode(PROMPT), sampling)
+    finally:
+        await judge.close()
+
+
+TEXT, THINKING = (
+    {"type": "text", "text": "said"},
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+)
+VERDICT = '{"incorrect_steps": [1]}'
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("content", [None, "", "\n", [], [THINKING], 0])
+async def test_a_verdict_in_the_reasoning_field_is_read_or_the_operator_told(
+    field: str, content: Any
+) -> None:
+    message = {"role": "assistant", "content": content}
+    assert (
+        await asked(said({**message, field: f"Hm.</think>\n{VERDICT}"}))
+    ).text.strip() == VERDICT
+    if content != [THINKING]:
+        assert (await asked(said({**message, field: VERDICT}))).text == VERDICT
+    for draft, grammar in [
+        ("Maybe step 1.", 'root ::= "x"'),
+        (VERDICT, None),
+        (f"Maybe {VERDICT}", 'root ::= "x"'),
+    ]:
+        with pytest.raises(
+            EngineError, match=r"reasoning field .* without --reasoning-parser"
+        ) as caught:
+            await asked(said({**message, field: draft}, usage=USAGE), grammar)
+        assert caught.value.completion and caught.value.completion.completion_tokens == 3
+    assert (await asked(said({"content": "said", field: VERDICT}))).text == "said"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": None}, {"content": "", "reasoning_content": "Hm, step"}, {"content": [THINKING]}],
+)
+async def test_a_thought_up_to_the_limit_is_told_with_what_to_change(
+    message: dict[str, Any],
+) -> None:
+    with pytest.raises(
+        EngineError,
+        match=r"up to its token limit of 3 tokens.*critique_format=tag.*enable_thinking",
+    ):
+        await asked(said(message, "length", USAGE))
+    with pytest.raises(EngineError, match=r"up to its token limit and .* raise voting.max_tokens"):
+        await asked(said(message, "length"), None)
+
+
+async def test_a_refusal_is_told() -> None:
+    with pytest.raises(EngineError, match="the judge refused: I cannot"):
+        await asked(said({"content": None, "refusal": "I cannot"}))
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": [TEXT]}, "said"), ({"content": [THINKING, TEXT]}, "said"), ({"content": ["sa", {"type": "output_text", "text": "id"}]}, "said"),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, TEXT, {"type": "image"}, None, 3]}, "said"), ({"content": "\ud800x"}, "?x"),
+        ({"content": None}, ""), ({}, ""), ({"content": 3}, ""), ({"content": {"text": "x"}}, ""), ({"content": [{"type": "text", "text": None}]}, ""),
+    ],
+)  # fmt: skip
+async def test_content_of_any_form_is_read(message: dict[str, Any], text: str) -> None:
+    assert (await asked(said(message))).text == text
+
+
+NUMBERS = [
+    ("9", 9),
+    (9.0, 9),
+    (float("nan"), 0),
+    (float("inf"), 0),
+    (-3, 0),
+    (None, 0),
+    ("many", 0),
+    ([], 0),
+    (10**400, 0),
+    ("1e3", 1000),
+]
+
+
+@pytest.mark.parametrize(("number", "counted"), NUMBERS)
+async def test_usage_of_any_form_is_counted(number: Any, counted: int) -> None:
+    usage = {
+        "prompt_tokens": number,
+        "completion_tokens": number,
+        "prompt_tokens_details": {"cached_tokens": number},
+    }
+    done = await asked(said({"content": "x"}, None, usage))
+    assert (done.prompt_tokens, done.cached_tokens, done.completion_tokens) == (
+        counted,
+        counted,
+        counted,
+    )
+
+
+@pytest.mark.parametrize(
+    "usage", [None, [], "many", 3, {"prompt_tokens_details": [1]}, {"prompt_tokens_details": "x"}]
+)
+@pytest.mark.parametrize("finish", [None, 3, {}, "", "stop"])
+async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finish: Any) -> None:
+    done = await asked(said({"content": "x"}, finish, usage))
+    assert (done.text, done.finish_reason, done.completion_tokens) == ("x", "stop", 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "<html>", "[]", "null", "3", '{"choices": null}', '{"choices": [null]}', '{"choices": {}}', '{"choices": [{"message": null}]}',
+     '{"choices": [{"message": [1]}]}', '{"error": {"message": "x"}}', "[" * 100_000, "\xff", '{"choices": [{}]}'],
+)  # fmt: skip
+async def test_what_is_no_completion_fails_that_critique_alone(answer: str) -> None:
+    with pytest.raises(EngineError, match="upstream sent no"):
+        await asked(answer)
+
+
+@pytest.mark.parametrize(
+    ("wrote", "heeds"),
+    [("a", True), ("<think>", False), ("Okay", False), (503, None), ("not JSON", None)],
+)
+async def test_grammars_that_an_upstream_does_not_heed_are_told_at_the_start(
+    wrote: Any, heeds: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        if isinstance(wrote, int) or wrote == "not JSON":
+            return httpx.Response(503 if wrote == 503 else 200, text="x")
+        return httpx.Response(200, json={"choices": [{"text": wrote, "finish_reason": "length"}]})
+
+    async with httpx.AsyncClient(
+        base_url="http://up/v1", transport=httpx.MockTransport(serve)
+    ) as http:
+        await openai_start.check_grammar(http, "judge", [1, 2])
+    assert asked[0]["max_tokens"] == 1 and asked[0]["prompt"] == [1, 2]
+    assert ("--reasoning-parser" in caplog.text) == (heeds is False)
+    assert ("could not be checked" in caplog.text) == (heeds is None)
+
+
+async def test_an_upstream_behind_a_proxy_that_does_not_lead_there_names_proxy_and_variable() -> (
+    None
+):
+    squid = httpx.Response(200, text="<html>squid")
+    answers: list[Any] = [
+        httpx.Response(503, text="x"),
+        httpx.Response(403),
+        squid,
+        httpx.ConnectError("refused"),
+    ]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, httpx.Response)
+        return answer
+
+    transport = httpx.MockTransport(serve)
+    while answers:
+        async with httpx.AsyncClient(base_url="http://judge:9/v1", transport=transport) as http:
+            with pytest.raises(
+                ValueError,
+                match=r"through the proxy http://p:3128 \(HTTP_PROXY\).*add judge to NO_PROXY",
+            ):
+                await openai_start.model_card(http, "judge", "the proxy http://p:3128 (HTTP_PROXY)")
+
+
+@pytest.mark.parametrize(
+    ("variables", "upstream", "way"),
+    [
+        ({"HTTP_PROXY": "http://10.9.9.9:3128"}, "http://10.1.2.3:8000", "through the proxy http://10.9.9.9:3128 (HTTP_PROXY)"),
+        ({"HTTP_PROXY": "http://10.9.9.9:3128", "NO_PROXY": "10.0.0.0/8"}, "http://10.1.2.3:8000", ""),
+        ({"HTTP_PROXY": "http://10.9.9.9:3128"}, "http://127.0.0.1:8000", ""), ({"ALL_PROXY": "socks5://p:1"}, "http://localhost:8000", ""),
+        ({"ALL_PROXY": "socks5://p:1"}, "http://judge:8000", "error"),
+    ],
+)  # fmt: skip
+def test_serve_heeds_the_environments_proxies(
+    variables: dict[str, str],
+    upstream: str,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    given = Settings(engine="openai", model="judge", upstream=upstream)
+    if way == "error":
+        with pytest.raises(ValueError, match=r"socks5://p:1 \(ALL_PROXY\) is a SOCKS proxy"):
+            make_engine(given)
+        return
+    made = make_engine(given)
+    assert isinstance(made, OpenAIEngine)
+    assert made._through == way.removeprefix("through ")

@@ -85,3 +85,17 @@ def test_escaping_breaks_every_known_marker(marker: str) -> None:
 @pytest.mark.parametrize("text", ["1 < 2 and a <= b", "[1, 2]", "x<3", "[A] is it", "array[N]"])
 def test_escaping_leaves_mathematics_alone(text: str) -> None:
     assert control.escape(text) == text
+
+
+@pytest.mark.parametrize(
+    ("end", "thought"),
+    [
+        ("<think>\n\n", "<think>\n"), ("<think>", "<think>"), ("<seed:think>", "<seed:think>"), ("[THINK]", "[THINK]"), ("◁think▷", "◁think▷"),
+        ("", ""), ("<think>\n\n</think>\n\n", ""), ("</think>", ""), ("I think", ""),
+    ],
+)  # fmt: skip
+def test_a_thought_that_the_template_leaves_open_is_known(
+    end: str, thought: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEMPLATES, "qwen", TEMPLATES["qwen"] + end)
+    assert encoder("qwen", folder / f"thinks{abs(hash(end))}").thought == thought

@@ -21,7 +21,14 @@ class EngineBusyError(Exception):
 
 
 class EngineError(Exception):
-    """The engine failed on one critique; others may succeed."""
+    """The engine failed on one critique; others may succeed.
+
+    `completion`: what it cost, where tokens were sampled for it all the same.
+    """
+
+    def __init__(self, message: str, completion: Completion | None = None) -> None:
+        super().__init__(message)
+        self.completion = completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +48,14 @@ class EncodedPrompt:
     """A prompt in the form that the engine sends: token ids, or chat messages.
 
     `tokens` is its length in tokens; for chat messages it is None (only the server knows).
-    `opening` is what of the critique it holds already.
+    `opening` is what of the critique it holds already, `thought` the marker of the thought that
+    the chat template leaves open at its end.
     """
 
     payload: list[int] | list[dict[str, str]]
     tokens: int | None
     opening: str = ""
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

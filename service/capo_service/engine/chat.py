@@ -8,6 +8,7 @@ so that `<|im_end|>` in a rollout is plain pieces.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,10 @@ from capo_service.engine import control
 from capo_service.engine.base import Prompt, Segment
 
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template holds them
+_LONGEST_MARKER = 60
+_OPENED_THOUGHT = re.compile(
+    r"(?:<[\w:|]{0,20}think\w{0,20}>|\[THINK\]|◁think▷)\s*\Z", re.IGNORECASE
+)
 _SHARED_SEGMENTS = 4096  # our words, tags and questions: the same for every rollout of a question
 
 
@@ -48,6 +53,8 @@ class PromptEncoder:
         unknown = self._untrusted.token_to_id(tokenizer.unk_token or "")
         self.control_ids = frozenset(token["id"] for token in added) - {unknown}
         self.before, self.between, self.after = _frame(tokenizer, dict(template_kwargs or {}))
+        opened = _OPENED_THOUGHT.search(self.after[-_LONGEST_MARKER:])
+        self.thought = opened[0] if opened else ""  # that the template leaves open
         known = {token["content"] for token in added}
         frame = self.before + self.between + self.after
         self._plain_markers = [m for m in control.markers(frame) if m not in known]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
+import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -30,12 +30,18 @@ from capo_service.engine.base import (
     engine_metrics,
 )
 from capo_service.engine.chat import PromptEncoder
+from capo_service.engine.openai_answer import completion_of, object_of
+from capo_service.engine.openai_start import check_grammar, model_card
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
-_BACKOFF_SECONDS = 0.25  # doubled at each attempt, with jitter
+_BACKOFF_SECONDS = 0.5  # doubled at each attempt, with jitter
 _LONGEST_WAIT_SECONDS = 10.0
+_WARNING_SECONDS = 10.0  # between two log lines about an upstream that is waited for
+# What a proxy, a restart or a burst answers for a while; 52x are Cloudflare's, 529 is "overloaded".
+_BUSY = frozenset({429, 529})
+_PASSING = _BUSY | {408, 500, 502, 503, 504, *range(520, 528), 530}
 _PROBE_SECONDS = 1.25  # between two, and the longest that one may take
 _MOST_SILENT = 2  # probes in a row without an answer, and the server counts as lost
 
@@ -50,6 +56,9 @@ class OpenAIEngine:
             ids where the server is vLLM and the judge's tokenizer can be loaded.
         tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
         concurrency: calls at once.
+        constrained: whether critiques are to be decoded under a grammar.
+        proxy: URL of the proxy that leads to it; none of the environment is taken.
+        proxy_name: what messages call that proxy, with the variable that names it.
         transport: replaces the network in tests.
     """
 
@@ -67,6 +76,9 @@ class OpenAIEngine:
         tokenizer: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         concurrency: int = 256,
+        constrained: bool = True,
+        proxy: str | None = None,
+        proxy_name: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.model = model
@@ -75,18 +87,25 @@ class OpenAIEngine:
         self._prompt_form = prompt_form
         self._tokenizer = tokenizer or model
         self._template_kwargs = dict(template_kwargs or {})
+        self._constrains = constrained
         self._encoder: PromptEncoder | None = None
         self._is_vllm = False
         self._ready = False
         self._calls: dict[str, asyncio.Task[Completion]] = {}
         self._lost: set[asyncio.Task[Completion]] = set()
         self._answers = 0
+        self._waits = 0
+        self._next_warning = 0.0
         self._watch: asyncio.Task[None] | None = None
         server: dict[str, Any] = {
             "base_url": upstream.rstrip("/").removesuffix("/v1") + "/v1",
             "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
             "transport": transport,
+            "proxy": proxy,
+            "verify": httpx.create_ssl_context(),  # heeds SSL_CERT_FILE, as trust_env would
+            "trust_env": False,
         }
+        self._through = (proxy_name or proxy) if proxy else ""
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=5.0),  # a deadline is the caller's to set
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
@@ -107,9 +126,10 @@ class OpenAIEngine:
         return False  # the server may come back
 
     async def start(self) -> None:
-        card = await self._probe()
+        card = await model_card(self._http, self.model, self._through)
         self._is_vllm = card.get("owned_by") == "vllm"
-        self.context_length = card.get("max_model_len")
+        length = card.get("max_model_len")
+        self.context_length = length if type(length) is int and length > 0 else None
         if self._prompt_form == "tokens" or (self._prompt_form == "auto" and self._is_vllm):
             try:
                 self._encoder = await asyncio.to_thread(
@@ -119,39 +139,11 @@ class OpenAIEngine:
                 if self._prompt_form == "tokens":
                     raise
                 log.warning("sending chat text, control strings escaped: %s", error)
+        if self._encoder is not None and self._constrains:
+            trial = Prompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
+            await check_grammar(self._http, self.model, self._encoder.encode(trial))
         self._ready = True
         self._watch = asyncio.create_task(self._watch_upstream())
-
-    async def _probe(self) -> dict[str, Any]:
-        """The server's entry for the judge; empty where it lists other names or none.
-
-        Raises:
-            ValueError: there is no such server, or it refuses us, or lists other models.
-        """
-        try:
-            response = await self._http.get("/models", timeout=10)
-            response.raise_for_status()
-            cards = {card["id"]: card for card in response.json()["data"]}
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code in (401, 403):
-                raise ValueError(
-                    f"upstream {self._http.base_url} refuses our key ({error.response.status_code})"
-                    "; set upstream_api_key"
-                ) from error
-            return {}
-        except httpx.HTTPError as error:
-            raise ValueError(
-                f"upstream {self._http.base_url} cannot be reached: {error}"
-            ) from error
-        except (KeyError, TypeError, ValueError):
-            return {}
-        if cards and self.model not in cards:
-            raise ValueError(
-                f"upstream {self._http.base_url} has no model {self.model!r}; it has "
-                f"{', '.join(sorted(cards)[:20])}"
-            )
-        card: dict[str, Any] = cards.get(self.model, {})
-        return card
 
     async def metrics(self) -> bytes:
         root = str(self._http.base_url).rstrip("/").removesuffix("/v1")
@@ -198,7 +190,7 @@ class OpenAIEngine:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         if self._encoder is not None:
             ids = self._encoder.encode(prompt)
-            return EncodedPrompt(ids, len(ids), prompt.opening)
+            return EncodedPrompt(ids, len(ids), prompt.opening, self._encoder.thought)
         turns = [("system", prompt.system), ("user", prompt.user)]
         return EncodedPrompt(
             [{"role": role, "content": _text(segments)} for role, segments in turns if segments],
@@ -244,20 +236,7 @@ class OpenAIEngine:
         if self._template_kwargs and not tokens:
             body["chat_template_kwargs"] = self._template_kwargs
         answer = await self._post("/completions" if tokens else "/chat/completions", body)
-        try:
-            [choice] = answer["choices"]
-            text = choice["text"] if tokens else choice["message"]["content"]
-            usage = answer.get("usage") or {}
-            details = usage.get("prompt_tokens_details") or {}
-            return Completion(
-                text=text or "",
-                finish_reason=choice.get("finish_reason") or "stop",
-                prompt_tokens=usage.get("prompt_tokens") or 0,
-                cached_tokens=details.get("cached_tokens") or 0,
-                completion_tokens=usage.get("completion_tokens") or 0,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"upstream sent no completion: {str(answer)[:200]}") from error
+        return completion_of(answer, constrained=sampling.grammar is not None)
 
     def _constraint(self, sampling: Sampling) -> dict[str, Any]:
         if sampling.grammar is None:
@@ -269,36 +248,49 @@ class OpenAIEngine:
 
     async def _post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         for attempt in range(1, _ATTEMPTS + 1):
-            wait = _BACKOFF_SECONDS * 2**attempt * random.random()  # noqa: S311  # jitter
+            wait = _BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1)  # noqa: S311  # jitter
             try:
                 response = await self._http.post(route, json=body)
                 self._answers += 1
             except httpx.TransportError as error:
                 if attempt < _ATTEMPTS:
+                    self._warn(f"cannot be reached ({error!r})")
                     await asyncio.sleep(wait)
                     continue
                 self._ready = False
-                raise EngineDeadError(f"upstream cannot be reached: {error!r}") from error
-            if response.status_code in (429, 503) and attempt < _ATTEMPTS:
+                way = f" through {self._through}" if self._through else ""
+                raise EngineDeadError(f"upstream cannot be reached{way}: {error!r}") from error
+            except httpx.RequestError as error:  # an answer that cannot be decoded
+                raise EngineError(f"upstream sent nothing that can be read: {error!r}") from error
+            if response.status_code in _PASSING and attempt < _ATTEMPTS:
+                self._warn(f"answers {response.status_code}")
                 await asyncio.sleep(max(wait, _retry_after(response)))
                 continue
-            return _body(response)
+            return self._body(response)
         raise AssertionError("the last attempt returns or raises")
 
+    def _warn(self, said: str) -> None:
+        """Log that a call waits for the upstream; not for each of the hundreds that do."""
+        self._waits += 1
+        now = time.monotonic()
+        if now >= self._next_warning:
+            self._next_warning = now + _WARNING_SECONDS
+            log.warning("upstream %s; trying again (%d times so far)", said, self._waits)
 
-def _body(response: httpx.Response) -> dict[str, Any]:
-    if response.is_success:
-        try:
-            answer = response.json()
-        except json.JSONDecodeError as error:
-            raise EngineError("upstream sent no JSON") from error
-        return answer if isinstance(answer, dict) else {}
-    said = f"upstream answered {response.status_code}: {response.text[:300]}"
-    if response.status_code == 429:
-        raise EngineBusyError(said)
-    if response.status_code == 503:
-        raise EngineDeadError(said)
-    raise EngineError(said)
+    def _body(self, response: httpx.Response) -> dict[str, Any]:
+        if response.is_success:
+            try:
+                return object_of(response.json())
+            except (ValueError, RecursionError) as error:
+                raise EngineError("upstream sent no JSON") from error
+        status = response.status_code
+        said = f"upstream answered {status}: {response.text[:300]}"
+        if status in _BUSY:
+            raise EngineBusyError(said)
+        # 500 may be this one critique's: the server is lost only where it is not ready either.
+        if status in _PASSING and (status != 500 or not self._ready):
+            raise EngineDeadError(said)
+        raise EngineError(said)
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -32,6 +32,7 @@ def padded_token_rewards(
         CreditFailedError: a rollout was not credited, and `failed` is `raise`.
         InvalidResponseError: a result holds no token rewards.
         ValueError: a rollout is longer than `length`.
+        ModuleNotFoundError: what `kind` names is not installed.
     """
     rows: list[list[float]] = []
     errors: list[Failed] = []
@@ -66,7 +67,13 @@ def padded_token_rewards(
             torch.tensor(values, dtype=torch.float32).reshape(shape),
             torch.tensor(mask, dtype=torch.bool).reshape(shape),
         )
-    import numpy
+    try:
+        import numpy
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"padded_token_rewards makes numpy arrays ({error}): pip install numpy, or use "
+            "kind='torch'"
+        ) from None
 
     return (
         numpy.array(values, dtype=numpy.float32).reshape(shape),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from capo_service.core import rewards, steps, verdict, voting
 from capo_service.core.errors import InputError
 from capo_service.core.verdict import OutputFormat
+from capo_trainer.evaluate import blank_line_steps
 
 METHODS = ("greedy", "intersection", "majority", "union", "average")
 SEGMENTERS = (steps.blank_line, steps.newline, steps.sentence)
@@ -31,6 +32,12 @@ def test_steps_tile_the_text_and_none_is_blank(segmenter: object, text: str) -> 
         assert "".join(text[a:b] for a, b in spans) == text
         assert all(text[a:b].strip() for a, b in spans)
         assert steps.given(text, spans) == spans
+
+
+@given(text=TEXTS)
+def test_the_trainer_cuts_the_steps_that_the_service_cuts(text: str) -> None:
+    cut = [text[a:b].strip() for a, b in steps.blank_line(text)]
+    assert [step.strip() for step in blank_line_steps(text)] == cut
 
 
 @given(text=TEXTS, pattern=st.text(max_size=8), cut=st.sampled_from(["before", "after"]))

@@ -18,7 +18,8 @@ from capo_trainer.recipe import Recipe
 from capo_trainer.rollout import Asked, Rollout, Sampler, encode_prompt
 from capo_trainer.verify import Verifier, named_function
 
-_BLANK_LINE = re.compile(r"\n[ \t]*\n\s*")
+# As the service cuts steps (segment.method blank_line).
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _BUNDLE = 16
 
 
@@ -87,7 +88,7 @@ class Evaluator:
         wrong: list[list[bool] | None] = [None] * len(rollouts)
         if self._checker is not None:
             for i, rollout in enumerate(rollouts):
-                steps = [s for s in _BLANK_LINE.split(rollout.text.strip()) if s.strip()]
+                steps = blank_line_steps(rollout.text)
                 wrong[i] = list(self._checker(rollout.asked.prompt.question, steps))
         elif self.needs_service and link is not None:
             link.begin()
@@ -101,6 +102,11 @@ class Evaluator:
                 wrong[i] = credit.wrong
         lengths = [len(rollout.ids) for rollout in rollouts]
         return [Judged(*each) for each in zip(outcomes, wrong, lengths, strict=True)]
+
+
+def blank_line_steps(text: str) -> list[str]:
+    """The steps of a text, cut on blank lines of any line end, without the blanks around them."""
+    return [step for step in _BLANK_LINE.split(text.strip()) if step.strip()]
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, float]:

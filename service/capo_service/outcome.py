@@ -57,13 +57,19 @@ class Verifier:
         self._ending: set[asyncio.Task[None]] = set()  # of pools that were replaced
 
     async def start(self) -> None:
-        """Start all processes and load math-verify in them, so that none starts in a burst."""
+        """Start all processes and load math-verify in them, so that none starts in a burst.
+
+        Raises:
+            RuntimeError: they do not work.
+        """
         pools = [self._make() for _ in range(self.workers)]
         self._free = asyncio.Queue()
         for pool in pools:
             self._free.put_nowait(pool)
         # Each takes the pool that has been free for longest, so every one of them once.
-        await asyncio.gather(*(self.verify("1", "1") for _ in pools))
+        for verified in await asyncio.gather(*(self.verify("1", "1") for _ in pools)):
+            if verified.reason is not None:
+                raise RuntimeError(f"answers cannot be verified: {verified.detail}")
 
     def _make(self) -> ProcessPool:
         pool = ProcessPool(

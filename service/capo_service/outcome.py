@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _MEMORY_BYTES = 4 << 30
 _ATTEMPTS = 3  # with a process that dies under it
 _START_SECONDS = 30.0  # for a process to start
-_MOST_WORKERS = 8  # by default; each takes about 100 MB
+_MOST_WORKERS = 8  # by default; each takes about 85 MB
 
 
 @dataclass(frozen=True, slots=True)

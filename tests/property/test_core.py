@@ -7,7 +7,7 @@ import json
 
 import pytest
 import xgrammar
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from capo_service.core import rewards, steps, verdict, voting
@@ -34,6 +34,8 @@ def test_steps_tile_the_text_and_none_is_blank(segmenter: object, text: str) -> 
         assert steps.given(text, spans) == spans
 
 
+@example(text="a\r\n\r\nb\r\n \t\r\nc")
+@example(text="a\n\u3000\nb")
 @given(text=TEXTS)
 def test_the_trainer_cuts_the_steps_that_the_service_cuts(text: str) -> None:
     cut = [text[a:b].strip() for a, b in steps.blank_line(text)]

@@ -13,6 +13,7 @@ import pytest
 from capo_client import CreditClient
 from capo_client.filejob import FileJob, FileJobError
 from capo_service.engine.scripted import ScriptedEngine
+from capo_service.keys import make_key
 from kit_service import Service, serving, settings
 
 DEAD = "http://127.0.0.1:9"
@@ -247,3 +248,34 @@ def test_the_same_judge_goes_on_after_a_restart(tmp_path: Path) -> None:
     out.write_text("".join(json.dumps(r) + "\n" for r in whole))
     with CreditClient(DEAD) as client:
         FileJob(source, out).run(client)
+
+
+def test_a_judge_that_changes_during_a_job_stops_it(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(jsonl(*map(rollout, range(12))))
+    with CreditClient(service.url, batch_size=1, concurrency=1) as client:  # windows of four
+        now = client.info()
+        later = now.model_copy(update={"judge_digest": "another"})
+        told = iter([now, now, later])
+        monkeypatch.setattr(client, "info", lambda: next(told))
+        with pytest.raises(FileJobError, match="holds results of the judge"):
+            FileJob(source, out).run(client)
+    assert [record["line"] for record in records(out)] == list(range(1, 9))
+
+
+def test_a_key_that_may_not_see_the_judge_may_credit_files(tmp_path: Path) -> None:
+    value, entry = make_key("team")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(entry.replace('"credit", "info"', '"credit"'))
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(jsonl(rollout(1), rollout(2)))
+    with (
+        serving(ScriptedEngine(), settings(tmp_path, api_keys_file=keys)) as service,
+        CreditClient(service.url, api_key=value) as client,
+    ):
+        FileJob(source, out).run(client)
+        out.write_text(out.read_text().split("\n")[0] + "\n")
+        FileJob(source, out).run(client)
+    assert [(r["status"], r.get("judge")) for r in records(out)] == [("ok", None)] * 2

@@ -7,6 +7,7 @@ Every replica is the whole service with a judge of its own, and takes requests o
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -17,6 +18,8 @@ from capo_service import garbage, logs, tracing
 from capo_service.api.app import create_app
 from capo_service.commands import make_engine
 from capo_service.settings import load
+
+log = logging.getLogger(__name__)
 
 
 @serve.deployment
@@ -38,6 +41,11 @@ class CreditService:
         self._flush = tracing.set_up(loaded)
         engine = make_engine(loaded)
         self._app = create_app(loaded, engine, on_ready=garbage.settle, wait=True)
+        if self._app.state.runtime.access.keys.open:
+            log.warning(
+                "no API key is needed: everybody who reaches Ray's proxy can use the judge. Set "
+                "api_keys_file in the application's args (`capo key NAME` makes an entry)"
+            )
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name
         return self._app

@@ -112,3 +112,16 @@ async def test_a_port_that_is_taken_is_an_error_of_its_own(monkeypatch: pytest.M
     runtime: Any = SimpleNamespace(access=SimpleNamespace(reload=lambda: None), settings=Settings())
     with pytest.raises(CannotListenError):
         await Server(uvicorn.Config("none:none"), runtime).startup()
+
+
+@pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"api_keys": ["secret"]}, False)])
+def test_rays_proxy_without_keys_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, settings: dict[str, Any],
+    warns: bool,
+) -> None:  # fmt: skip
+    ray_serve = pytest.importorskip("capo_service.ray_serve")
+    monkeypatch.setattr(ray_serve.logs, "set_up", lambda settings: None)
+    replica = ray_serve.CreditService.func_or_class.__mro__[1]  # without what Ray wraps around it
+    replica({"engine": "symbolic"} | settings)
+    told = [each for each in caplog.records if "no API key is needed" in each.getMessage()]
+    assert len(told) == warns

@@ -150,6 +150,7 @@ def attack(
         stoppable,
         terminal.bar("attacks") as bar,
     ):
+        judge = client.info().model
         task = bar.add_task("attacking", total=len(made) + len(SOLUTIONS))
         before = 0
 
@@ -162,7 +163,6 @@ def attack(
         before = len(SOLUTIONS)
         rollouts = [each.rollout() for each, _ in made]
         results = client.credit(rollouts, deadline=7200, progress=advance, **options)
-        judge = client.info().model
     alone = {
         solution: isinstance(result, wire.Credited) and finds(control(solution), result)
         for solution, result in zip(SOLUTIONS, controls, strict=True)

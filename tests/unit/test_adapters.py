@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,8 +55,26 @@ def test_a_framework_that_is_missing_or_old_is_named_with_the_fix() -> None:
     require("sys", "a-thing-without-a-version", "3")
 
 
-def test_no_adapter_comes_with_the_client() -> None:
-    assert not [name for name in sys.modules if name in ("trl", "verl", "verifiers", "swift")]
+FRAMEWORKS = ("trl", "verl", "verifiers", "swift", "skyrl", "skyrl_gym", "nemo_gym", "slime", "ray")
+
+
+def test_no_framework_comes_with_the_client(tmp_path: Path) -> None:
+    """Each could be imported here, which modules that try it in vain elsewhere would do."""
+    for name in FRAMEWORKS:
+        (tmp_path / f"{name}.py").write_text("__version__ = '999'\n")
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import capo_client\n"
+        "names = [each.name for each in pkgutil.walk_packages(capo_client.__path__, 'capo_client.')]\n"
+        "ours = [name for name in names if '.adapters' not in name and '__main__' not in name]\n"
+        "for name in ours: importlib.import_module(name)\n"
+        f"print(len(ours), *(set({FRAMEWORKS!r}) & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, *imported = ran.stdout.split()
+    assert int(count) > 15 and not imported
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -234,21 +235,18 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
 
 
 @pytest.mark.parametrize(
-    ("module", "seconds", "heavy"),
+    ("module", "heavy"),
     [
         ("capo_service.core.prompt, capo_service.core.alignment, capo_service.core.verdict, "
-         "capo_service.core.rewards, capo_service.core.voting", 0.2, "torch numpy transformers httpx pydantic"),
-        ("capo_client", 0.3, "torch transformers numpy fastapi vllm"),
+         "capo_service.core.rewards, capo_service.core.voting", "torch numpy transformers httpx pydantic"),
+        ("capo_client", "torch transformers numpy fastapi vllm"),
     ],
 )  # fmt: skip
-def test_imports_are_light(module: str, seconds: float, heavy: str) -> None:
-    """What is imported is asserted; the time is printed, since a busy machine has no say here."""
-    code = (
-        f"import sys, time; t = time.perf_counter(); import {module}; "
-        f"print(time.perf_counter() - t, *(set({heavy.split()!r}) & set(sys.modules)))"
-    )
-    taken, *loaded = subprocess.run(
+def test_imports_are_light(module: str, heavy: str) -> None:
+    missing = [name for name in heavy.split() if find_spec(name) is None]
+    assert not missing, "what is not installed is imported by nothing"
+    code = f"import sys, {module}; print(*(set({heavy.split()!r}) & set(sys.modules)))"
+    loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    print(f"{module}: {float(taken):.3f} s, aim {seconds} s")
     assert not loaded

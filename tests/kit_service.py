@@ -18,7 +18,8 @@ import uvicorn
 from capo_service.api.app import create_app
 from capo_service.api.runtime import Runtime
 from capo_service.api.server import server_config
-from capo_service.engine.base import Engine
+from capo_service.engine.base import Completion, Engine
+from capo_service.engine.scripted import ScriptedEngine
 from capo_service.settings import Settings
 from kit import tokenizer
 
@@ -70,6 +71,21 @@ def settings(folder: Path, **given: object) -> Settings:
         "result_cache": "none",
     }  # fmt: skip
     return Settings(**{**defaults, **given})  # type: ignore[arg-type]
+
+
+class HeldEngine(ScriptedEngine):
+    """Answers nothing until it is let go."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._released = asyncio.Event()
+
+    async def complete(self, *given: Any) -> Completion:
+        await self._released.wait()
+        return await super().complete(*given)
+
+    def let_go(self, service: Service) -> None:
+        service.loop.call_soon_threadsafe(self._released.set)
 
 
 ROLLOUT = {"question": "q", "response": "a\n\nb", "outcome": 1}

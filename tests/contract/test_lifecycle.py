@@ -12,7 +12,7 @@ import pytest
 
 from capo_service.engine.base import Sampling
 from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
-from kit_service import ROLLOUT, Background, body, eventually, serving, settings
+from kit_service import ROLLOUT, Background, HeldEngine, body, eventually, serving, settings
 
 
 def test_keys_are_needed_where_some_are_set(tmp_path: Path) -> None:
@@ -27,9 +27,11 @@ def test_keys_are_needed_where_some_are_set(tmp_path: Path) -> None:
 
 
 def test_before_the_judge_is_loaded_the_service_lives_but_is_not_ready(tmp_path: Path) -> None:
+    loaded = asyncio.Event()
+
     class Slow(ScriptedEngine):
         async def start(self) -> None:
-            await asyncio.sleep(1)
+            await loaded.wait()
             await super().start()
 
     with serving(Slow(), settings(tmp_path), wait=False) as service:
@@ -38,18 +40,20 @@ def test_before_the_judge_is_loaded_the_service_lives_but_is_not_ready(tmp_path:
         refused = httpx.post(f"{service.url}/credit", json=body())
         assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
         assert refused.json()["type"] == "urn:capo:problem:not-ready"
+        service.loop.call_soon_threadsafe(loaded.set)
         eventually(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200)
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
 
 
 def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
-    engine = ScriptedEngine(delay=1.0)
+    engine = HeldEngine()
     # Room for two: each has a few tokens, and four critiques of 64.
     with serving(engine, settings(tmp_path, max_queued_tokens=520)) as service:
         slow = Background(service, body(ROLLOUT, {**ROLLOUT, "outcome": 0}))
         eventually(lambda: service.runtime.admission.accepted == 2)
         refused = httpx.post(f"{service.url}/credit", json=body())
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        engine.let_go(service)
         assert slow.wait().status_code == 200
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
         never = httpx.post(f"{service.url}/credit", json=body(*[ROLLOUT] * 3))
@@ -57,33 +61,42 @@ def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
 
 
 def test_a_single_rollout_does_not_wait_for_all_of_a_large_batch(tmp_path: Path) -> None:
-    engine = ScriptedEngine(delay=0.1)
+    engine = HeldEngine()
     with serving(engine, settings(tmp_path, max_running=1)) as service:
-        large = Background(service, body(*({**ROLLOUT, "outcome": i / 30} for i in range(30))))
+        thirty = ({**ROLLOUT, "outcome": i / 30} for i in range(30))
+        large = Background(service, body(*thirty, voting={"n": 1}))
         eventually(lambda: service.runtime.admission.accepted == 30)
-        assert httpx.post(f"{service.url}/credit", json=body(), timeout=60).status_code == 200
-        assert large.response is None, "the batch of thirty ended first"
-        large.wait()
+        single = Background(service, body({**ROLLOUT, "question": "single?"}, voting={"n": 1}))
+        eventually(lambda: service.runtime.admission.accepted == 31)
+        engine.let_go(service)
+        assert single.wait().status_code == large.wait().status_code == 200
+    [turn] = [turn for turn, prompt in enumerate(engine.prompts) if "single?" in prompt]
+    assert len(engine.prompts) == 31 and turn <= 2
 
 
 def test_a_deadline_ends_what_is_late_and_keeps_what_is_done(tmp_path: Path) -> None:
-    def script(prompt: str, sampling: Sampling) -> str:
-        return nothing_wrong(prompt, sampling)
-
-    engine = ScriptedEngine(script, delay=0.3)
-    with serving(engine, settings(tmp_path, max_running=1)) as service:
+    with serving(HeldEngine(), settings(tmp_path)) as service:
         alone = httpx.post(f"{service.url}/credit", json=body(deadline_ms=50))
         assert alone.status_code == 504
         assert alone.json()["type"] == "urn:capo:problem:deadline"
+
+    class Hangs(ScriptedEngine):
+        async def complete(self, *given: Any) -> Any:
+            self.delay = 0 if len(self.prompts) < 3 else 60
+            return await super().complete(*given)
+
+    engine = Hangs()
+    with serving(engine, settings(tmp_path, max_running=1)) as service:
         several = [{**ROLLOUT, "outcome": i / 10} for i in range(10)]
         response = httpx.post(
-            f"{service.url}/credit", json=body(*several, deadline_ms=2000), timeout=60
-        )
+            f"{service.url}/credit", timeout=60,
+            json=body(*several, voting={"n": 1}, deadline_ms=4000),
+        )  # fmt: skip
         found = [r["status"] if r["status"] == "ok" else r["error"]["status"]
                  for r in response.json()["results"]]  # fmt: skip
-        assert set(found) == {"ok", 504}
+        assert sorted(map(str, found)) == ["504"] * 7 + ["ok"] * 3
         eventually(lambda: engine.running == 0)
-        assert engine.cancelled
+        assert len(engine.cancelled) == 1
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
@@ -120,11 +133,13 @@ def test_a_dead_engine_fails_every_waiting_caller_at_once(tmp_path: Path) -> Non
 
 
 def test_identical_rollouts_in_flight_are_judged_once(tmp_path: Path) -> None:
-    engine = ScriptedEngine(delay=0.5)
+    engine = HeldEngine()
     with serving(engine, settings(tmp_path)) as service:
         other = {**ROLLOUT, "id": "another name"}
         first = Background(service, body(ROLLOUT, other))
         second = Background(service, body(ROLLOUT, include=["critiques"]))
+        eventually(lambda: service.runtime.admission.accepted == 3)
+        engine.let_go(service)
         results = first.wait().json()["results"] + second.wait().json()["results"]
         assert len(engine.prompts) == 4
         assert sorted(result["cached"] for result in results) == [False, True, True]
@@ -133,14 +148,16 @@ def test_identical_rollouts_in_flight_are_judged_once(tmp_path: Path) -> None:
 
 
 def test_one_caller_that_leaves_does_not_end_what_another_waits_for(tmp_path: Path) -> None:
-    engine = ScriptedEngine(delay=1.0)
+    engine = HeldEngine()
     with serving(engine, settings(tmp_path)) as service:
         stays = Background(service, body())
         eventually(lambda: service.runtime.admission.accepted == 1)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{service.url}/credit", json=body(), timeout=0.3)
+        eventually(lambda: service.runtime.admission.accepted == 1)  # the service knows
+        engine.let_go(service)
         assert stays.wait().status_code == 200
-        assert not engine.cancelled
+        assert len(engine.prompts) == 4 and not engine.cancelled
 
 
 def test_a_vote_that_is_decided_ends_the_critiques_it_no_longer_needs(tmp_path: Path) -> None:

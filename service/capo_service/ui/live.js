@@ -34,7 +34,8 @@ export function start(root, open) {
     if (root.hidden) return;
     try {
       const live = await learn();
-      said.textContent = `${live.model}, the last ${Math.round((live.samples.length * live.seconds) / 60)} minutes`;
+      const minutes = Math.round((live.samples.length * live.seconds) / 60);
+      said.textContent = `${live.model}, the last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
       fill(keys, [...new Set(live.recent.map((each) => each.key))], filter.key);
       fill(runs, [...new Set(live.recent.map((each) => each.run || ""))].filter(Boolean), filter.run);
       draw(charts, live);

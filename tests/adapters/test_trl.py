@@ -245,7 +245,7 @@ async def test_a_row_without_a_reference_fails_alone(tokenizer: Any) -> None:
     assert rewards[1] is None and [s.outcome for s in reward.last] == [1.0, None, 1.0]
 
 
-TURNS = [("I will look it up.", 1), ("The answer is 42", 0), ("I am not sure.", 1)]
+TURNS = [("I will look it up.", 1), ("\nThe tool says:\n#### 42\n", 0), ("I am not sure.", 1)]
 
 
 async def test_what_a_tool_wrote_is_not_judged(tokenizer: Any) -> None:

@@ -293,7 +293,7 @@ FIELDS = {
     "raw_prompt": [{"role": "user", "content": "How many?"}], "data_source": "ours",
     "reward_model": {"ground_truth": "42"}, "extra_info": {},
 }  # fmt: skip
-TOOLS = [("I will look it up.", 1), ("The answer is 42", 0), ("I am not sure.", 1)]
+TOOLS = [("I will look it up.", 1), ("\nThe tool says:\n#### 42\n", 0), ("I am not sure.", 1)]
 
 
 async def test_what_a_tool_wrote_is_not_judged(tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from kit import tokenizer
 from kit_service import Service, serving, settings
 
 GPT2 = tokenizer("gpt2")
-TURNS = [("I will look it up.", 1), ("The answer is 42", 0), ("I am not sure.", 1)]
+TURNS = [("I will look it up.", 1), ("\nThe tool says:\n#### 42\n", 0), ("I am not sure.", 1)]
 
 
 def encoded(turns: list[tuple[str, int]]) -> tuple[list[int], list[int]]:
@@ -73,7 +74,7 @@ def test_what_a_tool_wrote_is_no_step_and_no_answer(scorer: Scorer, judge: Scrip
     )
     [scored] = scorer.score_now([bare])
     assert (scored.outcome, scored.reward, scored.steps) == (0.0, 0.0, 2)
-    assert "look it up" in judge.prompts[0] and "The answer is" not in judge.prompts[0]
+    assert "look it up" in judge.prompts[0] and "The tool says" not in judge.prompts[0]
     [scored] = scorer.score_now([whole])  # the same ids as the policy's own have that answer
     assert scored.outcome == 1.0
 
@@ -137,6 +138,26 @@ def test_a_row_that_cannot_be_sent_fails_alone(scorer: Scorer, seen: Service) ->
     lenient = Scorer(seen.url, tokenizer=GPT2, fallback="outcome")
     assert [each.source for each in lenient.score_now(bad)] == ["none"] * 5
     lenient.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompt": [{"content": "q"}]}, "KeyError: 'role'"), ({"prompt": None}, "TypeError"),
+        ({"ids": [None]}, "TypeError"), ({"ids": [-1]}, "OverflowError"), ({"prompt": []}, "messages"),
+        ({"outcome": 2.0}, r"2\.0, which is not in \[0, 1\]"), ({"outcome": "x"}, "'x'"),
+        ({"outcome": math.nan}, "neither a reference answer nor an outcome"),
+    ],
+)  # fmt: skip
+def test_data_of_the_wrong_kind_fails_alone(
+    seen: Service, given: dict[str, Any], said: str
+) -> None:
+    scorer = Scorer(seen.url, tokenizer=GPT2, fallback="outcome")
+    bad = Sample(**{"prompt": "q", "text": "a", "outcome": 1.0} | given)
+    lost, found = scorer.score_now([bad, Sample("q", text="It is 4.", reference="4")])
+    assert found.reward == 2.0 and re.search(said, lost.error or "")
+    assert lost.reward == (None if "outcome" in given else 2.0)
+    scorer.close()
 
 
 @pytest.mark.parametrize("more", [-1, 1])
@@ -249,7 +270,7 @@ def test_slime_s_loss_mask(
     args = SimpleNamespace(hf_checkpoint="folder")
     sample = slime_sample(TURNS)
     assert asyncio.run(slime.reward(args, sample)) == 0.0
-    assert all("The answer is" not in prompt for prompt in judge.prompts) and judge.prompts
+    assert all("The tool says" not in prompt for prompt in judge.prompts) and judge.prompts
     assert sample.metadata["capo_token_rewards"] == [0.0] * sample.response_length
     assert sample.metadata["capo_steps"] == 2
     own = slime_sample(TURNS, loss_mask=None)

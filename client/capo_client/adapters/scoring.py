@@ -15,23 +15,26 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from capo_client import errors, wire
 from capo_client._background_loop import BackgroundWork
-from capo_client.adapters.turns import (
-    check_count,
-    content_text,
-    decode_turns,
-    policy_flags,
-    spread,
+from capo_client.adapters.samples import (
+    Asked,
+    Sample,
+    Scored,
+    checked,
+    constant,
+    from_credit,
+    outcome_of,
 )
+from capo_client.adapters.turns import content_text, decode_turns, policy_flags
 from capo_client.async_client import AsyncCreditClient
 from capo_client.chunk import Answer, make_options
 from capo_client.labels import reference_of
-from capo_client.scalar import agreement, log_metrics, mean_reward
+
+__all__ = ["FALLBACKS", "Fallback", "Sample", "Scored", "Scorer", "default_scorer"]
 
 Fallback = Literal["skip", "outcome", "raise"]
 FALLBACKS: tuple[Fallback, ...] = ("skip", "outcome", "raise")
@@ -39,74 +42,12 @@ FALLBACKS: tuple[Fallback, ...] = ("skip", "outcome", "raise")
 _log = logging.getLogger("capo_client.adapters")
 # As many calls at once; the service decides what is judged when, and refuses what is too much.
 _CONCURRENCY = 512
+# What data of the wrong kind raises: a missing role, an id that is no number or out of range.
+_UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One rollout, in the terms that frameworks have for it.
-
-    Attributes:
-        prompt: text or chat messages.
-        ids: the T sampled token ids without padding, to get a reward for each of them.
-        text: in place of ids; gives one reward for the whole.
-        mask: T flags, 0 for ids that a tool or the environment wrote: they are not sent and get
-            0.0. None: the policy wrote them all.
-        reference: the label as the data has it: text, a number or a list (see `reference_of`).
-        outcome: r_v in [0, 1], in place of a reference.
-    """
-
-    prompt: str | Sequence[dict[str, Any]]
-    ids: Sequence[int] | None = None
-    text: str | None = None
-    mask: Sequence[Any] | None = None
-    reference: Any = None
-    outcome: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The reward of one rollout.
-
-    Attributes:
-        token_rewards: T numbers, one for each id that was given, 0.0 where its mask is 0; None
-            without ids or credit.
-        reward: the mean over the policy's own ids; without ids, the mean over characters. None:
-            there is no credit, and the framework is to leave the rollout out.
-        outcome: r_v in [0, 1], where known.
-        steps: how many steps the rollout has.
-        wrong: how many of them are wrong.
-        agreement: share of critiques on the larger side, mean over steps, in [0.5, 1]; None for
-            fewer than two critiques.
-        suspicion: reasons for which it looks like gaming the judge, by name.
-        source: `judge`, or else what the fall-back made of it: `outcome` or `none`.
-        error: why the judge's credit is missing.
-    """
-
-    token_rewards: list[float] | None
-    reward: float | None
-    outcome: float | None = None
-    steps: int = 0
-    wrong: int = 0
-    agreement: float | None = None
-    suspicion: tuple[str, ...] = ()
-    source: Literal["judge", "outcome", "none"] = "judge"
-    error: str | None = None
-
-    def metrics(self) -> dict[str, float]:
-        """Numbers for a framework's own metrics (names in `METRICS`); what is not known is left
-        out, and nothing but `capo_fallback` is known of a rollout that was not judged."""
-        return log_metrics(
-            self.steps, self.wrong, self.agreement, self.source == "judge", bool(self.suspicion)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is sent for a sample, and which of its ids are the policy's own."""
-
-    body: dict[str, Any] | None = None  # None: there is nothing to judge
-    flags: list[bool] | None = None
-    error: Exception | None = None  # why it cannot be sent
+class _NoTokenizerError(ValueError):
+    """A mistake of the set-up, which no other rollout escapes."""
 
 
 class Scorer:
@@ -216,13 +157,13 @@ class Scorer:
                     list(bodies.values()), deadline=self.deadline, **self._options
                 )
                 answers |= {
-                    n: _checked(answer, asked[n].flags)
+                    n: checked(answer, asked[n].flags)
                     for n, answer in zip(bodies, batch, strict=True)
                 }
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
                 answers |= dict.fromkeys(bodies, error)
         scored = [
-            self._scored(sample, each.flags, answers.get(n))
+            self._scored(sample, each, answers.get(n))
             for n, (sample, each) in enumerate(zip(samples, asked, strict=True))
         ]
         self.counts.update(each.source for each in scored)
@@ -235,23 +176,32 @@ class Scorer:
                     raise answer
         return scored
 
-    def _asked(self, position: int, sample: Sample) -> _Asked:
-        flags = None
+    def _asked(self, position: int, sample: Sample) -> Asked:
+        flags = outcome = None
         try:
             if sample.ids is not None:
                 flags = policy_flags(sample.ids, sample.mask)
-            reference = reference_of(sample.reference)
-        except ValueError as error:
-            return _Asked(flags=flags, error=error)
+            outcome = outcome_of(sample.outcome)
+            body = self._body(sample, flags, outcome)
+        except _NoTokenizerError:
+            raise
+        except _UNREADABLE as error:
+            told = error if isinstance(error, ValueError) else ValueError(_unreadable(error))
+            return Asked(None, flags, outcome, told)
+        return Asked(body and body | {"id": str(position)}, flags, outcome)
+
+    def _body(
+        self, sample: Sample, flags: list[bool] | None, outcome: float | None
+    ) -> dict[str, Any] | None:
         answer = self._answer(sample, flags)
         if not answer.get("response_token_ids") and not (answer.get("response") or "").strip():
-            return _Asked(flags=flags)
-        if reference is None and sample.outcome is None and self.reward.scheme != "process_only":
-            message = (
+            return None
+        reference = reference_of(sample.reference)
+        if reference is None and outcome is None and self.reward.scheme != "process_only":
+            raise ValueError(
                 "a rollout has neither a reference answer nor an outcome: name the data's column "
                 "that holds one, or set reward={'scheme': 'process_only'}"
             )
-            return _Asked(flags=flags, error=ValueError(message))
         prompt: dict[str, Any] = (
             {"question": sample.prompt}
             if isinstance(sample.prompt, str)
@@ -261,8 +211,7 @@ class Scorer:
                 ]
             }
         )
-        known = {"reference": reference, "outcome": sample.outcome, "id": str(position)}
-        return _Asked(prompt | known | answer, flags)
+        return prompt | {"reference": reference, "outcome": outcome} | answer
 
     def _answer(self, sample: Sample, flags: list[bool] | None) -> dict[str, Any]:
         if sample.ids is None or flags is None:
@@ -272,30 +221,28 @@ class Scorer:
         if self._name is not None and all(flags):
             return {"response_token_ids": ids, "tokenizer": self._name}
         if self.tokenizer is None:
-            raise ValueError(
+            raise _NoTokenizerError(
                 "rollouts come as token ids: give the policy's tokenizer, or tokenizer_name if "
                 "the service serves it and no token is masked"
             )
         text, spans = decode_turns(self.tokenizer, ids, flags)
         return {"response": text, "token_offsets": spans}
 
-    def _scored(
-        self, sample: Sample, flags: list[bool] | None, answer: Answer | Exception | None
-    ) -> Scored:
+    def _scored(self, sample: Sample, asked: Asked, answer: Answer | Exception | None) -> Scored:
+        flags, outcome = asked.flags, asked.outcome
         if isinstance(answer, wire.Credited):
-            return _from_credit(answer, flags)
+            return from_credit(answer, flags)
         if answer is None:  # blank: no step is wrong, and no answer is right
-            outcome = 0.0 if sample.outcome is None else sample.outcome
-            return _constant(self._of_outcome(outcome), flags, outcome, "judge", None)
+            outcome = outcome or 0.0
+            return constant(self._of_outcome(outcome), flags, outcome, "judge", None)
         error = str(answer) if isinstance(answer, Exception) else _reason(answer)
         if error not in self._told:
             self._told.add(error)
             _log.warning("a rollout was not credited (fallback: %s): %s", self.fallback, error)
         unknown = sample.ids is not None and flags is None  # which ids are the policy's
-        if self.fallback == "outcome" and sample.outcome is not None and not unknown:
-            value = self._of_outcome(sample.outcome)
-            return _constant(value, flags, sample.outcome, "outcome", error)
-        return Scored(None, None, sample.outcome, source="none", error=error)
+        if self.fallback == "outcome" and outcome is not None and not unknown:
+            return constant(self._of_outcome(outcome), flags, outcome, "outcome", error)
+        return Scored(None, None, outcome, source="none", error=error)
 
     def _of_outcome(self, outcome: float) -> float:
         return 0.0 if self.reward.scheme == "process_only" else self.reward.w_whole * outcome
@@ -334,37 +281,8 @@ def _scorer_of(_: int) -> Scorer:
     return Scorer(**options)
 
 
-def _checked(answer: Answer, flags: list[bool] | None) -> Answer | Exception:
-    """The answer, or an error where its rewards are not one for each token that was sent."""
-    if isinstance(answer, wire.Credited) and flags is not None:
-        try:
-            check_count(answer.token_rewards or (), flags)
-        except ValueError as error:
-            return errors.InvalidResponseError(str(error))
-    return answer
-
-
-def _from_credit(answer: wire.Credited, flags: list[bool] | None) -> Scored:
-    return Scored(
-        token_rewards=None if flags is None else spread(answer.token_rewards or (), flags),
-        reward=mean_reward(answer),
-        outcome=None if answer.outcome is None else answer.outcome.value,
-        steps=len(answer.steps),
-        wrong=sum(step.wrong for step in answer.steps),
-        agreement=agreement(answer),
-        suspicion=tuple(each.reason for each in answer.suspicion),
-    )
-
-
-def _constant(
-    value: float,
-    flags: list[bool] | None,
-    outcome: float,
-    source: Literal["judge", "outcome"],
-    error: str | None,
-) -> Scored:
-    rewards = None if flags is None else [value if own else 0.0 for own in flags]
-    return Scored(rewards, value, outcome, source=source, error=error)
+def _unreadable(error: Exception) -> str:
+    return f"the rollout cannot be read: {type(error).__name__}: {error}"
 
 
 def _reason(failed: wire.Failed) -> str:

@@ -40,12 +40,13 @@ HARD = {
     "boxes": "\\boxed{", "closed boxes": "\\boxed{1} ", "marks": "#### 1\n", "formulas": "\\( 1",
     "dollars": "$a ", "money": "$1 ", "answers": "answer is ", "answer lines": "Answer:\n",
     "questions": "Question: 1\n", "ends of thoughts": "</think>", "commas": ",",
-    "commas and stops": ",.",
+    "commas and stops": ",.", "thoughts": "<think>", "objects": '{"a": "\\("} ', "remarks": "(a b) ",
 }  # fmt: skip
 
 
 def _verdict(text: str) -> None:
     verdict.read(text, 50, truncated=True)
+    verdict.read(text + "<incorrect_steps>1</incorrect_steps>", 50, rollout="incorrect" + text)
     verdict.read("<incorrect_steps>" + text, 10**6)
     verdict.read('{"incorrect_steps": [' + text + "]}", 10**6)
 

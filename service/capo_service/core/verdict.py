@@ -165,6 +165,8 @@ def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "")
 
 
 def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[int]:
+    if text.startswith(_THEN_STEPS):  # what goes on behind an opening that the engine left out
+        text = _ANALYSIS + text
     # LaTeX in a JSON string is often written with single backslashes.
     text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", text)
     # A critique that is one JSON object is a verdict whatever its strings speak of.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from http import client as http_client
 from typing import Any
 
 import httpx
 import pytest
 
 from kit import tokenizer
+from kit_service import Service
 
 GOOD = "12 + 30 = 42\n\nhalf of it is WRONG 20\n\nso the answer is 7"
 
@@ -279,17 +281,24 @@ def test_bad_bodies(http: httpx.Client) -> None:
         (b"{}", {"Content-Type": "text/plain"}, 415, "application/json"),
         (b'{"a":' * 100_000, as_json, 400, "not valid JSON"),
         (b"\xff\xfe", as_json, 400, "not valid JSON"),
-        (b" " * (50 << 20), as_json, 413, "max_body_bytes"),
     ]:
-        try:
-            response = http.post("/credit", content=content, headers=headers)
-        except httpx.WriteError:
-            continue  # refused before all of it was sent
+        response = http.post("/credit", content=content, headers=headers)
         assert response.status_code == status, response.text
         assert says in response.json()["detail"]
     many = {"rollouts": [rollout()] * 51}
     assert "max_rollouts" in http.post("/credit", json=many).json()["detail"]
     still_serves(http)
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(service: Service) -> None:
+    connection = http_client.HTTPConnection(httpx.URL(service.url).netloc.decode(), timeout=20)
+    connection.putrequest("POST", "/credit")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(50 << 20))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413 and b"max_body_bytes" in answer.read()
+    connection.close()
 
 
 def test_a_body_of_unknown_length_is_bounded_too(http: httpx.Client) -> None:

@@ -45,21 +45,51 @@ def test_a_python_or_a_machine_that_is_not_supported(
 
 
 def test_torch_that_the_index_lacks_is_looked_for_at_pytorch(
-    setup: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    setup: types.ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    calls: list[tuple[str, ...]] = []
+    """With an environment whose pip writes down what it is asked, and finds what we say."""
+    asked, python = tmp_path / "asked", tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    monkeypatch.setattr(setup, "VENV", tmp_path)
+    [pin] = re.findall(r"^torch==.*$", (ROOT / "requirements" / "cpu.txt").read_text(), re.M)
+    options = "-m pip install --no-deps --quiet --disable-pip-version-check"
+    first, second = f"{options} {pin}", f"{options} {pin} --index-url {setup.TORCH_INDEX_URL}"
 
-    def pip(*arguments: str, check: bool = True) -> bool:
-        calls.append(arguments)
-        return "--index-url" in arguments
-
-    monkeypatch.setattr(setup, "pip", pip)
-    setup.install_torch()
-    assert len(calls) == 2 and calls[1][0].startswith("torch==")
-    assert "trying PyTorch's CPU index" in capsys.readouterr().out
-    monkeypatch.setattr(setup, "pip", lambda *arguments, check=True: False)
-    with pytest.raises(SystemExit, match=r"Fix: name an index .*TORCH_INDEX_URL"):
+    def install(has_it: str) -> list[str]:
+        python.write_text(
+            f'#!/bin/sh\necho "$*" >> {asked}\ncase "$*" in {has_it}) ;; *) exit 1; esac\n'
+        )
+        python.chmod(0o755)
+        asked.write_text("")
         setup.install_torch()
+        return asked.read_text().splitlines()
+
+    assert install("*torch==*") == [first]
+    assert "trying" not in capsys.readouterr().out
+    assert install("*--index-url*") == [first, second]
+    assert "trying PyTorch's CPU index" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"Fix: name an index .*TORCH_INDEX_URL"):
+        install("nothing")
+    assert asked.read_text().splitlines() == [first, second]
+
+
+def test_what_pip_cannot_install_stops_the_setup_with_its_words(
+    setup: types.ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho 'no such thing' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(setup, "VENV", tmp_path)
+    with pytest.raises(SystemExit, match="pip could not install a-package"):
+        setup.pip("a-package")
+    assert "no such thing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["cpu.txt", "dev.txt"])

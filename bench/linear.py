@@ -40,7 +40,8 @@ HARD = {
     "boxes": "\\boxed{", "closed boxes": "\\boxed{1} ", "marks": "#### 1\n", "formulas": "\\( 1",
     "dollars": "$a ", "money": "$1 ", "answers": "answer is ", "answer lines": "Answer:\n",
     "questions": "Question: 1\n", "ends of thoughts": "</think>", "commas": ",",
-    "commas and stops": ",.", "thoughts": "<think>", "objects": '{"a": "\\("} ', "remarks": "(a b) ",
+    "commas and stops": ",.", "thoughts": "<think>", "objects": '{"a": "\\("} ',
+    "remarks": "(a b) ",
 }  # fmt: skip
 
 

@@ -9,12 +9,14 @@ import signal
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from capo_service import healthy
 from capo_service.api.protocol import patient_for
 from capo_service.api.runtime import Runtime
 from capo_service.settings import Settings
@@ -62,6 +64,7 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
+        self._note: Path | None = None
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         """Listen; when the judge is loaded the log says where.
@@ -86,7 +89,12 @@ class Server(uvicorn.Server):
                 "can use the judge. Set CAPO_API_KEY, or api_keys_file (`capo key NAME`)",
                 *beyond[0].getsockname()[:2],
             )
-        self._announcing = asyncio.create_task(self._announce(address(settings, listening)))
+        url = address(settings, listening)
+        try:
+            self._note = healthy.note(healthy.Place(url, settings.tls_client_ca is not None))
+        except OSError as error:
+            log.warning("a health check (capo_service.healthy) goes by CAPO_PORT: %s", error)
+        self._announcing = asyncio.create_task(self._announce(url))
 
     async def _announce(self, url: str) -> None:
         await self._runtime.loaded.wait()
@@ -95,6 +103,11 @@ class Server(uvicorn.Server):
             self._runtime.engine.model,
             url,
         )
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._note is not None:
+            self._note.unlink(missing_ok=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is None or self.should_exit:

@@ -35,6 +35,8 @@ the last line. `GET /openapi.json` says the same to machines.
   not know.
 - This is version 1 (`wire` of `GET /info`). Within a version fields are only added to responses,
   and optional ones to requests; client and service of its first day are tested with today's.
+- A body may be compressed with gzip (`Content-Encoding: gzip`; the limit of bytes holds for what it
+  decompresses to). Other encodings are refused with 415.
 - A bad rollout is answered by an error in its place, and the others are credited. A bad envelope,
   or a service that could credit nothing for now, is answered by a problem (RFC 9457).
 - Every token belongs to exactly one step: the one that holds its first non-blank character. A token

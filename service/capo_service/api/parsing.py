@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,11 @@ from starlette.requests import ClientDisconnect, Request
 from capo_client import wire
 from capo_service.api import problems
 from capo_service.api.splitting import split
+from capo_service.offload import off_loop
 
 Item = wire.Rollout | wire.Failed
 
+_GZIP = ("gzip", "x-gzip")
 _LONGEST_ID = 256
 _SPLIT_ABOVE = 256 * 1024  # bytes; less is parsed in a millisecond
 _SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
@@ -40,13 +43,23 @@ class Batch:
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The body, read no further than `limit` bytes, and for no longer than `seconds`.
 
+    A gzip'd body is decompressed, to no more than `limit` bytes either.
+
     Raises:
-        ProblemError: it is larger or late, or its content type is not JSON.
+        ProblemError: it is larger or late, its content type is not JSON, or it is encoded in
+            another way.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise problems.error(
             "wrong-media-type", f"send Content-Type: application/json, not {media_type or 'none'!r}"
+        )
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", *_GZIP):
+        raise problems.error(
+            "wrong-encoding",
+            f"Content-Encoding {encoding!r} is not supported; send gzip, or no Content-Encoding",
+            Accept_Encoding="gzip",
         )
     too_large = problems.error(
         "too-large",
@@ -69,7 +82,31 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         ) from None
     except ClientDisconnect:
         raise problems.error("client-closed", "the caller closed the connection") from None
-    return bytes(body)
+    if encoding not in _GZIP:
+        return bytes(body)
+    plain = await off_loop(_gunzip, bytes(body), limit)
+    if len(plain) > limit:
+        raise too_large
+    return plain
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """What a gzip'd body holds, or its first `limit` + 1 bytes.
+
+    Raises:
+        ProblemError: it is not gzip, or cut off.
+    """
+    plain = b""
+    try:
+        while body and len(plain) <= limit:
+            member = zlib.decompressobj(wbits=31)  # 15 bits of window, and gzip's header
+            plain += member.decompress(body, limit + 1 - len(plain))
+            if not member.eof and len(plain) <= limit:
+                raise zlib.error("it ends too early")
+            body = member.unused_data.lstrip(b"\0")  # another member, or padding
+    except zlib.error as error:
+        raise problems.error("not-json", f"the body is not valid gzip: {error}") from None
+    return plain
 
 
 def parse(body: bytes, max_rollouts: int) -> Batch:

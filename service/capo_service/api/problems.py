@@ -33,6 +33,7 @@ TYPES = {
     "too-large": (413, "The rollout or request is too large"),
     "not-json": (400, "The body is not JSON"),
     "wrong-media-type": (415, "The content type is not JSON"),
+    "wrong-encoding": (415, "The content encoding is not supported"),
     "unauthorized": (401, "A valid API key is needed"),
     "forbidden": (403, "The API key may not do this"),
     "not-found": (404, "There is no such resource"),

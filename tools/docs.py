@@ -105,7 +105,7 @@ def kind(field: dict[str, Any]) -> str:
             return "[" + ", ".join(kind(part) for part in field["prefixItems"]) + "]"
         return f"list of {kind(field['items'])}"
     bounds = [
-        f"{sign} {field[key]:.15g}"
+        f"{sign} {number(field[key])}"
         for key, sign in (
             ("minimum", ">="), ("exclusiveMinimum", ">"),
             ("maximum", "<="), ("exclusiveMaximum", "<"),
@@ -115,6 +115,11 @@ def kind(field: dict[str, Any]) -> str:
     return " ".join([str(field.get("type", "any")), *bounds])
 
 
+def number(value: float) -> str:
+    """Whole numbers in full: 2**53, and not 9.00719925474099e+15."""
+    return str(int(value)) if float(value).is_integer() else f"{value:.15g}"
+
+
 def operations_md() -> str:
     """docs/operations.md with its table of settings made anew."""
     text = (DOCS / "operations.md").read_text("utf-8")
@@ -122,7 +127,10 @@ def operations_md() -> str:
     after = rest.partition(END)[2]
     rows = ["| setting | default | |\n|---|---|---|\n"]
     for name, field in Settings.model_fields.items():
-        default = None if field.default_factory else field.default
+        # What a default depends on is the settings before it; here they have their defaults too.
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, bool):
+            default = json.dumps(default)  # as TOML and JSON have it
         shown = "" if default is None else f"`{default}`"
         rows.append(f"| `{name}` | {shown} | {field.description or ''} |\n")
     return before + BEGIN + "".join(rows) + END + after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 
 from capo_client import wire
+from capo_service.settings import Settings
 from kit_service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,19 @@ def test_the_docs_are_what_the_models_and_settings_say() -> None:
     assert (ROOT / "docs" / "wire.md").read_text("utf-8") == tool.wire_md()
     assert (ROOT / "docs" / "operations.md").read_text("utf-8") == tool.operations_md()
     assert (ROOT / "docs" / "openapi.json").read_text("utf-8") == tool.openapi_json()
+
+
+def test_defaults_and_bounds_are_shown_as_one_would_write_them() -> None:
+    """As `seed` was below 9.00719925474099e+15, and critique_style had no default."""
+    text = (ROOT / "docs" / "wire.md").read_text("utf-8")
+    assert "< 9007199254740992 " in text and not re.search(r"[<>]=? [\d.]+e", text)
+    table = (ROOT / "docs" / "operations.md").read_text("utf-8").partition("<!-- settings -->")[2]
+    shown = dict(re.findall(r"^\| `(\w+)` \| (\S*) \|", table, re.MULTILINE))
+    defaults = Settings().model_dump(mode="json")
+    for name, value in defaults.items():
+        assert (shown[name] == "") == (value is None), name
+    assert shown["critique_style"] == "`brief`" and shown["prefill"] == "`true`"
+    assert shown["log_rollouts"] == "`false`"
 
 
 def test_the_wire_is_the_one_of_the_design() -> None:

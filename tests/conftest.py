@@ -22,7 +22,7 @@ settings.load_profile(
 # Processes, fuzzers and whole corpora: no engine, but longer than a coffee. `make test-fast` leaves
 # them to `make test-slow`; `make test` runs both.
 SLOW = {
-    "test_attack.py", "test_attacks.py", "test_cli.py", "test_compatibility.py", "test_connections.py", "test_docs.py", "test_eval.py",
+    "test_attack.py", "test_attacks.py", "test_cli.py", "test_compatibility.py", "test_connections.py", "test_descriptors.py", "test_docs.py", "test_eval.py",
     "test_fuzz.py", "test_linear_time.py", "test_health_check.py", "test_machine.py", "test_openapi.py", "test_operations.py",
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import traceback
 from typing import Any
@@ -106,6 +107,9 @@ def explain(cause: BaseException) -> wire.Problem:
             return make("too-large", str(cause), "rollouts")
         case TimeoutError():
             return make("deadline", "deadline_ms passed before the rollout was judged")
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            log.error("no file descriptor left; raise the limit (ulimit -n) of the service")
+            return make("not-ready", "the service has no file descriptor left; try again")
     # The message of an exception may quote the rollout; its trace does not.
     trace = "".join(traceback.format_tb(cause.__traceback__))
     log.error("unexpected %s\n%s", type(cause).__name__, trace)

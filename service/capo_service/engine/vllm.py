@@ -303,7 +303,7 @@ def _used(process: psutil.Process) -> float | None:
         if process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
             return None
         times = process.cpu_times()
-    except psutil.Error:
+    except (psutil.Error, OSError):  # OSError: this process has no file descriptor left to look
         return 0.0
     return float(times.user + times.system)
 

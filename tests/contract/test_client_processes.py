@@ -20,7 +20,14 @@ import cloudpickle
 import httpx
 import pytest
 
-from capo_client import AsyncCreditClient, CapoError, CreditClient, InvalidRequestError, RetryPolicy
+from capo_client import (
+    AsyncCreditClient,
+    CapoError,
+    CreditClient,
+    InvalidRequestError,
+    RetryPolicy,
+    _background_loop,
+)
 from capo_client.adapters.scoring import Sample, Scorer
 from kit import tokenizer
 from kit_service import Service, eventually
@@ -100,6 +107,40 @@ def test_a_client_that_was_used_before_a_fork(
         assert found == 1 and pid != os.getpid()
     if use is not close_and_again:
         assert use(CLIENT) == 1, "and the parent's goes on"
+
+
+LOOP: Any = None
+
+
+def credit_on_the_same_loop(client: AsyncCreditClient) -> int:
+    return len(LOOP.run_until_complete(client.credit(ROLLOUTS, deadline=HANG)).credited)
+
+
+def opens_its_own(client: AsyncCreditClient) -> bool:
+    inherited = client._connections._held[LOOP]
+    return credit_on_the_same_loop(client) == 1 and client._connections._held[LOOP] is not inherited
+
+
+def test_a_loop_that_is_used_before_and_after_a_fork(
+    service: Service, forked: Callable[..., Any]
+) -> None:
+    """The child must not send over the parent's connections, which the loop still has."""
+    global CLIENT, LOOP
+    LOOP, CLIENT = asyncio.new_event_loop(), AsyncCreditClient(service.url)
+    assert credit_on_the_same_loop(CLIENT) == 1
+    assert forked(in_child, opens_its_own)[0]
+    assert credit_on_the_same_loop(CLIENT) == 1
+    LOOP.run_until_complete(CLIENT.aclose())
+    LOOP.close()
+
+
+def test_a_fork_while_another_thread_starts_the_loop(
+    service: Service, forked: Callable[..., Any]
+) -> None:
+    global CLIENT
+    CLIENT = CreditClient(service.url)
+    with _background_loop._lock:  # which no thread of the child will ever let go
+        assert forked(in_child, credit)[0] == 1
 
 
 def test_many_forks_while_the_parent_is_busy(service: Service) -> None:
@@ -279,6 +320,13 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+# What is only left to the garbage collector warns, and pytest makes that an error.
+closed = pytest.mark.filterwarnings(
+    "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@closed
 @pytest.mark.parametrize("closing", [True, False])
 def test_a_thousand_clients_leave_nothing_behind(closing: bool) -> None:
     with stub(lambda method, path, body: credited(body)) as server:
@@ -297,6 +345,7 @@ def test_a_thousand_clients_leave_nothing_behind(closing: bool) -> None:
         eventually(lambda: threading.active_count() < threads + 20)
 
 
+@closed
 async def test_asynchronous_clients_that_are_not_closed_either() -> None:
     with stub(lambda method, path, body: credited(body)) as server:
         before = descriptors()

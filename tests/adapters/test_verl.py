@@ -344,21 +344,21 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     """verl averages all that is not None there; its training (DAPO's filter) reads numbers only."""
     from verl.trainer.ppo.metric_utils import process_validation_metrics
 
-    from capo_client.adapters.verl import _validating
+    from capo_client.adapters.verl import _VALIDATING
 
     manager: Any = load_reward_manager(config(), tokenizer)
     long = "It is so. " * 5000  # more steps than the service takes
     infos = []
     for validating in (True, False):
-        _validating.set(validating)
         for text in ("42", long):
             outputs = Outputs(tokenizer, [[(text, 1)]]).made
+            outputs[0].extra_fields[_VALIDATING] = validating  # as _agent_loop_postprocess does
             await worker(manager)._compute_score(outputs, FIELDS)
+            assert set(outputs[0].extra_fields) == {"reward_extra_info"}
             infos.append(outputs[0].extra_fields["reward_extra_info"])
             if text == long:
                 found = outputs[0].as_dict()
                 assert not found["response_mask"].any() and not found["rm_scores"].any()
-    _validating.set(False)
     assert infos[1]["acc"] is None and np.isnan(infos[3]["acc"])
     columns = {name: [info[name] for info in infos[:2]] for name in infos[0]}
     found = process_validation_metrics(["ours"] * 2, ["q"] * 2, columns)["ours"]
@@ -400,10 +400,11 @@ def test_a_service_that_is_down_at_the_start_is_named(tokenizer: Any) -> None:
 
 async def test_a_service_that_goes_away_is_counted_and_left_out(tokenizer: Any) -> None:
     with cable() as way:
-        manager: Any = load_reward_manager(config(url=way.url, deadline=2), tokenizer)
+        manager: Any = load_reward_manager(config(url=way.url, deadline=120), tokenizer)
         data = batch(tokenizer, TEXTS[:2])
         before = await manager.run_single(data[0:1])
         way.cut()
+        manager.scorer.deadline = 2
         after = await manager.run_single(data[1:2])
     assert before["reward_extra_info"]["capo_fallback"] == 0
     assert after["reward_extra_info"]["capo_fallback"] == 1 and after["reward_score"].tokens is None

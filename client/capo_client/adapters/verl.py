@@ -22,7 +22,6 @@ import inspect
 import logging
 import math
 from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from capo_client.adapters.requirement import require
@@ -42,7 +41,7 @@ from capo_client.adapters.advantages import token_advantages
 _log = logging.getLogger("capo_client.adapters")
 # The field in which the agent loop hands `response_mask` of the last sequence to the reward loop.
 _MASK = "capo_response_mask"
-_validating: ContextVar[bool] = ContextVar("validating", default=False)
+_VALIDATING = "capo_validating"
 
 
 class TokenScore(float):
@@ -244,15 +243,17 @@ def _worker_class() -> Any:
 
     class CapoAgentLoopWorker(base):
         async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
-            _validating.set(bool(validate))
+            for each in output if isinstance(output, list) else [output]:
+                each.extra_fields[_VALIDATING] = bool(validate)
             await super()._agent_loop_postprocess(output, validate, **kwargs)
 
         async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+            validating = [each.extra_fields.pop(_VALIDATING, False) for each in outputs]
             mask = list(outputs[-1].response_mask)
             await super()._compute_score(outputs, kwargs=kwargs | {_MASK: mask})
             if not isinstance(outputs[-1].reward_score, TokenScore):
                 return
-            if _validating.get():
+            if validating[-1]:
                 extra = outputs[-1].extra_fields
                 extra["reward_extra_info"] = _without_nan(extra["reward_extra_info"])
             kinds = [EarlierOutput] * (len(outputs) - 1) + [CreditedOutput]

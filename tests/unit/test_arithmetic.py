@@ -92,10 +92,26 @@ def test_any_expression_is_computed_exactly(made: tuple[str, Fraction], off: int
         assert equation.holds == (off == 0)
 
 
-@given(st.text(alphabet="0123456789+-*/^()=., x%$<>\\{}\nabcs&é", max_size=300))
-def test_any_text_is_read(text: str) -> None:
-    for equation in equations(text):
-        assert equation.left and equation.right and str(equation)
+SIGNS = "0123456789+-*/^()=., x%$<>\\{}\nabcs&é"
+SUMS = st.tuples(
+    st.integers(0, 99), st.sampled_from("+-*/×"), st.integers(0, 99), st.integers(-9, 99)
+)
+PIECES = st.one_of(
+    st.text(alphabet=SIGNS, max_size=20), SUMS.map(lambda sum_: "{} {} {} = {}".format(*sum_))
+)
+
+
+def test_any_text_is_read() -> None:
+    seen: set[bool] = set()
+
+    @given(st.lists(PIECES, max_size=8).map("".join) | st.text(alphabet=SIGNS, max_size=300))
+    def check(text: str) -> None:
+        for equation in equations(text):
+            assert equation.left and equation.right and str(equation)
+            seen.add(equation.holds)
+
+    check()
+    assert seen == {False, True}
 
 
 @pytest.mark.parametrize(

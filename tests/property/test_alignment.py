@@ -105,6 +105,13 @@ def test_any_steps_hold_every_token_once(text: str, data: st.DataObject) -> None
     assert spread(found) == owner_by_definition(text, encoding.offsets, spans)
 
 
+@pytest.mark.parametrize("odd", [(0, 4), (3, 4), (-1, 1), (2, 1), (0, 1)])
+def test_offsets_beyond_the_text_or_backwards_are_refused(odd: tuple[int, int]) -> None:
+    with pytest.raises(InputError) as caught:
+        from_offsets([(0, 1), (1, 2), odd], "abc")
+    assert caught.value.field == "token_offsets[2]"
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(min_size=1, max_size=20), data=st.data())
 def test_any_offsets_are_used_or_refused(text: str, data: st.DataObject) -> None:

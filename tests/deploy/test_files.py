@@ -16,7 +16,8 @@ import yaml
 from compose_spec import PyCompose
 
 from capo_service.engine.scripted import ScriptedEngine
-from capo_service.settings import PREFIX, Settings
+from capo_service.settings import Settings
+from capo_service.variables import PREFIX
 from kit_service import body, serving, settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -134,7 +135,9 @@ def test_alerts_fire_when_they_should_and_only_then(debian: ModuleType) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     tested = (DEPLOY / "prometheus/capo.tests.yml").read_text()
     rules = yaml.safe_load((DEPLOY / "prometheus/capo.rules.yml").read_text())
-    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    assert len(alerts) > 5
+    for rule in alerts:
         assert rule["alert"] in tested, f"{rule['alert']} is not tested"
         assert rule["annotations"].keys() == {"summary", "runbook"}
 

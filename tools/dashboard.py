@@ -37,7 +37,7 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
         ("Rollouts by status", "Should be 200 only. 502: no critique could be read.",
          "ops", [(rate("capo_rollouts_total", "status"), "{{status}}")]),
         ("Engine restarts", "Times that the engine was lost and came back.", "short",
-         [(f"capo_engine_restarts{{{BY}}}", "{{instance}}")]),
+         [(f"capo_engine_restarts_total{{{BY}}}", "{{instance}}")]),
         ("Memory and descriptors", "Level, once the judge is loaded.", "bytes",
          [(f"process_resident_memory_bytes{{{BY}}}", "{{instance}} memory"),
           (f"process_open_fds{{{BY}}}", "{{instance}} descriptors")]),

@@ -16,6 +16,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from capo_client import wire
 
@@ -32,6 +34,17 @@ class Asked:
 
     at: float
     status: int = 500
+
+
+class _Count(Collector):
+    """A counter whose value somebody else keeps."""
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        self._about = name, help_text
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(*self._about, value=self._read())
 
 
 class Telemetry:
@@ -142,6 +155,10 @@ class Telemetry:
         finally:
             self.requests.labels(str(asked.status)).inc()
             self.seconds.observe(time.monotonic() - asked.at)
+
+    def watch_count(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        """Expose a count that is read when it is asked for, as `name` with `_total`."""
+        self.registry.register(_Count(name, help_text, read))
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Expose a value that is read when it is asked for."""

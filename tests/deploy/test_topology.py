@@ -163,5 +163,5 @@ def test_a_dead_engine_raises_an_alert_and_comes_back_and_no_rollout_is_lost(
     assert httpx.get(f"{topology.real.url}/health/live").status_code == 200
     with CreditClient(topology.real.url) as client:
         client.wait_until_ready(PATIENCE)
-    eventually(lambda: topology.value("capo_engine_restarts") == 1, PATIENCE)
+    eventually(lambda: topology.value("capo_engine_restarts_total") == 1, PATIENCE)
     eventually(lambda: ("CapoNotReady", instance(topology.real)) not in topology.alerts(), PATIENCE)

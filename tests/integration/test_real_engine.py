@@ -194,16 +194,14 @@ def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running)
         assert client.credit([{**body["rollouts"][0], "outcome": 0}]).credited
 
 
-def test_seeds_and_prompts_that_are_read_in_chunks(service: Running) -> None:
+def test_seeds_and_prompts_that_are_read_in_chunks(vllm_service: Running) -> None:
     """On a CPU this ended vLLM's engine; see cpu_worker."""
-    if service.engine != "vllm":
-        pytest.skip("the upstream is not ours")
     long = "\n\n".join(f"Step {i}: we add {i} to what we have. " * 5 for i in range(12))
     rollouts = [{"question": "q", "response": f"{i} {long}", "outcome": 1} for i in range(8)]
-    with CreditClient(service.url) as client:
+    with CreditClient(vllm_service.url) as client:
         batch = client.credit(rollouts, voting={"n": 4, "seed": 7, "early_stop": False})
     assert len(batch.raise_for_errors().credited) == 8
-    assert httpx.get(f"{service.url}/health/ready").status_code == 200
+    assert httpx.get(f"{vllm_service.url}/health/ready").status_code == 200
 
 
 @pytest.mark.timeout(1200)
@@ -339,7 +337,7 @@ def test_an_engine_that_is_lost_fails_waiting_callers_and_comes_back(
     assert vllm_service.process.poll() is None
     assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
     restarts = re.search(
-        r"^capo_engine_restarts (\S+)", httpx.get(f"{vllm_service.url}/metrics").text, re.M
+        r"^capo_engine_restarts_total (\S+)", httpx.get(f"{vllm_service.url}/metrics").text, re.M
     )
     assert restarts is not None and float(restarts[1]) >= 1
 

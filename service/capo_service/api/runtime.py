@@ -104,12 +104,16 @@ class Runtime:
             "1 if the judge serves requests",
             lambda: float(self.why_not_ready is None),
         )
-        watch(
+        self.telemetry.watch_count(
             "capo_engine_restarts",
             "Times that the engine was lost and started again",
-            lambda: float(engine.restarts),
+            lambda: engine.restarts,
         )
-        watch("capo_accepted", "Rollouts accepted, not answered", lambda: self.admission.accepted)
+        watch(
+            "capo_accepted",
+            "Rollouts accepted and not yet answered",
+            lambda: self.admission.accepted,
+        )
         watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
         watch(
             "capo_queued_tokens",

@@ -250,3 +250,29 @@ def test_stopping_lets_accepted_work_end_and_takes_no_more(tmp_path: Path) -> No
         accepted = Background(service, body())
         eventually(lambda: service.runtime.admission.accepted == 1)
     assert accepted.wait().status_code == 200
+
+
+def test_the_routes_that_load_balancers_ask_for_are_there(tmp_path: Path) -> None:
+    class Slow(ScriptedEngine):
+        async def start(self) -> None:
+            await loaded.wait()
+            await super().start()
+
+    loaded = asyncio.Event()
+    with serving(Slow(), settings(tmp_path), wait=False) as service:
+        for method in ("GET", "HEAD"):
+            waiting = httpx.request(method, f"{service.url}/health")
+            assert waiting.status_code == 503 and int(waiting.headers["retry-after"]) > 0
+            assert bool(waiting.content) == (method == "GET")
+        service.loop.call_soon_threadsafe(loaded.set)
+        eventually(lambda: httpx.head(f"{service.url}/health").status_code == 200)
+        for path in ("/", "/health", "/health/live", "/health/ready", "/metrics", "/info"):
+            got, head = (httpx.request(m, f"{service.url}{path}") for m in ("GET", "HEAD"))
+            assert (got.status_code, head.status_code, head.content) == (200, 200, b"")
+            assert got.headers["content-type"] == head.headers["content-type"]
+        assert httpx.head(f"{service.url}/credit").status_code == 405
+        assert httpx.head(f"{service.url}/nothing").status_code == 404
+        # The next request on the same connection is not disturbed by a body that was not sent.
+        with httpx.Client(base_url=service.url) as http:
+            assert http.head("/info").status_code == 200
+            assert http.post("/credit", json=body()).status_code == 200

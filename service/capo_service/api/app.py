@@ -159,6 +159,7 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             raise problems.from_problem(runtime.is_broken())
         return {"status": "live"}
 
+    @app.get("/health", include_in_schema=False)  # as vLLM has it, and load balancers ask for it
     @app.get(
         "/health/ready",
         summary="Readiness probe: 503 says why no request would be served",

@@ -23,6 +23,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # a GET without its body, which the server leaves out
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         name = logs.begin_request(headers.get(HEADER, b"").decode("latin-1"))
         credit = scope["path"] == "/credit"

@@ -374,7 +374,9 @@ class Credited(_Response):
         default=[], description="Reasons to distrust the rollout; empty for none."
     )
     cached: bool = Field(
-        default=False, description="Judged once, together with an identical rollout in flight."
+        default=False,
+        description="Not judged for this request: an identical rollout was in flight, or its "
+        "result was in the result cache (setting result_cache_seconds); `usage` is then 0.",
     )
 
 

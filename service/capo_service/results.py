@@ -125,7 +125,7 @@ class RedisCache:
     def _failed(self, error: Exception) -> None:
         self._on_error()
         self._rests_until = time.monotonic() + _REST_SECONDS
-        log.warning("the result cache is left alone for %g s: %s", _REST_SECONDS, error)
+        log.warning("result cache unavailable, retrying in %g s: %s", _REST_SECONDS, error)
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -62,19 +62,20 @@ class Telemetry:
 
         self.requests = counter("capo_requests", "Requests for credit, by HTTP status", "status")
         self.seconds = histogram(
-            "capo_request_seconds", "Seconds of a request for credit", _SECONDS
+            "capo_request_seconds", "Latency of a request for credit in seconds", _SECONDS
         )
         self.rollouts = counter(
             "capo_rollouts", "Rollouts answered, by HTTP status and key", "status", "key"
         )
         self.queue_seconds = histogram(
-            "capo_queue_seconds", "Seconds that a rollout waited for its turn", _SECONDS
+            "capo_queue_seconds", "Queue time of a rollout in seconds", _SECONDS
         )
         self.judge_seconds = histogram(
-            "capo_judge_seconds", "Seconds that a rollout was judged", _SECONDS
+            "capo_judge_seconds", "Time of a rollout with the judge in seconds", _SECONDS
         )
         self.shared = counter(
-            "capo_rollouts_shared", "Rollouts answered by what was judged for another caller"
+            "capo_rollouts_shared",
+            "Rollouts answered from the cache, or with an identical one",
         )
         self.steps = counter("capo_steps", "Steps voted on, by verdict", "verdict")
         self.flagged = counter(
@@ -90,13 +91,13 @@ class Telemetry:
         )
         self.suspicions = counter(
             "capo_suspicions",
-            "Reasons to distrust judged rollouts, and what was done",
+            "Reward-hacking flags of judged rollouts, by reason and action",
             "reason",
             "action",
         )
         self.canaries = counter(
             "capo_canaries",
-            "Solutions of known worth that were judged, by worth and by whether rightly",
+            "Known-answer probes judged, by kind (good, bad) and result",
             "worth",
             "judged",
         )
@@ -104,11 +105,11 @@ class Telemetry:
         self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
         self.saved = counter(
             "capo_critiques_saved",
-            "Critiques that could not change a vote any more: ended, or never begun",
+            "Critiques skipped because they could no longer change the vote",
         )
         self.agreement = histogram(
             "capo_agreement_ratio",
-            "Share of a rollout's critiques that say of a step what most do; its mean over steps",
+            "Mean agreement between the critiques of a rollout (0.5 to 1)",
             _SHARES,
         )
         self.tokens = counter(
@@ -119,21 +120,23 @@ class Telemetry:
             "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
         )
         self.kept = counter(
-            "capo_result_cache", "Looks into the cache of results, by what came of them", "result"
+            "capo_result_cache", "Result-cache lookups by result (hit, miss, error)", "result"
         )
         self.loop_blocked = histogram(
             "capo_loop_blocked_seconds",
-            "How late the event loop was at wake-ups 5 ms apart, for want of this process",
+            "Event-loop lag caused by this process in seconds, sampled every 5 ms",
             _LATE,
         )
         self.task_failures = counter(
             "capo_background_failures", "Background tasks that failed, by task", "task"
         )
-        self.key_reloads = counter("capo_key_reloads", "Readings of the key file", "result")
+        self.key_reloads = counter(
+            "capo_key_reloads", "Reloads of the API key file, by result (done, failed)", "result"
+        )
 
         self._canary_accuracy = Gauge(
             "capo_canary_accuracy_ratio",
-            "Share of the last solutions of known worth that were judged rightly",
+            "Share of recent known-answer probes that were judged correctly, by kind",
             ["worth"],
             registry=registry,
         )

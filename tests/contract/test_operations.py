@@ -29,7 +29,8 @@ from capo_service.keys import digest
 from kit_engine import free_port, running
 from kit_service import Background, Service, body, eventually, serving, settings
 
-SCRIPTED = Path(__file__).parents[1] / "serve_scripted.py"
+ROOT = Path(__file__).parents[2]
+SCRIPTED = ROOT / "tests" / "serve_scripted.py"
 SECRET = "the butler did it"
 
 
@@ -83,7 +84,7 @@ def test_keys_change_while_the_service_runs(
         eventually(lambda: post(service, "new").status_code == 200)
         assert post(service, "old").status_code == 401
         keys.write_text("not a key file")
-        eventually(lambda: "stay as they were" in caplog.text)
+        eventually(lambda: "keeping the previous keys" in caplog.text)
         assert post(service, "new").status_code == 200
         key_file(tmp_path, mended="")
         eventually(lambda: post(service, "mended").status_code == 200)
@@ -133,6 +134,24 @@ def test_metrics_tell_what_the_dashboard_asks(tmp_path: Path) -> None:
     assert found["capo_queue_seconds_count",] == 1
     assert found["scripted_running",] == 0  # the engine's own
     assert [k for k in found if k[0] == "capo_build_info"] != []
+
+
+def test_every_metric_says_what_it_is_in_plain_words_and_has_its_type(tmp_path: Path) -> None:
+    engine = ScriptedEngine(restarts=3)
+    with serving(engine, settings(tmp_path)) as service:
+        text = httpx.get(f"{service.url}/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    restarts = families["capo_engine_restarts"]
+    assert restarts.type == "counter" and "capo_engine_restarts_total 3.0" in text
+    for name, family in families.items():
+        if name.startswith("capo_") and not name.endswith("_created"):
+            assert len(family.documentation) > 10, name
+            assert not re.search(r"of late|for want of|worth|what came of", family.documentation)
+    told = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    for name, family in families.items():
+        if name.startswith("capo_") and not name.endswith("_created"):
+            exposed = f"{name}_total" if family.type == "counter" else name
+            assert f"`{exposed}" in told, f"{exposed} is not in docs/operations.md"
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ class Access:
             count = self.keys.reload()
         except KeyFileError as error:
             self._telemetry.key_reloads.labels("failed").inc()
-            log.error("the API keys stay as they were: %s", error)
+            log.error("API key file not reloaded, keeping the previous keys: %s", error)
         else:
             self._telemetry.key_reloads.labels("done").inc()
             log.info("%d API keys are read", count)

@@ -117,13 +117,13 @@ class Runtime:
         watch("capo_running", "Rollouts being judged", lambda: self.admission.running)
         watch(
             "capo_queued_tokens",
-            "Tokens of rollouts that wait for their turn",
+            "Tokens of rollouts in the queue",
             lambda: self.admission.queued_tokens,
         )
         self._loop_watch = LoopWatch(self.telemetry.loop_blocked.observe)
         watch(
             "capo_loop_blocked_longest_seconds",
-            "Longest that this process kept its event loop, in the last minute or two",
+            "Longest event-loop lag caused by this process in the last one to two minutes",
             lambda: self._loop_watch.longest,
         )
 
@@ -272,7 +272,7 @@ class Runtime:
 
     def give_up(self) -> None:
         """Answer what is still unanswered with the error that the service is stopping."""
-        log.warning("out of time: %d rollouts end unanswered", self.accepted)
+        log.warning("drain timeout: %d rollouts aborted", self.accepted)
         self._out_of_time = True
         for task in self._answering:
             task.cancel()

@@ -31,3 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a test that is skipped is one that guards nothing: what it needs must be there."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", ()) if reporter else ()
+    if os.environ.get("CI") and skipped:
+        reporter.write_line(f"skipped in CI: {[report.nodeid for report in skipped]}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

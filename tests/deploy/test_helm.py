@@ -112,7 +112,9 @@ def test_helm_lints_every_set_of_values(path: Path | None) -> None:
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")
 def test_pods_are_confined(chart: Chart, path: Path | None) -> None:
     documents = render(chart, yaml.safe_load(path.read_text()) if path else {})
-    for pod in pods(documents):
+    found = pods(documents)
+    assert found
+    for pod in found:
         assert pod["automountServiceAccountToken"] is False
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True and security["runAsUser"] > 0
@@ -139,7 +141,9 @@ def test_pods_are_confined(chart: Chart, path: Path | None) -> None:
 def test_no_secret_is_written_anywhere(chart: Chart, path: Path | None) -> None:
     documents = render(chart, yaml.safe_load(path.read_text()) if path else {})
     assert "Secret" not in {document["kind"] for document in documents}
-    for pod in pods(documents):
+    found = pods(documents)
+    assert found
+    for pod in found:
         for entry in pod["containers"][0].get("env", ()):
             if any(word in entry["name"] for word in ("KEY", "TOKEN", "SECRET")):
                 assert entry.keys() == {"name", "valueFrom"} or entry["name"] == "CAPO_TOKENIZERS"

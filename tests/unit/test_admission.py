@@ -76,6 +76,22 @@ def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
     assert got["large"] == pytest.approx(200, abs=20)
 
 
+def test_who_comes_back_again_and_again_has_saved_nothing_up_either() -> None:
+    share: Share[str] = Share()
+    for _ in range(300):
+        share.push([("busy", 1.0)], "busy", 1)
+    for _ in range(100):
+        share.pop()
+    got: Counter[str] = Counter()
+    share.push([("late", 1.0)], "late", 1)
+    for _ in range(100):
+        name = share.pop()
+        got[name] += 1
+        if name == "late":
+            share.push([("late", 1.0)], "late", 1)
+    assert got["late"] == pytest.approx(50, abs=1)
+
+
 class Queue(RuleBasedStateMachine):
     """Against a plain list: nothing is lost, nothing comes twice, own order is kept."""
 
@@ -83,6 +99,7 @@ class Queue(RuleBasedStateMachine):
         super().__init__()
         self.share: Share[tuple[str, str, int]] = Share()
         self.waiting: list[tuple[str, str, int]] = []
+        self.costs: dict[int, int] = {}
         self.number = 0
 
     @rule(key=st.sampled_from("ab"), request=st.sampled_from("xyz"), cost=st.integers(1, 9))
@@ -90,6 +107,7 @@ class Queue(RuleBasedStateMachine):
         self.number += 1
         item = key, request, self.number
         self.waiting.append(item)
+        self.costs[self.number] = cost
         self.share.push([(key, 1.0), (request, 1.0)], item, cost)
 
     @precondition(lambda self: self.waiting)
@@ -112,6 +130,12 @@ class Queue(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         assert self.share.waiting == len(self.waiting)
+        assert self.share.cost == sum(self.costs[number] for *_, number in self.waiting)
+        for key, of_key in self.share._shares.items():
+            for request, share in of_key._shares.items():
+                mine = [self.costs[w[2]] for w in self.waiting if w[:2] == (key, request)]
+                assert share.cost == sum(mine)
+            assert of_key.cost == sum(share.cost for share in of_key._shares.values())
         if not self.waiting:
             with pytest.raises(IndexError):
                 self.share.pop()

@@ -7,33 +7,29 @@ import math
 import os
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel
 
 from capo_client import errors, wire
 from capo_client.addresses import parse_urls
-from capo_client.balance import Replica
 from capo_client.chunk import Answer, Chunk, Position, make_options, split, unreachable
-from capo_client.connections import Connections, Local, Settings
+from capo_client.connections import Settings
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
-from capo_client.retry import RetryPolicy, WaitLog
+from capo_client.retry import RetryPolicy
+from capo_client.sending import Sender, turn
 from capo_client.session import CreditSession
-from capo_client.transport import Failure, explain, lines, read, request_timeout, trace_headers
+from capo_client.transport import Failure, read
 
 Progress = Callable[[int, int], None]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
 _BETWEEN_PROBES = 0.5
-
-M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +103,9 @@ class AsyncCreditClient:
         self._begin()
 
     def _begin(self) -> None:
-        self._connections = Connections(self._settings)
-        self._reached: set[str] = set()  # URLs that have answered
-        self._log = WaitLog()
+        self._sender = Sender(self._settings)
         # For clients that are not closed.
-        weakref.finalize(self, self._connections.abandon).atexit = False
+        weakref.finalize(self, self._sender.connections.abandon).atexit = False
 
     def __getstate__(self) -> dict[str, Any]:
         if self._settings.transport is not None:
@@ -149,7 +143,7 @@ class AsyncCreditClient:
 
     async def aclose(self) -> None:
         """Close the connections. May be called more than once."""
-        await self._connections.aclose()
+        await self._sender.connections.aclose()
 
     async def credit(
         self,
@@ -193,16 +187,16 @@ class AsyncCreditClient:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
         until = time.monotonic() + seconds(deadline)
         chunks = split(rollouts, make_options(**options), self.batch_size, self.retry, until)
-        local, loop = self._connections.here(), asyncio.get_running_loop()
+        local, loop = self._sender.connections.here(), asyncio.get_running_loop()
         arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
         arrived = asyncio.Queue()
 
         async def work(chunk: Chunk) -> None:
             try:
-                async with _turn(local.turns, chunk):
+                async with turn(local.turns, chunk):
                     if unsendable := chunk.encode():
                         arrived.put_nowait(_GivenUp(None, unsendable))
-                    await self._send(local, chunk, arrived.put_nowait)
+                    await self._sender.send(local, chunk, arrived.put_nowait)
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
                 arrived.put_nowait(_GivenUp(error, chunk.give_up(error)))
             except Exception as error:
@@ -249,105 +243,23 @@ class AsyncCreditClient:
         make_options(**options)
         return CreditSession(self, seconds(deadline), options)
 
-    async def _send(
-        self, local: Local, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
-    ) -> None:
-        balancer = local.balancer
-        tried = 0  # replicas, in this attempt
-        while not chunk.done:
-            replica = balancer.pick(chunk.question, chunk.tokens)
-            with balancer.sending(replica, chunk.tokens):
-                retry_seconds = await self._send_to(local.http, replica, chunk, emit)
-            if chunk.done:
-                balancer.answered(replica)
-                return
-            balancer.failed(replica, chunk.retry_after, retry_seconds)
-            tried += 1
-            if tried < len(balancer.replicas) and balancer.any_usable:
-                chunk.move_on()
-            else:
-                tried = 0
-                wait = chunk.pause(balancer.retry_seconds)
-                if not chunk.is_refused_as_full:
-                    self._log.waiting(replica.url, chunk.attempt + 1, chunk.last)
-                await asyncio.sleep(wait)
-
-    async def _send_to(
-        self,
-        http: httpx.AsyncClient,
-        replica: Replica,
-        chunk: Chunk,
-        emit: Callable[[tuple[Position, Answer]], None],
-    ) -> float:
-        """Send a chunk. Returns for how long a failure is tried again."""
-        request = http.build_request(
-            "POST", f"{replica.url}/credit", content=chunk.body(replica.url),
-            headers=_HEADERS | trace_headers(), timeout=request_timeout(None),
-            extensions=self._extensions(replica.url),
-        )  # fmt: skip
-        try:
-            async with (
-                asyncio.timeout(chunk.seconds_to_answer()),
-                aclosing(await http.send(request, stream=True)) as response,
-            ):
-                self._reached.add(replica.url)
-                if response.status_code != 200:
-                    await response.aread()
-                    chunk.refused(response)
-                else:
-                    async for line in lines(response):
-                        if (item := chunk.take(line)) is not None:
-                            emit(item)
-        except (httpx.TransportError, TimeoutError) as error:
-            failure = self._explain(error, replica.url)
-            chunk.lost(failure.detail)
-            return failure.retry_seconds
-        return math.inf
-
-    def _extensions(self, url: str) -> dict[str, Any]:
-        """What an answer's request tells of the way that it went."""
-        return {"capo_proxy": self._connections.proxies.get(url)}
-
-    def _explain(self, error: Exception, url: str) -> Failure:
-        return explain(error, url, self._connections.proxies.get(url), url in self._reached)
-
     async def info(self) -> wire.Info:
         """The judge, the tokenizers and the limits of the service.
 
         Raises:
             UnavailableError: no replica can be reached.
         """
-        http = self._connections.here().http
         failures: list[str] = []
         for url in self._settings.urls:
-            try:
-                response = await http.get(f"{url}/info", extensions=self._extensions(url))
-            except httpx.TransportError as error:
-                failures.append(self._explain(error, url).detail)
-            else:
-                self._reached.add(url)
-                return read(response, wire.Info)
+            answer = await self._sender.get(url, "/info")
+            if not isinstance(answer, Failure):
+                return read(answer, wire.Info)
+            failures.append(answer.detail)
         raise errors.UnavailableError("; ".join(failures), unreachable("; ".join(failures)))
 
     async def is_ready(self) -> bool:
         """Whether a request would be served now, by any replica."""
-        return not await self._why_not_ready()
-
-    async def _why_not_ready(self) -> list[Failure]:
-        """Of every replica; empty if any is ready."""
-        http = self._connections.here().http
-        found: list[Failure] = []
-        for url in self._settings.urls:
-            try:
-                status = (await http.get(f"{url}/health/ready")).status_code
-            except httpx.TransportError as error:
-                found.append(self._explain(error, url))
-            else:
-                self._reached.add(url)
-                if status == 200:
-                    return []
-                found.append(Failure(f"{url}/health/ready answers {status}"))
-        return found
+        return not await self._sender.why_not_ready()
 
     async def wait_until_ready(self, seconds: float = 600.0) -> None:
         """Wait for the judge to be loaded.
@@ -356,7 +268,7 @@ class AsyncCreditClient:
             UnavailableError: it is not within `seconds`, or no waiting would help.
         """
         began, attempt = time.monotonic(), 1
-        while failures := await self._why_not_ready():
+        while failures := await self._sender.why_not_ready():
             waited = time.monotonic() - began
             why = "; ".join(each.detail for each in failures)
             hopeless = waited >= max(each.retry_seconds for each in failures)
@@ -365,25 +277,8 @@ class AsyncCreditClient:
                     f"{self.url} is not ready after {waited:.0f} s: {why}", unreachable(why)
                 )
             attempt += 1
-            self._log.waiting(self.url, attempt, why)
+            self._sender.log.waiting(self.url, attempt, why)
             await asyncio.sleep(_BETWEEN_PROBES)
-
-
-@asynccontextmanager
-async def _turn(turns: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[None]:
-    """One of the client's requests at once, if there is one before the chunk's deadline."""
-    try:
-        async with asyncio.timeout(chunk.seconds_left()):
-            await turns.acquire()
-    except TimeoutError:
-        raise errors.DeadlineExceededError(
-            "the deadline passed while as many other requests of this client as `concurrency` "
-            "allows were under way: allow more, or more time"
-        ) from None
-    try:
-        yield
-    finally:
-        turns.release()
 
 
 def seconds(deadline: float | None) -> float:

@@ -255,7 +255,8 @@ class Chunk:
             raise errors.UnavailableError(
                 f"gave up after {self._failures} attempts in {tried:.0f} s: {self.last}", self._last
             )
-        wait = self._policy.wait(self._attempt, self._wait_for)
+        # Not past the end of its time: then it is tried once more.
+        wait = min(self._policy.wait(self._attempt, self._wait_for), retry_seconds - tried)
         left = self._deadline - now
         if wait >= left:
             if min(self._wait_for, self._policy.longest) >= left or left < self._policy.base:

@@ -63,4 +63,5 @@ class WaitLog:
         """`attempt`: the number of the one that comes next."""
         if self._clock() >= self._quiet_until:
             self._quiet_until = self._clock() + _LOG_SECONDS
+            why = why.removeprefix(f"{url} ")
             _log.warning("waiting for %s (attempt %d): %s", url, attempt, why)

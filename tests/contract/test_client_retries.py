@@ -209,7 +209,7 @@ def test_a_host_that_was_known_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def drop_connections(client: AsyncCreditClient) -> None:
-    local = client._connections._held.pop(asyncio.get_running_loop())
+    local = client._sender.connections._held.pop(asyncio.get_running_loop())
     await local.http.aclose()
 
 

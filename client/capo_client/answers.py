@@ -41,24 +41,51 @@ def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS)
             "a query does not begin with its prompt, so where its response begins is not known: "
             "are prompts cut to fit the policy's context?"
         )
-    return _without_end_tokens(query[len(prompt) :], end_tokens)
+    text = query[len(prompt) :].rstrip()
+    while ended := next((end for end in end_tokens if end and text.endswith(end)), None):
+        text = text[: -len(ended)].rstrip()
+    return text
 
 
-def final_answer(response: str) -> str | None:
+def final_answer(response: str, of_words: bool = False) -> str | None:
     """The final answer of a response, as it is written there; None if there is none.
 
-    In this order: the last marked answer (`\\boxed{}`, `#### 42`, `Answer: 42`), what a sentence
-    calls the answer ("the answer is 42"), the last value in the text. Thoughts are not searched.
+    In this order: the last marked answer (`\\boxed{}`, `#### 42`, `Answer: 42`), the text if it is
+    a value as a whole, what a sentence calls the answer ("the answer is 42"), the last value in the
+    text. Thoughts are not searched.
+
+    Args:
+        response: The policy's text.
+        of_words: Whether words are expected; then what a mark or a sentence calls the answer is it
+            as a whole, and no number is taken out of it.
 
     Raises:
         UnfinishedThoughtError: the response ends inside a thought.
     """
-    text = _without_thoughts(_without_end_tokens(response))
-    marked = _marked(text)
+    text = _without_thoughts(_END.sub("\n", response.translate(_INVISIBLE))).strip()
+    text = _until_next_question(text)
+    marked = _marked(text, of_words)
     if marked is not None or _cut_in_box(text):
         return marked
-    stated = _stated(text)
+    text = _without_boxes(text)
+    whole = clean(text)
+    if is_value(whole) and _WHOLE.search(whole) and ("\n" not in whole or "\\begin" in whole):
+        return whole
+    stated = _stated(text, of_words)
     return stated if stated is not None else last_value(text)
+
+
+def last_option(response: str) -> str | None:
+    """The last letter of a multiple choice that a response without a marked answer names."""
+    text = _without_thoughts(_END.sub("\n", response))
+    letters = _LETTER.findall(text)
+    return letters[-1] if letters else None
+
+
+_WHOLE = re.compile(r"[\d\\=]|^\(?[A-J]\)?(?:[.):]|$)")  # and not `I do`
+# Not the words `A` and `I`.
+_LETTER = re.compile(r"(?<![A-Za-z'’])(?:(?<=\()[A-J](?=\))|[B-HJ]|A(?!\s+[a-z]))(?![A-Za-z'’])")
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff✅✔✓☑🎉"))
 
 
 def reference_answer(reference: str) -> str | None:
@@ -67,16 +94,18 @@ def reference_answer(reference: str) -> str | None:
     None if the reference holds no answer: prose, or a word such as `proof` that stands for none.
     """
     text = reference.strip()
-    answer = _marked(text)
-    if answer is None and is_value(bare := clean(text)):
+    bare = clean(text)
+    answer = _marked(text, of_words=True)
+    if answer is None and is_value(bare):
         answer = bare
     if answer is None:
-        answer = _stated(text)
+        answer = _stated(text, of_words=True)
     if answer is None and is_short_text(bare) and not is_sentence(text):
         answer = bare
     if answer is None or _STANDS_FOR_NONE.fullmatch(answer) or _PLACEHOLDER.fullmatch(answer):
         return None
-    if "\\boxed" in answer or answer.count("{") != answer.count("}"):
+    braces = [brace[0] for brace in _BRACE.finditer(answer)]
+    if "\\boxed" in answer or braces.count("{") != braces.count("}"):
         return None
     return answer
 
@@ -92,13 +121,16 @@ _STANDS_FOR_NONE = re.compile(
 # ---------------------------------------------------------------------------------- thoughts
 
 # An end, by the markers of the model families; the opening tag may stand in the prompt.
+_NAMES = "think|thinking|thought|seed:think|reasoning|analysis"
 _THOUGHT_END = re.compile(
-    r"</(?:think|thinking|thought|seed:think|reasoning|analysis)>|\[/THINK\]|◁/think▷"
-    r"|<\|channel\|>final<\|message\|>|\bassistantfinal(?=[A-Z\W\d])"
+    rf"</(?:{_NAMES})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
+    r"|<\|channel\|>final<\|message\|>|assistantfinal(?=[A-Z\W\d])",
+    re.I,
 )
 _THOUGHT_BEGIN = re.compile(
-    r"<(?:think|thinking|thought|seed:think|reasoning|analysis)>|\[THINK\]|◁think▷"
-    r"|<\|channel\|>analysis<\|message\|>"
+    rf"<(?:{_NAMES})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    r"|<\|channel\|>analysis<\|message\|>",
+    re.I,
 )
 
 
@@ -110,43 +142,59 @@ def _without_thoughts(text: str) -> str:
     return text
 
 
-def _without_end_tokens(text: str, end_tokens: Sequence[str] = END_TOKENS) -> str:
-    text = text.rstrip()
-    while ended := next((end for end in end_tokens if end and text.endswith(end)), None):
-        text = text[: -len(ended)].rstrip()
-    return text
+_END = re.compile("|".join(map(re.escape, END_TOKENS)))
 
 
 # ------------------------------------------------------------------------------------- marks
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BOX = re.compile(r"(?:\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{))(?![A-Za-z])\s*")
 _UNBRACED = re.compile(r"[-\w.]*\w")  # \boxed 7
+# R1's format; what is in it is an answer as in a box.
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 _BETWEEN_BOXES = re.compile(  # `\boxed{1}$ and $x=\boxed{2}`: two parts of one answer
-    r"[\s$,;.&*•\-]*(?:\\[\[\](),;]|\\quad|\\text)*[\s$,;{}]*(?:and|or)?[\s$,;{}]*"
-    r"(?:\\[\[\](),;]|\\quad)*[\s$*•\-]*(?:\(?[a-z0-9]\)|[A-Za-z](?:_\{?\w\}?)?\s*=)?[\s$]*"
+    r"(?:[\s$,;.&*•{}-]|\\[\[\](),;]|\\q?quad|\\text|and\b|or\b|[和或、，；]"
+    r"|\(?[a-z0-9]\)|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
 )
-_TAKEN_BACK_BEFORE = re.compile(r"\b(?:not|instead of|rather than)[\s$*:]*$", re.I)
+_TAKEN_BACK_BEFORE = re.compile(
+    r"(?:\bnot|\bcannot be|n't(?: be)?|instead of|rather than)[\s$*:]*$", re.I
+)
 _TAKEN_BACK_AFTER = re.compile(
-    r"[\s$*.,)\]\\]*(?:(?:which|that|this)\s+)?(?:is|was|'s)\s+(?:not\s+(?:right|correct)|wrong|incorrect)\b",
+    r"[\s$*.,)\]\\]*(?:(?:which|that|this)\s+)?(?:is|was|'s)\s+"
+    r"(?:not\s+(?:right|correct)|wrong|incorrect)\b",
     re.I,
 )
 _PLACEHOLDER = re.compile(
-    r"[\s.…_?]*|\\[cl]?dots|(?:\\text\{)?\s*(?:your|the|final)?[\s_]*(?:final[\s_]*)?answer(?:[\s_]*here)?\s*\}?",
+    r"[\s.…_?]*|\\[cl]?dots"
+    r"|(?:\\text\{|\[)?\s*(?:your|the|final)?[\s_]*(?:final[\s_]*)?answer(?:[\s_]*here)?\s*[}\]]?",
     re.I,
 )
 
 _HASHES = re.compile(r"####[ \t]*")
+_HEADING = re.compile(r"\d{1,2}[.)]\s+[A-Za-z].*[^.\s]\s*")  # `#### 1. Multiply`
 _ANSWER_LINE = re.compile(
-    r"^[ \t>*_#\-•]*(?:the[ \t]+)?(?:final[ \t]+|correct[ \t]+)?(?:answer|ans|答案)[ \t*_]*"
-    r"(?:[:：][ \t*_]*|[*_]+[ \t]*$|[ \t]*$(?<=answer))|^[ \t]*A:[ \t]*",
+    r"(?:^[ \t>*_#•-]*(?:\\textbf\{|<b>|<strong>)?(?:the[ \t]+)?(?:(?:final|correct)[ \t]+)?"
+    r"(?:answer|ans|答案?|答え)|(?<=[.!?。][ \t])final answer(?=:))[ \t*_]*"
+    r"(?:[:：][ \t*_]*(?:\}|</b>|</strong>)?[ \t*_:：]*|[*_]+[ \t]*$|[ \t]*$(?<=answer)"
+    r"|\}[ \t]*[:：]?|[ \t]+(?=\(?[A-J]\)?[.\s*]*$))|^[ \t]*A:[ \t]*",
     re.M | re.I,
 )
 
 
 # Base models go on with another question, whose answer is not this one's.
 _NEXT_QUESTION = re.compile(
-    r"^[#*\s]*(?:(?:Question|Problem|Q|User|Human)(?:\s*\d+)?\s*:|<\|im_start\|>user)", re.M
+    r"^[#*\s]*(?:(?:Question|Problem|Q|User|Human|Instruction|Input)(?:\s*\d+)?\s*:)"
+    r"|<\|im_start\|>user|<\|start_header_id\|>user",
+    re.M,
 )
+
+
+def _until_next_question(text: str) -> str:
+    """What stands before another question, if an answer is there."""
+    answered = min(
+        (match.end() for pattern in _ANSWERS if (match := pattern.search(text))), default=len(text)
+    )
+    following = _NEXT_QUESTION.search(text, answered)
+    return text[: following.start()] if following else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +205,11 @@ class _Mark:
     is_box: bool = False
 
 
-def _marked(text: str) -> str | None:
+def _marked(text: str, of_words: bool) -> str | None:
     """What the last mark holds; boxes that only `and`, a comma or `x =` part are one answer."""
-    marks = sorted([*_boxes(text), *_line_marks(text)], key=lambda mark: mark.start)
+    marks = sorted([*_boxes(text), *_line_marks(text, of_words)], key=lambda mark: mark.start)
     if not marks:
         return None
-    following = _NEXT_QUESTION.search(text, marks[0].end)
-    if following:
-        marks = [mark for mark in marks if mark.start < following.start()]
     if not marks[-1].is_box:
         return marks[-1].answer
     parts = [marks.pop()]
@@ -179,6 +224,10 @@ def _are_parts(text: str, end: int, start: int) -> bool:
 
 def _boxes(text: str) -> Iterator[_Mark]:
     position = 0
+    for tag in _TAG.finditer(text):
+        content = tag[1].strip()
+        if not _BOX.search(content) and not _PLACEHOLDER.fullmatch(content):
+            yield _Mark(tag.start(), tag.end(), content, is_box=True)
     while match := _BOX.search(text, position):
         position = match.end()
         if text[position : position + 1] == "{":
@@ -209,6 +258,16 @@ def _cut_in_box(text: str) -> bool:
     return opening >= 0 and _closing_brace(text, text.index("{", opening)) is None
 
 
+def _without_boxes(text: str) -> str:
+    """Without boxes that hold no answer: empty ones, and those that are taken back."""
+    kept, position = [], 0
+    while match := _BOX.search(text, position):
+        end = _closing_brace(text, match.end()) if text.startswith("{", match.end()) else None
+        kept.append(text[position : match.start()])
+        position = match.end() if end is None else end + 1
+    return "".join([*kept, text[position:]])
+
+
 _BRACE = re.compile(r"(?<!\\)[{}]")
 
 
@@ -221,7 +280,7 @@ def _closing_brace(text: str, opening: int) -> int | None:
     return None
 
 
-def _line_marks(text: str) -> Iterator[_Mark]:
+def _line_marks(text: str, of_words: bool) -> Iterator[_Mark]:
     for pattern in (_HASHES, _ANSWER_LINE):
         for match in _first_and_last(pattern.finditer(text)):
             line, rest = _line(text, match.end())
@@ -229,7 +288,12 @@ def _line_marks(text: str) -> Iterator[_Mark]:
                 if pattern is _HASHES:  # a heading of nothing
                     continue
                 line, rest = _line(text, rest, skip_blank=True)
-            answer = _value_in(line, ends_text=not _SOMETHING.search(text, rest))
+            ends_text = not _SOMETHING.search(text, rest)
+            if pattern is _HASHES and not ends_text and _HEADING.fullmatch(line):
+                continue
+            answer = _value_in(line, ends_text, of_words)
+            if answer is None and ends_text and "\\boxed" not in line:
+                answer = last_value(line)  # Answer: Sam has 21 apples.
             if answer is not None:
                 yield _Mark(match.start(), match.end(), answer)
 
@@ -259,37 +323,56 @@ _LONGEST_LINE = 2000  # of what follows a mark; a longer line is prose
 # --------------------------------------------------------------------------------- sentences
 
 _STATED = re.compile(
-    r"\b(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\s+to\s+(?:the|this|your)\s+(?:question|problem))?\s*(?:is|are|was|=|equals|:|：)"
-    r"(?:\s*(?:therefore|thus|then|indeed|simply|option|choice)\b)?[\s:：*_]*"
-    r"|答案[是为：:]+\s*|故选[:：]?\s*|\b(?:choose|select|pick)\s+(?:option|choice)?\s*(?=\(?[A-J]\b)"
+    r"\b(?:answer|(?:correct|right|best)\s+(?:option|choice))"
+    r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem))?\s*(?:is|are|was|=|equals|:|：)"
+    r"(?:\s*(?:therefore|thus|then|indeed|simply|exactly|just|clearly|option|choice)\b)?[\s:：*_]*"
+    r"|答案[是为：:]+\s*|故选[:：]?\s*"
+    r"|\b(?:choose|select|pick)\s+(?:option|choice)?\s*(?=\(?[A-J]\b)"
     r"|\b(?:option|choice)\s+(?=\(?[A-J]\)?[\s.,]*$)",
     re.I | re.M,
 )
+# The other way round: `21 is the final answer`, `(D) is correct`.
+_STATED_BEFORE = re.compile(
+    r"(?<!\S)(\S{1,80})\s+is\s+(?:the|our)\s+(?:final\s+)?(?:(?:correct|right)\s+)?(?:answer|option|choice)\b"
+    r"|\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right)\b"
+)
 
 
-def _stated(text: str) -> str | None:
+def _stated(text: str, of_words: bool) -> str | None:
     for match in reversed(_first_and_last(_STATED.finditer(text))):
         line, rest = _line(text, match.end())
         if not line.strip():
             line, rest = _line(text, rest, skip_blank=True)
-        answer = _value_in(line, ends_text=not _SOMETHING.search(text, rest))
+        ends_text = not _SOMETHING.search(text, rest)
+        answer = _value_in(line.rstrip("! "), ends_text, of_words)
+        if answer is None and re.search(
+            r"(?:is|are|was)\W*$", match[0]
+        ):  # the answer is that there are 5 apples
+            answer = last_value(_SENTENCE.split(line, maxsplit=1)[0])
         if answer is not None:
+            return answer
+    for match in reversed(_first_and_last(_STATED_BEFORE.finditer(text))):
+        answer = clean(match[1] or match[2])
+        if is_value(answer):
             return answer
     return None
 
 
+_SENTENCE = re.compile(r"(?<!\d)[.!?。](?=\s|$)|(?<=\d)[.。](?=\s+[A-Z]|$)")
 _SENTENCE_END = re.compile(
-    r"(?<!\b[ap]\.m)(?<!\b[AP]\.M)[.!?。;；](?=\s|$|\*)|\s+(?:because|since|as|which|so|when|for)\s|,\s+(?=[a-z]{3,})|[，(]\s*(?=[a-z]{3,}\s)"
+    r"(?<!\b[ap]\.m)(?<!\b[AP]\.M)(?:(?<!\d)[.?]|(?<=\d)\.(?!\s*\d)|[。？]|(?<=[A-Za-z]{2})!)(?=\s|$|\*)"
+    r"|(?<!\{)\s+(?:because|since|as|which|so|when|for)\s"
+    r"|[,;]\s+(?!and\b|or\b)(?=[a-z.]{3,})|[，；(]\s*(?=[a-z]{3,}\s)|(?<=\d)\s+\((?=[^)]*[-+*/=])"
 )
 
 
-def _value_in(line: str, ends_text: bool) -> str | None:
+def _value_in(line: str, ends_text: bool, of_words: bool) -> str | None:
     """The answer at the beginning of what follows a mark; None where none does (a heading)."""
     if "\\boxed" in line or "\\fbox" in line:
         return None  # the box is the mark
     inner = list(_STATED.finditer(line))
     if inner:
-        return _value_in(line[inner[-1].end() :], ends_text)
+        return _value_in(line[inner[-1].end() :], ends_text, of_words)
     end = _SENTENCE_END.search(line)
     first = clean(line[: end.start()] if end else line)
     if is_value(first):
@@ -297,5 +380,11 @@ def _value_in(line: str, ends_text: bool) -> str | None:
     span = MATH_SPAN.match(line.lstrip(" *_"))
     if span:
         return clean(span[0])
+    if not of_words and _DIGIT.search(first):
+        return None  # 21 is in `Sam has 21 apples`
     alone = ends_text and (end is None or not line[end.end() :].strip(" *_"))
     return first if alone and is_short_text(first) else None
+
+
+_DIGIT = re.compile(r"\d")
+_ANSWERS = (_BOX, _TAG, _HASHES, _ANSWER_LINE, _STATED)

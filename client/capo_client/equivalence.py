@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from capo_client.answers import UnfinishedThoughtError, final_answer, reference_answer
+from capo_client.answers import (
+    UnfinishedThoughtError,
+    final_answer,
+    last_option,
+    reference_answer,
+)
 from capo_client.notation import (
     DECIMAL_TOLERANCE,
     as_latex,
@@ -54,8 +59,8 @@ def verify(response: str, reference: str, seconds: int | None = None) -> Verdict
     Args:
         response: The policy's text.
         reference: An answer, or a solution that marks its answer.
-        seconds: Limit of each step of math-verify, by a signal, so in the main thread only; None
-            where the caller limits the time.
+        seconds: Limit, by a signal, so in the main thread only; None where the caller limits the
+            time.
 
     Raises:
         UnreadableReferenceError: the reference holds no answer.
@@ -65,14 +70,19 @@ def verify(response: str, reference: str, seconds: int | None = None) -> Verdict
     expected = reference_answer(reference)
     if expected is None:
         raise UnreadableReferenceError("the reference holds no answer that can be read")
+    wanted = normal(expected)
+    if len(response) <= _LONGEST and as_text(normal(response)) == as_text(wanted):
+        return Verdict(True)  # nothing but the answer, whatever it is written with
     try:
-        answer = final_answer(response)
+        answer = final_answer(response, of_words=has_words(wanted))
+        if answer is None and options(wanted):
+            answer = last_option(response)
     except UnfinishedThoughtError as error:
         return Verdict(False, "unfinished_thought", str(error))
     if answer is None:
         return Verdict(False, "no_answer", "no final answer was found in the response")
-    comparison = _Comparison(seconds)
-    right = comparison.same(normal(answer), normal(expected))
+    comparison = _Comparison()
+    right = _limited(seconds)(comparison.same)(normal(answer), wanted)
     if right or comparison.problem is None:
         return Verdict(right)
     reason, detail = comparison.problem
@@ -85,14 +95,20 @@ def equivalent(answer: str, reference: str, seconds: int | None = None) -> bool:
     Raises:
         As `verify`.
     """
-    return _Comparison(seconds).same(normal(answer), normal(reference))
+    return bool(_limited(seconds)(_Comparison().same)(normal(answer), normal(reference)))
+
+
+def _limited(seconds: int | None) -> Any:
+    """A decorator that limits the time of a call."""
+    from math_verify.utils import timeout
+
+    return timeout(timeout_seconds=seconds)
 
 
 class _Comparison:
     """One comparison, and what went wrong in it; a list has several."""
 
-    def __init__(self, seconds: int | None) -> None:
-        self._seconds = seconds
+    def __init__(self) -> None:
         self.problem: tuple[Reason, str] | None = None
 
     def same(self, answer: str, reference: str) -> bool:
@@ -112,26 +128,32 @@ class _Comparison:
         left, right = number(answer), number(reference)
         if left is not None and right is not None:
             return same_number(left, right)
-        if has_words(answer) or has_words(reference):
-            return as_words(answer) == as_words(reference)
+        if _based(answer) or _based(reference):  # math-verify drops the base
+            return _based(answer) == _based(reference)
+        words = has_words(answer) or has_words(reference)
+        if words and as_words(answer) == as_words(reference):
+            return True
         if "\\dots" in answer + reference:  # what it stands for is not known
             return as_text(answer) == as_text(reference)
         ours, theirs = _Parts.of(answer), _Parts.of(reference)
         if ours.kind or theirs.kind:
             return self._same_parts(ours, theirs) or (
                 is_relation(answer) != is_relation(reference)
+                and not words
                 and self._same_expression(answer, reference)
             )
+        if words:  # which mathematics would read as products
+            return False
         return as_text(answer) == as_text(reference) or self._same_expression(
             as_latex(answer), as_latex(reference)
         )
 
     def _same_parts(self, answer: _Parts, reference: _Parts) -> bool:
-        if len(answer.items) != len(reference.items):
-            return False
         kinds = {answer.kind, reference.kind}
         if kinds <= {"list", "set", "union"}:
-            return self._matched(answer.items, reference.items)
+            return self._matched(_unlike(answer.items), _unlike(reference.items))
+        if len(answer.items) != len(reference.items):
+            return False
         if kinds & {"", "set", "union"}:
             return False
         # `0, 1` is (0, 1), and `1, 2, 3` is [1, 2, 3]; but [2, 5) is not [2, 5].
@@ -142,6 +164,8 @@ class _Comparison:
 
     def _matched(self, answers: Sequence[str], references: Sequence[str]) -> bool:
         """Whether each answer is another one of the references."""
+        if len(answers) != len(references):
+            return False
         left = list(references)
         for answer in answers:
             found = next((i for i, item in enumerate(left) if self.same(answer, item)), None)
@@ -152,13 +176,12 @@ class _Comparison:
 
     def _same_expression(self, answer: str, reference: str) -> bool:
         """By math-verify, which must read both as a whole."""
-        ours, theirs = _BASE.fullmatch(answer), _BASE.fullmatch(reference)
-        if ours or theirs:  # 4210_5, whose base math-verify drops
-            return bool(ours and theirs and ours.groups() == theirs.groups())
+        if _NAME.fullmatch(answer) and _NAME.fullmatch(reference):
+            return False  # math-verify takes \Gamma for \gamma
         import math_verify
 
         try:
-            gold, found = _parse(reference, self._seconds), _parse(answer, self._seconds)
+            gold, found = _parse(reference), _parse(answer)
             if gold is None or found is None:
                 unread = "reference" if gold is None else "answer"
                 self.problem = (
@@ -169,11 +192,13 @@ class _Comparison:
             same = math_verify.verify(
                 gold,
                 found,
-                timeout_seconds=self._seconds,
+                timeout_seconds=None,
                 raise_on_error=True,
                 allow_set_relation_comp=True,
             )
-            return bool(same) and _near(gold, found, decimal="." in answer + reference)
+            if same:
+                return _near(gold, found, decimal="." in answer + reference)
+            return _same_complex(gold, found)
         except (MemoryError, RecursionError):
             raise
         except Exception as error:  # sympy lets out whatever its parsers and simplifiers raise
@@ -207,6 +232,8 @@ class _Parts:
     @classmethod
     def of(cls, text: str) -> _Parts:
         text = text.strip()
+        if text.startswith("(") and text.endswith(")") and len(both := _both_signs((text,))) > 1:
+            return cls("list", both)
         items = _split(text, _SEPARATOR)
         if len(items) > 1:
             return cls("list", _both_signs(items))
@@ -239,6 +266,11 @@ def _split(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def _unlike(items: Sequence[str]) -> list[str]:
+    """Without repetitions: {1, 1, 2} is {1, 2}."""
+    return list({as_text(item): item for item in items}.values())
+
+
 def _closes_at_end(text: str) -> bool:
     depth = 0
     for position, character in enumerate(text):
@@ -261,11 +293,22 @@ def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
 
 # ------------------------------------------------------------------------------- math-verify
 
-_BASE = re.compile(r"(-?[0-9A-Z]*[0-9])_\{?(?:\\text\{)?(\w+)\}*")
+_NAME = re.compile(r"\\[A-Za-z]+")
+_BASE = re.compile(r"(-?[0-9A-Z]*[0-9])_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}*")
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def _based(text: str) -> tuple[str, str] | None:
+    """Digits and base of `4210_5` or `4210_{\\text{five}}`."""
+    match = _BASE.fullmatch(text)
+    if match is None:
+        return None
+    digits, base = match.groups()
+    return digits, str(_BASES.index(base) + 2) if base in _BASES else base
 
 
 @lru_cache(maxsize=512)
-def _parse(text: str, seconds: int | None) -> Any:
+def _parse(text: str) -> Any:
     """The expression; None if math-verify does not read it as LaTeX."""
     import math_verify
     from latex2sympy2_extended import NormalizationConfig
@@ -280,19 +323,47 @@ def _parse(text: str, seconds: int | None) -> Any:
         f"\\boxed{{{text}}}",
         extraction_config=[latex],
         fallback_mode="no_fallback",
-        parsing_timeout=seconds,
+        parsing_timeout=None,
         raise_on_error=True,
     )
-    return found[0] if found else None
+    return found[0] if found and _is_whole(text, found[0]) else None
+
+
+def _is_whole(text: str, parsed: Any) -> bool:
+    """Whether all variables of a text are in what was parsed: of gcd(a, b), b is not."""
+    bare = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|\b(?:or|and|in)\b", " ", text)
+    letters = set(re.findall(r"[A-Za-z](?=_)|[A-CF-HJ-Za-cf-hj-z]", bare.replace("\\", " ")))
+    found = " ".join(map(str, parsed.atoms())) + " ".join(re.findall(r"\b[A-Za-z]\(", str(parsed)))
+    return {letter.lower() for letter in letters} <= set(found.lower())
+
+
+def _same_complex(gold: Any, found: Any) -> bool:
+    """Whether two numbers in which math-verify takes i for a variable are equal."""
+    from sympy import I
+
+    try:
+        symbols = gold.free_symbols | found.free_symbols
+        if {str(symbol) for symbol in symbols} != {"i"}:
+            return False
+        difference = (gold - found).subs({symbol: I for symbol in symbols}).doit().evalf(30)
+        return bool(abs(difference) < 1e-20)
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _near(gold: Any, found: Any, decimal: bool) -> bool:
     """Relatively; math-verify's difference is absolute, so small numbers are all equal to it."""
     try:
-        if gold.free_symbols or found.free_symbols:
+        if gold == found or gold.free_symbols or found.free_symbols:
             return True
-        theirs, ours = (complex(value.doit().evalf(30)) for value in (gold, found))
-    except (AttributeError, TypeError, ValueError, OverflowError):
+        difference = (gold - found).doit()
+        if not decimal and difference.is_Rational:
+            return bool(difference == 0)
+        theirs, ours = (value.doit().evalf(30) for value in (gold, found))
+        if not (theirs.is_number and ours.is_number):
+            return True
+    except (AttributeError, TypeError, ValueError):
         return True  # no numbers
     tolerance = float(DECIMAL_TOLERANCE) if decimal else 1e-9
-    return ours == theirs or abs(ours - theirs) <= tolerance * max(abs(ours), abs(theirs))
+    # In sympy's floats, which have no smallest number.
+    return bool(abs(ours - theirs) <= tolerance * (abs(ours) + abs(theirs)))

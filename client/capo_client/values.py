@@ -5,8 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_AROUND = " \t\r\n\"'`“”‘’"
-_DELIMITED = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"), ("**", "**"), ("__", "__"))
+_BLANK = " \t\r\n"
+_STOPS = ".,;:。．"
+_QUOTES = "\"'`“”‘’"
+_DELIMITED = (
+    ("$$", "$$"),
+    ("\\[", "\\]"),
+    ("\\(", "\\)"),
+    ("$", "$"),
+    ("**", "**"),
+    ("__", "__"),
+    ("*", "*"),
+    ("<<", ">>"),
+    *((quote, quote) for quote in "\"'`"),
+    ("“", "”"),
+    ("‘", "’"),
+)
+_TRAILING_SPACES = ("\\,", "\\;", "\\:", "\\!", "\\quad", "\\qquad")  # of LaTeX
 
 
 def clean(text: str) -> str:
@@ -14,9 +29,11 @@ def clean(text: str) -> str:
     previous = None
     while text != previous:
         previous = text
-        text = text.strip(_AROUND)
+        text = text.strip(_BLANK)
+        if text.endswith(_TRAILING_SPACES) or (text[-1:] == "\\" != text[-2:-1]):
+            text = text[: text.rindex("\\")]
         if not text.endswith((".m.", ".M.", "..")):
-            text = text.rstrip(_AROUND + ".,;:。")
+            text = text.rstrip(_BLANK + _STOPS)
         for begin, end in _DELIMITED:
             inner = text[len(begin) : len(text) - len(end)]
             if (
@@ -27,9 +44,11 @@ def clean(text: str) -> str:
                 and begin not in inner
             ):
                 text = inner
-        for emphasis in ("**", "__"):  # with one end outside of what was cut here
-            if text.count(emphasis) == 1:
-                text = text.replace(emphasis, "")
+        for mark in ("**", "__", *_QUOTES):  # with one end outside of what was cut here
+            if text.count(mark) == 1 and text.startswith(mark):
+                text = text[len(mark) :]
+            elif text.count(mark) == 1 and text.endswith(mark) and mark != "'":
+                text = text[: -len(mark)]
     return text
 
 
@@ -45,6 +64,8 @@ _WORDS = """
     our you his her day can get cm mm km kg ft hr min sec mph lb oz am pm mi yd cc ml
 """
 _SHORT_WORDS = frozenset(_WORDS.split())
+# A text with one of these is a sentence, whatever numbers are in it.
+_VERBS = {"is", "are", "was", "were", "has", "have", "had", "be", "will", "would", "can", "must"}
 _WORD_ANSWERS = ("yes", "no", "true", "false", "none", "undefined", "dne", "infinity")
 _OPTION = re.compile(r"\(?[A-J]\)?(?:\s*[).:：]\s*\S.*)?|\(?[A-J]\)(?:\s.*)?", re.S)
 _TOKEN = re.compile(
@@ -73,7 +94,7 @@ def is_value(text: str) -> bool:
             has_value = True
         elif len(piece) > 1 and piece.lower() not in _FUNCTIONS and not _is_product(piece):
             words += 1
-            if not has_value:
+            if not has_value or piece.lower() in _VERBS:
                 return False
         elif piece.isdigit() or piece.isalpha():
             if words and piece not in "23":  # a value behind words is prose, but for in^2
@@ -86,13 +107,14 @@ def is_value(text: str) -> bool:
 
 def _is_product(piece: str) -> bool:
     """Of variables: `xy`, `abc`."""
-    return len(piece) <= 3 and piece.lower() not in _SHORT_WORDS
+    return len(piece) <= 3 and piece.isascii() and piece.lower() not in _SHORT_WORDS
 
 
 def is_short_text(text: str) -> bool:
     """A word or a few, as in `ellipse` or `all real numbers except -4`; not a sentence."""
-    words = text.split()
-    return 0 < len(words) <= 8 and len(text) <= 100 and "\n" not in text and "=" not in text
+    words = len(text.split())
+    equation = "=" in text and words > 3 and not re.search(r"[$\\]", text)
+    return 0 < words <= 12 and len(text) <= 200 and "\n" not in text and not equation
 
 
 def is_sentence(text: str) -> bool:
@@ -102,43 +124,75 @@ def is_sentence(text: str) -> bool:
 
 MATH_SPAN = re.compile(
     r"\$\$[^$]{1,2000}\$\$|\$(?=\S)[^$\n]{0,1000}[^$\s]\$(?!\d)"
+    r"|\$\s[^$\n]{0,500}[\\^_=][^$\n]{0,500}\s\$(?!\d)"
     r"|\\\((?:(?!\\\)).){1,1000}\\\)|\\\[(?:(?!\\\]).){1,2000}\\\]",
     re.S,
 )
-_OPERATOR = re.compile(r"[-+*/=×÷·^]|\\(?:times|cdot|div|pm)")
-_OPERAND = re.compile(r".*[\d\\)].*|[A-Za-z]")
+_OPERATOR = re.compile(r"[-+*/=×÷·^<>≤≥∪U]|\\(?:times|cdot|div|pm|leq?|geq?|cup)|[<>]=")
+_OPERAND = re.compile(r".*[\d\\)\]].*|[A-Za-z]")
 
 
 def last_value(text: str) -> str | None:
-    """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `$29.00`."""
+    """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `(3, 4]`, `$29.00`."""
     spans = [match for match in MATH_SPAN.finditer(text) if re.search(r"[\d\w]", match[0])]
     begin = spans[-1].end() if spans else 0
-    tokens = text[begin:].split()
-    last = next((i for i in range(len(tokens) - 1, -1, -1) if re.search(r"\d", tokens[i])), None)
+    tokens = list(_WORD.finditer(text, begin))
+    last = next((i for i in range(len(tokens) - 1, -1, -1) if _DIGIT.search(tokens[i][0])), None)
     if last is None:
         return _joined_spans(text, spans) if spans else None
-    first = last
-    while first > 0 and _joined(tokens[first - 1], tokens[first]):
+    first, end = last, tokens[last].end()
+    while first > 0 and _joined(text, tokens[first - 1], tokens[first]):
         first -= 1
-    return clean(" ".join(tokens[first : last + 1]).strip("*()[]:"))
+    missing = sum(text.count(c, tokens[first].start(), end) for c in ")]") - sum(
+        text.count(c, tokens[first].start(), end) for c in "(["
+    )
+    while missing > 0 and first > 0 and "\n" not in text[tokens[first - 1].start() : end]:
+        first -= 1
+        word = tokens[first][0]
+        missing -= sum(map(word.count, "([")) - sum(map(word.count, ")]"))
+    value = text[tokens[first].start() : end]
+    return clean(_without_open_brackets(clean(value).strip("*:!")))
+
+
+_WORD = re.compile(r"\S+")
+_DIGIT = re.compile(r"\d")
+
+
+def _without_open_brackets(text: str) -> str:
+    """`(12` and `12)` are 12; `[2, 5)` is as it is."""
+    open_ = text.count("(") + text.count("[") - text.count(")") - text.count("]")
+    if open_ > 0 and text[:1] in ("(", "["):
+        return text[1:]
+    if open_ < 0 and text[-1:] in (")", "]"):
+        return text[:-1]
+    return text
 
 
 def _joined_spans(text: str, spans: Sequence[re.Match[str]]) -> str:
     """The last formula, with those that only `and` or a comma parts from it: `$6$ and $-2$`."""
     first = len(spans) - 1
     while first > 0 and re.fullmatch(
-        r"\s*(?:,|and|or|, and|, or)\s*", text[spans[first - 1].end() : spans[first].start()]
+        r"\s*(?:,|;|and|or|, and|, or)\s*", text[spans[first - 1].end() : spans[first].start()]
     ):
         first -= 1
     return ", ".join(clean(span[0]) for span in spans[first:])
 
 
-def _joined(left: str, right: str) -> bool:
+def _joined(text: str, before: re.Match[str], after: re.Match[str]) -> bool:
     """Whether two words of a text belong to one value."""
-    if left[-1] in ",.:;" and not _OPERATOR.fullmatch(left):
+    left, right = before[0], after[0]
+    if _OPERATOR.fullmatch(left):
+        return True
+    if left[-1] in ",.:;":
         return False
     if _OPERATOR.fullmatch(right):
         return bool(_OPERAND.fullmatch(left))
-    if _OPERATOR.fullmatch(left):
+    if "\n" in text[before.end() : after.start()]:
+        return False
+    if re.fullmatch(r"[-+]?\d{1,3}", left) and re.fullmatch(r"\d{3}(?!\d).*", right):  # 1 000
         return True
-    return bool(re.fullmatch(r"-?\d+", left) and re.fullmatch(r"\d+/\d+\W*", right))  # 2 1/4
+    if right == "and":  # 1 and 1/4
+        return bool(re.fullmatch(r"[-+]?\d+", left) and re.match(r"\s*\d+/\d", text[after.end() :]))
+    if left == "and":
+        return bool(re.match(r"\d+/\d", right) and re.search(r"\d\s*$", text[: before.start()]))
+    return bool(re.fullmatch(r"[-+]?\d+", left) and re.fullmatch(r"\d+/\d+\W*", right))  # 2 1/4

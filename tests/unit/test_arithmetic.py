@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from fractions import Fraction
+from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,7 +179,7 @@ async def test_votes_beside_a_judge_that_sees_nothing(votes: int, wrong: list[in
 @given(
     st.sampled_from(["greedy", "intersection", "majority", "union", "average"]),
     st.lists(st.frozensets(st.integers(0, 3)), min_size=1, max_size=6),
-    st.sets(st.integers(0, 3)), st.integers(1, 5), st.integers(1, 6),
+    st.sets(st.integers(0, 3)), st.integers(1, 5), st.integers(0, 6),
 )  # fmt: skip
 def test_decided_with_a_sure_critic_means_decided(
     method: str, critiques: list[frozenset[int]], sure: set[int], weight: int, seen: int
@@ -192,3 +194,33 @@ def test_decided_with_a_sure_critic_means_decided(
     bare = penalties(method, whole.counts, whole.valid)  # type: ignore[arg-type]
     assert all(whole.penalties(method)[s] >= bare[s] for s in range(4))  # type: ignore[arg-type]
     assert decided(method, whole.counts, whole.valid, 0)  # type: ignore[arg-type]
+    assert not votes([]).decided(method, len(critiques))  # type: ignore[arg-type]
+
+
+@given(
+    st.sampled_from(["greedy", "intersection", "majority", "union", "average"]),
+    st.lists(st.frozensets(st.integers(0, 3)), max_size=6),
+    st.sets(st.integers(0, 3)),
+    st.integers(1, 5),
+    st.integers(1, 6),
+)
+def test_a_wave_with_a_sure_critic_is_as_small_as_could_decide_the_vote(
+    method: Any, critiques: list[frozenset[int]], sure: set[int], weight: int, remaining: int
+) -> None:
+    counts = [sum(step in c for c in critiques) for step in range(4)]
+
+    def could_decide(more: int) -> bool:
+        """Where further critiques agree, and name no step that nobody has named."""
+        may = [(0, more) if counts[step] or step in sure else (0,) for step in range(4)]
+        return any(
+            Votes(
+                [count + named for count, named in zip(counts, further, strict=True)],
+                len(critiques) + more,
+                sure,
+                weight,
+            ).decided(method, remaining - more)
+            for further in product(*may)
+        )
+
+    wave = Votes(counts, len(critiques), sure, weight).next_wave(method, remaining)
+    assert wave == next(more for more in range(1, remaining + 1) if could_decide(more))

@@ -71,12 +71,13 @@ class OpenRLHFRequest(BaseModel):
 
 
 class OpenRLHFResponse(BaseModel):
-    """What it reads: one number a query; `scores` are outcomes, for its dynamic filtering. Without
-    outcomes they are null, and OpenRLHF takes the rewards. A metric that is not known is null."""
+    """What it reads: one number a query; `scores` are outcomes, for its dynamic filtering, or the
+    rewards where there are none. OpenRLHF makes tensors of `extra_logs`, so a metric that is not
+    known of one of the rollouts is left out for all."""
 
     rewards: list[float]
-    scores: list[float] | None
-    extra_logs: dict[str, list[float | None]]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
 
 
 class SlimeRequest(BaseModel):
@@ -85,6 +86,11 @@ class SlimeRequest(BaseModel):
     prompt: str | list[wire.ChatTurn]
     response: str
     label: Any = None
+
+
+def _known(metrics: dict[str, list[float | None]]) -> dict[str, list[float]]:
+    known = {name: [v for v in values if v is not None] for name, values in metrics.items()}
+    return {name: values for name, values in known.items() if len(values) == len(metrics[name])}
 
 
 def add_routes(app: FastAPI, runtime: Runtime) -> None:
@@ -141,10 +147,11 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
             ]
             results = await credited(request, key, rollouts, options, asked)
         outcomes = [result.outcome.value for result in results if result.outcome]
+        rewards = [mean_reward(result) for result in results]
         return OpenRLHFResponse(
-            rewards=[mean_reward(result) for result in results],
-            scores=outcomes if len(outcomes) == len(results) else None,
-            extra_logs=columns([_metrics(result) for result in results]),
+            rewards=rewards,
+            scores=outcomes if len(outcomes) == len(results) else rewards,
+            extra_logs=_known(columns([_metrics(result) for result in results])),
         )
 
     @app.post(

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capo_client import wire
@@ -181,6 +181,7 @@ async def test_votes_beside_a_judge_that_sees_nothing(votes: int, wrong: list[in
     st.lists(st.frozensets(st.integers(0, 3)), min_size=1, max_size=6),
     st.sets(st.integers(0, 3)), st.integers(1, 5), st.integers(0, 6),
 )  # fmt: skip
+@example("union", [frozenset()], {0, 1, 2, 3}, 1, 0)
 def test_decided_with_a_sure_critic_means_decided(
     method: str, critiques: list[frozenset[int]], sure: set[int], weight: int, seen: int
 ) -> None:

@@ -13,7 +13,7 @@ from vllm.usage.usage_lib import UsageContext
 
 from capo_service.engine import embedded
 from capo_service.engine.base import Prompt, Sampling
-from capo_service.engine.vllm import VllmEngine, engine_config, limits, slots_of
+from capo_service.engine.vllm import VllmEngine, _Llm, engine_config, limits, slots_of
 
 CHOSEN = ("max_num_seqs", "max_num_batched_tokens")
 
@@ -40,6 +40,23 @@ def test_the_limits_count_every_rank() -> None:
     config.parallel_config.data_parallel_size = 4
     assert slots_of(config) == 28
     assert "each of 4 data-parallel ranks" in limits(config)
+
+
+async def test_ranks_that_differ_have_answered_the_ping() -> None:
+    """As vLLM's data-parallel ranks do while some sleep and some do not (core_client.py)."""
+
+    class Ranks:
+        said = "Engines returned different is_sleeping results: [True, False]"
+
+        async def is_sleeping(self) -> bool:
+            raise RuntimeError(self.said)
+
+    runner = object.__new__(_Llm)
+    runner._llm = Ranks()  # type: ignore[assignment]
+    await runner.ping()
+    Ranks.said = "the socket is closed"
+    with pytest.raises(RuntimeError, match="socket"):
+        await runner.ping()
 
 
 @pytest.fixture(scope="module")

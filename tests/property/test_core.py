@@ -158,6 +158,34 @@ def test_every_token_gets_equation_1_once(
         assert reward == outcome * w_whole - penalties[step] * w_process
 
 
+@given(
+    outcome=st.floats(0, 1),
+    penalties=st.lists(st.floats(0, 1), min_size=1, max_size=9),
+    w_whole=st.floats(-5, 5),
+    w_process=st.floats(-5, 5),
+)
+def test_every_scheme_is_what_it_says(
+    outcome: float, penalties: list[float], w_whole: float, w_process: float
+) -> None:
+    weights = outcome, w_whole, w_process
+    steps = range(len(penalties))
+    assert rewards.step_rewards("process_only", penalties, None, w_whole, w_process) == [
+        pytest.approx(-w_process * penalty) for penalty in penalties
+    ]
+    assert rewards.step_rewards("first_error", penalties, *weights) == [
+        pytest.approx(w_whole * outcome - w_process * max(penalties[: step + 1])) for step in steps
+    ]
+    flawed = w_whole * outcome - w_process * outcome * max(penalties)
+    assert rewards.step_rewards("flawed_positive", penalties, *weights) == [
+        pytest.approx(flawed) for _ in steps
+    ]
+
+
+def test_rewards_of_steps_that_have_no_tokens_of_theirs_are_an_error() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        rewards.token_rewards([1.0, 2.0], [(0, 1)])
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     n_steps=st.integers(1, 30),

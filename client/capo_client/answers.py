@@ -10,7 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from capo_client.values import MATH_SPAN, clean, is_sentence, is_short_text, is_value, last_value
+from capo_client.values import (
+    clean,
+    is_sentence,
+    is_short_text,
+    is_value,
+    last_value,
+    math_spans,
+)
 
 # Special tokens that frameworks leave at the end of a decoded response.
 END_TOKENS = (
@@ -68,7 +75,7 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
     if marked is not None or _cut_in_box(text):
         return marked
     text = _without_boxes(text)
-    whole = clean(text)
+    whole = clean(_PREFIX.sub("", text))
     if is_value(whole) and _WHOLE.search(whole) and ("\n" not in whole or "\\begin" in whole):
         return whole
     stated = _stated(text, of_words)
@@ -82,6 +89,7 @@ def last_option(response: str) -> str | None:
     return letters[-1] if letters else None
 
 
+_PREFIX = re.compile(r"\A#{1,6}\s+|\A∴\s*|\A>\s*|\AAns\.?\s*[:.]?\s+", re.I)
 _WHOLE = re.compile(r"[\d\\=]|^\(?[A-J]\)?(?:[.):]|$)")  # and not `I do`
 # Not the words `A` and `I`.
 _LETTER = re.compile(r"(?<![A-Za-z'’])(?:(?<=\()[A-J](?=\))|[B-HJ]|A(?!\s+[a-z]))(?![A-Za-z'’])")
@@ -149,8 +157,9 @@ _END = re.compile("|".join(map(re.escape, END_TOKENS)))
 
 _BOX = re.compile(r"(?:\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{))(?![A-Za-z])\s*")
 _UNBRACED = re.compile(r"[-\w.]*\w")  # \boxed 7
-# R1's format; what is in it is an answer as in a box.
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
+# R1's format; what is in it is an answer as in a box. It may be cut off at its end.
+_TAG = re.compile(r"<(answer|final_answer)>|\[ANSWER\]", re.I)
+_TAG_END = re.compile(r"</(?:answer|final_answer)>|\[/ANSWER\]", re.I)
 _BETWEEN_BOXES = re.compile(  # `\boxed{1}$ and $x=\boxed{2}`: two parts of one answer
     r"(?:[\s$,;.&*•{}-]|\\[\[\](),;]|\\q?quad|\\text|and\b|or\b|[和或、，；]"
     r"|\(?[a-z0-9]\)|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
@@ -182,7 +191,7 @@ _ANSWER_LINE = re.compile(
 
 # Base models go on with another question, whose answer is not this one's.
 _NEXT_QUESTION = re.compile(
-    r"^[#*\s]*(?:(?:Question|Problem|Q|User|Human|Instruction|Input)(?:\s*\d+)?\s*:)"
+    r"^[#* \t]*(?:(?:Question|Problem|Q|User|Human|Instruction|Input)(?:\s*\d+)?\s*:)"
     r"|<\|im_start\|>user|<\|start_header_id\|>user",
     re.M,
 )
@@ -224,19 +233,25 @@ def _are_parts(text: str, end: int, start: int) -> bool:
 
 def _boxes(text: str) -> Iterator[_Mark]:
     position = 0
-    for tag in _TAG.finditer(text):
-        content = tag[1].strip()
-        if not _BOX.search(content) and not _PLACEHOLDER.fullmatch(content):
-            yield _Mark(tag.start(), tag.end(), content, is_box=True)
+    for tag in _first_and_last(_TAG.finditer(text)):
+        tag_end = _TAG_END.search(text, tag.end())
+        content = text[tag.end() : tag_end.start() if tag_end else len(text)].strip()
+        if (
+            len(content) <= _LONGEST_LINE
+            and not _BOX.search(content)
+            and not _PLACEHOLDER.fullmatch(content)
+        ):
+            after = tag_end.end() if tag_end else len(text)
+            yield _Mark(tag.start(), after, content, is_box=True)
+    closing = _closing_braces(text)
     while match := _BOX.search(text, position):
         position = match.end()
         if text[position : position + 1] == "{":
-            end = _closing_brace(text, position)
-            if end is None:  # cut off
-                return
-            content, after = text[position + 1 : end].strip(), end + 1
-            if _BOX.search(content):  # a box in a box: the inner one
-                continue
+            closed = closing.get(position)
+            inner = _BOX.search(text, position)
+            if closed is None or (inner and inner.start() < closed):
+                continue  # cut off, or a box in a box: the inner one counts
+            content, after = text[position + 1 : closed].strip(), closed + 1
         else:
             bare = _UNBRACED.match(text, position)
             if bare is None:
@@ -255,29 +270,31 @@ def _boxes(text: str) -> Iterator[_Mark]:
 def _cut_in_box(text: str) -> bool:
     """Whether the text ends before a box is closed, which then may hold a part of the answer."""
     opening = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    return opening >= 0 and _closing_brace(text, text.index("{", opening)) is None
+    return opening >= 0 and text.index("{", opening) not in _closing_braces(text)
 
 
 def _without_boxes(text: str) -> str:
     """Without boxes that hold no answer: empty ones, and those that are taken back."""
+    closing = _closing_braces(text)
     kept, position = [], 0
     while match := _BOX.search(text, position):
-        end = _closing_brace(text, match.end()) if text.startswith("{", match.end()) else None
         kept.append(text[position : match.start()])
-        position = match.end() if end is None else end + 1
+        position = closing.get(match.end(), match.end() - 1) + 1
     return "".join([*kept, text[position:]])
 
 
 _BRACE = re.compile(r"(?<!\\)[{}]")
 
 
-def _closing_brace(text: str, opening: int) -> int | None:
-    depth = 0
-    for brace in _BRACE.finditer(text, opening):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return brace.start()
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that opens is closed."""
+    closing, opened = {}, []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    return closing
 
 
 def _line_marks(text: str, of_words: bool) -> Iterator[_Mark]:
@@ -333,7 +350,7 @@ _STATED = re.compile(
 )
 # The other way round: `21 is the final answer`, `(D) is correct`.
 _STATED_BEFORE = re.compile(
-    r"(?<!\S)(\S{1,80})\s+is\s+(?:the|our)\s+(?:final\s+)?(?:(?:correct|right)\s+)?(?:answer|option|choice)\b"
+    r"(?:(\$[^$\n]{1,80}\$)|(?<!\S)(\S{1,80}))\s+is\s+(?:the|our)\s+(?:final\s+)?(?:(?:correct|right)\s+)?(?:answer|option|choice)\b"
     r"|\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right)\b"
 )
 
@@ -352,7 +369,7 @@ def _stated(text: str, of_words: bool) -> str | None:
         if answer is not None:
             return answer
     for match in reversed(_first_and_last(_STATED_BEFORE.finditer(text))):
-        answer = clean(match[1] or match[2])
+        answer = clean(match[1] or match[2] or match[3])
         if is_value(answer):
             return answer
     return None
@@ -360,9 +377,9 @@ def _stated(text: str, of_words: bool) -> str | None:
 
 _SENTENCE = re.compile(r"(?<!\d)[.!?。](?=\s|$)|(?<=\d)[.。](?=\s+[A-Z]|$)")
 _SENTENCE_END = re.compile(
-    r"(?<!\b[ap]\.m)(?<!\b[AP]\.M)(?:(?<!\d)[.?]|(?<=\d)\.(?!\s*\d)|[。？]|(?<=[A-Za-z]{2})!)(?=\s|$|\*)"
-    r"|(?<!\{)\s+(?:because|since|as|which|so|when|for)\s"
-    r"|[,;]\s+(?!and\b|or\b)(?=[a-z.]{3,})|[，；(]\s*(?=[a-z]{3,}\s)|(?<=\d)\s+\((?=[^)]*[-+*/=])"
+    r"(?<!\b[ap]\.m)(?<!\b[AP]\.M)(?:(?<!\d)[.?]|(?<=\d)\.(?!\d)|[。？]|(?<=[A-Za-z]{2})!)(?=\s|$|\*)"
+    r"|\s+[—–-]\s+(?=[a-z]{2,})|(?<!\{)\s+(?:because|since|as|which|so|when|for)\s"
+    r"|[,;]\s+(?!and\b|or\b)(?=[a-z.]{3,})|[，；(]\s*(?=[a-z]{3,}\s)|(?<![_^]\d)(?<=\d)\s+\((?=[^)]*(?:[-+*/=]|by))"
 )
 
 
@@ -377,9 +394,10 @@ def _value_in(line: str, ends_text: bool, of_words: bool) -> str | None:
     first = clean(line[: end.start()] if end else line)
     if is_value(first):
         return first
-    span = MATH_SPAN.match(line.lstrip(" *_"))
-    if span:
-        return clean(span[0])
+    stripped = line.lstrip(" *_")
+    spans = math_spans(stripped)
+    if spans and spans[0][0] == 0:
+        return clean(stripped[: spans[0][1]])
     if not of_words and _DIGIT.search(first):
         return None  # 21 is in `Sam has 21 apples`
     alone = ends_text and (end is None or not line[end.end() :].strip(" *_"))

@@ -118,8 +118,8 @@ class _Comparison:
             return options(answer) == options(reference)
         if (alike := same_clock(answer, reference)) is not None:
             return alike
-        if bool(_RATIO.search(answer)) != bool(_RATIO.search(reference)):
-            return False  # 3:2 is no number
+        if _RATIO.search(answer) or _RATIO.search(reference):
+            return self._same_ratio(answer.split(":"), reference.split(":"))
         if max(len(answer), len(reference)) > _LONGEST:
             limit = f"answers of over {_LONGEST} characters are compared as text only"
             self.problem = ("unreadable_answer", limit)
@@ -131,7 +131,7 @@ class _Comparison:
         if _based(answer) or _based(reference):  # math-verify drops the base
             return _based(answer) == _based(reference)
         words = has_words(answer) or has_words(reference)
-        if words and as_words(answer) == as_words(reference):
+        if words and as_words(answer).replace(" ", "") == as_words(reference).replace(" ", ""):
             return True
         if "\\dots" in answer + reference:  # what it stands for is not known
             return as_text(answer) == as_text(reference)
@@ -147,6 +147,18 @@ class _Comparison:
         return as_text(answer) == as_text(reference) or self._same_expression(
             as_latex(answer), as_latex(reference)
         )
+
+    def _same_ratio(self, answer: list[str], reference: list[str]) -> bool:
+        """3:2 is 6:4, and no number."""
+        if len(answer) != len(reference):
+            return False
+        if all(map(self.same, answer, reference)):
+            return True
+        ours, theirs = ([number(part) for part in ratio] for ratio in (answer, reference))
+        if None in ours or None in theirs:
+            return False
+        first, other = ours[0].value, theirs[0].value  # type: ignore[union-attr]
+        return all(a.value * other == b.value * first for a, b in zip(ours, theirs, strict=True))  # type: ignore[union-attr]
 
     def _same_parts(self, answer: _Parts, reference: _Parts) -> bool:
         kinds = {answer.kind, reference.kind}
@@ -176,7 +188,7 @@ class _Comparison:
 
     def _same_expression(self, answer: str, reference: str) -> bool:
         """By math-verify, which must read both as a whole."""
-        if _NAME.fullmatch(answer) and _NAME.fullmatch(reference):
+        if answer != reference and _NAME.fullmatch(answer) and _NAME.fullmatch(reference):
             return False  # math-verify takes \Gamma for \gamma
         import math_verify
 
@@ -232,8 +244,8 @@ class _Parts:
     @classmethod
     def of(cls, text: str) -> _Parts:
         text = text.strip()
-        if text.startswith("(") and text.endswith(")") and len(both := _both_signs((text,))) > 1:
-            return cls("list", both)
+        if _closes_at_end(text) and len(both := _both_signs((text,))) > 1:
+            return cls("list", both)  # (\pm 1, 0)
         items = _split(text, _SEPARATOR)
         if len(items) > 1:
             return cls("list", _both_signs(items))
@@ -272,6 +284,7 @@ def _unlike(items: Sequence[str]) -> list[str]:
 
 
 def _closes_at_end(text: str) -> bool:
+    """Whether it is all in one pair of brackets."""
     depth = 0
     for position, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)

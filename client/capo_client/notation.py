@@ -41,6 +41,9 @@ _WRITTEN: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\\%",
     ),
     (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\{:\}|\\colon(?![A-Za-z])"), ":"),
+    (re.compile(r"\\\\\[-?\d+(?:pt|em|ex|mm)\]"), r"\\\\"),
+    (re.compile(r"\{?\s*(\w+)\s*\\choose\s*(\w+)\s*\}?"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=\d)\.\s+(?=\d)"), "."),
     (re.compile(r"√\s*(\d+|[A-Za-z]|\([^()]*\)|\{[^{}]*\})"), r"\\sqrt{\1}"),
     (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset"),
@@ -190,10 +193,11 @@ def same_clock(answer: str, reference: str) -> bool | None:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact number, of which 7% is 7 with `percent`."""
+    """An exact number, of which 7% is 7 with `percent`; `places` are its decimals as written."""
 
     value: Fraction
     percent: bool
+    places: int = 0
 
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -216,6 +220,7 @@ _CURRENCY = re.compile(r"^([-+]?)\s*(?:(?:USD|EUR|GBP|Rs\.?)\s)\s*")
 _MOST_DIGITS = 400  # of a number that is compared as one
 # A decimal stands for what it agrees with to six significant digits: 0.333333 is 1/3, 0.33 is not.
 DECIMAL_TOLERANCE = Fraction(1, 1_000_000)
+_MANY_PLACES = 6  # decimals of numbers that were cut, not measured
 _FLOAT_TOLERANCE = Fraction(1, 10**12)  # 0.30000000000000004 is 0.3
 
 
@@ -234,7 +239,8 @@ def number(text: str) -> Number | None:
     if value is None:
         return None
     value *= _SCALES[scale[1].lower()] if scale else 1
-    return Number(value, percent)
+    decimals = re.search(r"\.(\d+)$", text)
+    return Number(value, percent, len(decimals[1]) if decimals else 0)
 
 
 def _value(text: str) -> Fraction | None:
@@ -271,18 +277,21 @@ def same_number(left: Number, right: Number) -> bool:
     A percentage is also the number without its sign, and a share: 7% is 7 and 0.07. A decimal
     stands for a fraction that none can write, to six significant digits.
     """
+    places = min(left.places, right.places)
     if left.percent == right.percent:
-        return _close(left.value, right.value)
+        return _close(left.value, right.value, places)
     share, plain = (left, right) if left.percent else (right, left)
-    return _close(share.value, plain.value) or _close(share.value / 100, plain.value)
+    return _close(share.value, plain.value, places) or _close(share.value / 100, plain.value, 0)
 
 
-def _close(a: Fraction, b: Fraction) -> bool:
-    endless = _is_decimal(a) != _is_decimal(b)
-    tolerance = DECIMAL_TOLERANCE if endless else _FLOAT_TOLERANCE
+def _close(a: Fraction, b: Fraction, places: int) -> bool:
     if a.denominator == b.denominator == 1:
         return a == b
-    return abs(a - b) <= tolerance * max(abs(a), abs(b))
+    difference, greatest = abs(a - b), max(abs(a), abs(b))
+    cut_off = places >= _MANY_PLACES and difference <= Fraction(1, 10**places)  # 2.6666667
+    endless = _is_decimal(a) != _is_decimal(b)
+    tolerance = DECIMAL_TOLERANCE if endless or cut_off else _FLOAT_TOLERANCE
+    return difference <= tolerance * greatest
 
 
 def _is_decimal(value: Fraction) -> bool:
@@ -296,11 +305,12 @@ def _is_decimal(value: Fraction) -> bool:
 
 _SHORT_UNITS = (
     "[ckm]m|kg|mg|ft|in|mi|yd|lbs?|oz|hrs?|min|sec|m[lL]|mph|kph|deg|rad|mol|gal|cup|day|men|box"
+    "|USD|EUR|GBP"
 )
 _UNIT = re.compile(
     rf"""(?<=[\d}}\w)%/])\s*(?:
       \\text\{{\s*[msghLNJWVKCFl]\s*\}}                         # \text{{m}}, but not 3\text{{x}}
-    | \\text\{{(?!\s*(?:and|or|if|for|where|to)\b)[^{{}}]{{2,}}\}}  # \text{{ cm}}
+    | \\text\{{(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{{2,3}}\}})[^{{}}]{{2,}}\}}
     | (?<=\s)\(\s*[A-Za-z]{{3,}}[A-Za-z\ .]*\)                # 18 (dollars)
     | (?<=[\d\s}}])(?:(?:sq(?:uare)?|cu(?:bic)?)\.?\s+)?
       (?:(?<=\s)[^\W\d_]{{4,}}|(?<=\s)[JNWVKC]|(?<=\}})C|\\Omega|[A-Za-z]{{1,3}}/[A-Za-z]{{1,3}}|m(?=\^[23])
@@ -323,18 +333,28 @@ _NO_UNIT = re.compile(
 @lru_cache(maxsize=256)
 def without_unit(text: str) -> str:
     """Without a unit that stands behind a value: `35 \\text{ cm}`, `72 apples`, `864 in^2`."""
-    for _ in range(4):  # a unit of several, as in `\text{kg} \cdot \text{m}`
+    units = _TEXT_UNITS.search(text)
+    if units and not _NO_UNIT.search(units[0]) and _HOLDS_VALUE.search(text[: units.start()]):
+        text = text[: units.start()].strip()
+    for _ in range(2):  # a unit of two words, or one behind a degree sign
         match = _UNIT.search(text)
         if match is None or _NO_UNIT.search(match[0]) or _FUNCTION.search(match[0]):
             break
-        head = _CONNECTED.sub("", text[: match.start()].strip())
+        head = text[: match.start()].strip()
         if not _HOLDS_VALUE.search(head) or _WORD_INSIDE.search(head):
             break
         text = head
     return text
 
 
-_CONNECTED = re.compile(r"(?<=\})\s*(?:\\cdot|/|\\times)\s*$")
+# Units in `\text`, as in `\text{kg} \cdot \text{m}/\text{s}^2`.
+_TEXT_UNIT = (
+    r"(?:\\mu\s*)?(?:\\text\{(?:\s*[msghLNJWVKCFl]\s*"
+    r"|(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{2,3}\})[^{}]{2,})\}|\\Omega|\\AA|Å)"
+)
+_TEXT_UNITS = re.compile(
+    rf"(?<=[\d}})\s]){_TEXT_UNIT}(?:\s|/|\\cdot(?![A-Za-z])|{_TEXT_UNIT}|\^\s*\{{?-?\d\}}?)*$"
+)
 _HOLDS_VALUE = re.compile(r"\d|\\pi|\\frac|\\sqrt")
 _WORD_INSIDE = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{4,}\s")
 

@@ -118,64 +118,125 @@ def is_short_text(text: str) -> bool:
 
 
 def is_sentence(text: str) -> bool:
-    """Whether it is a sentence of more than three words."""
-    return text.rstrip().endswith((".", "。", "!", "?")) and len(text.split()) > 3
+    """Whether it is a sentence of more than three words, formulas not counted."""
+    words, position = 0, 0
+    for start, end in [*math_spans(text), (len(text), len(text))]:
+        words += len(text[position:start].split())
+        position = end
+    return text.rstrip().endswith((".", "。", "!", "?")) and words > 3
 
 
-MATH_SPAN = re.compile(
-    r"\$\$[^$]{1,2000}\$\$|\$(?=\S)[^$\n]{0,1000}[^$\s]\$(?!\d)"
-    r"|\$\s[^$\n]{0,500}[\\^_=][^$\n]{0,500}\s\$(?!\d)"
-    r"|\\\((?:(?!\\\)).){1,1000}\\\)|\\\[(?:(?!\\\]).){1,2000}\\\]",
-    re.S,
-)
+_OPENING = re.compile(r"\$\$?|\\[(\[]")
+_CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+_LONGEST_SPAN = 2000
+
+
+def math_spans(text: str) -> list[tuple[int, int]]:
+    """Where formulas between dollars or brackets begin and end; `$5 and $6` are prices."""
+    spans: list[tuple[int, int]] = []
+    ends: dict[str, int] = {}  # where the next end of each kind is
+    position = 0
+    while match := _OPENING.search(text, position):
+        opening, start = match[0], match.end()
+        closing = _CLOSING[opening]
+        if ends.get(closing, 0) < start and ends.get(closing) != -1:
+            ends[closing] = text.find(closing, start)
+        end = ends.get(closing, -1)
+        if start <= end <= start + _LONGEST_SPAN and (
+            opening != "$" or _is_inline(text[start:end], text[end + 1 : end + 2])
+        ):
+            position = end + len(closing)
+            spans.append((match.start(), position))
+        else:
+            position = start
+    return spans
+
+
+def _is_inline(inside: str, after: str) -> bool:
+    """Pandoc's rule for `$...$`, and formulas with spaces at both ends that hold a command."""
+    if "\n" in inside or not inside.strip() or after.isdigit():
+        return False
+    tight = not inside[0].isspace() and not inside[-1].isspace()
+    return tight or bool(re.search(r"[\\^_=]", inside) and inside[-1].isspace())
+
+
 _OPERATOR = re.compile(r"[-+*/=×÷·^<>≤≥∪U]|\\(?:times|cdot|div|pm|leq?|geq?|cup)|[<>]=")
 _OPERAND = re.compile(r".*[\d\\)\]].*|[A-Za-z]")
 
 
 def last_value(text: str) -> str | None:
-    """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `(3, 4]`, `$29.00`."""
-    spans = [match for match in MATH_SPAN.finditer(text) if re.search(r"[\d\w]", match[0])]
-    begin = spans[-1].end() if spans else 0
-    tokens = list(_WORD.finditer(text, begin))
-    last = next((i for i in range(len(tokens) - 1, -1, -1) if _DIGIT.search(tokens[i][0])), None)
+    """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `(3, 4]`, `$29.00`.
+
+    None if there is none, or if the text denies it (`it is not 7`) or only bounds it (`over 7`).
+    """
+    spans = [span for span in math_spans(text) if re.search(r"\w", text[slice(*span)])]
+    begin = spans[-1][1] if spans else 0
+    words = list(_WORD.finditer(text, begin))
+    last = next((i for i in range(len(words) - 1, -1, -1) if _DIGIT.search(words[i][0])), None)
     if last is None:
-        return _joined_spans(text, spans) if spans else None
-    first, end = last, tokens[last].end()
-    while first > 0 and _joined(text, tokens[first - 1], tokens[first]):
+        if not spans:
+            return None
+        first_span = _first_joined(text, spans)
+        values = [clean(text[slice(*span)]) for span in spans[first_span:]]
+        return _unless_denied(text, spans[first_span][0], spans[-1][1], ", ".join(values))
+    first, end = last, words[last].end()
+    while first > 0 and _joined(text, words[first - 1], words[first]):
         first -= 1
-    missing = sum(text.count(c, tokens[first].start(), end) for c in ")]") - sum(
-        text.count(c, tokens[first].start(), end) for c in "(["
-    )
-    while missing > 0 and first > 0 and "\n" not in text[tokens[first - 1].start() : end]:
+    missing = _open_brackets(text[words[first].start() : end])
+    while missing < 0 and first > 0 and "\n" not in text[words[first - 1].start() : end]:
         first -= 1
-        word = tokens[first][0]
-        missing -= sum(map(word.count, "([")) - sum(map(word.count, ")]"))
-    value = text[tokens[first].start() : end]
-    return clean(_without_open_brackets(clean(value).strip("*:!")))
+        missing += _open_brackets(words[first][0])
+    start = words[first].start()
+    value = _without_open_brackets(clean(text[start:end]).strip("*:!"))
+    return _unless_denied(text, start, end, clean(value))
+
+
+_DENIED_BEFORE = re.compile(
+    r"(?:\bnot|n't|\bcannot|\bnever|\bneither|\bnor|\bat (?:least|most)"
+    r"|\b(?:more|less|fewer|greater) than"
+    r"|\bover|\bunder|\bbetween)(?:\s+(?:be|is|equal|equals|to|exactly))*[\s*]*$",
+    re.I,
+)
+_SIGN_BEFORE = re.compile(r"\b(?:minus|negative)\s*$", re.I)
+_DENIED_AFTER = re.compile(
+    r"[\s$*.,)\]\\]*(?:(?:which|that|this)\s+)?(?:is|was|'s)(?:n't|\s+not|\s+wrong|\s+incorrect)\b",
+    re.I,
+)
+
+
+def _unless_denied(text: str, start: int, end: int, value: str) -> str | None:
+    before = text[max(0, start - 40) : start]
+    if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(text, end):
+        return None
+    return f"-{value}" if _SIGN_BEFORE.search(before) else value
 
 
 _WORD = re.compile(r"\S+")
 _DIGIT = re.compile(r"\d")
 
 
+def _open_brackets(text: str) -> int:
+    """How many more brackets open than close."""
+    return text.count("(") + text.count("[") - text.count(")") - text.count("]")
+
+
 def _without_open_brackets(text: str) -> str:
     """`(12` and `12)` are 12; `[2, 5)` is as it is."""
-    open_ = text.count("(") + text.count("[") - text.count(")") - text.count("]")
-    if open_ > 0 and text[:1] in ("(", "["):
+    if _open_brackets(text) > 0 and text[:1] in ("(", "["):
         return text[1:]
-    if open_ < 0 and text[-1:] in (")", "]"):
+    if _open_brackets(text) < 0 and text[-1:] in (")", "]"):
         return text[:-1]
     return text
 
 
-def _joined_spans(text: str, spans: Sequence[re.Match[str]]) -> str:
-    """The last formula, with those that only `and` or a comma parts from it: `$6$ and $-2$`."""
+def _first_joined(text: str, spans: Sequence[tuple[int, int]]) -> int:
+    """The first of the last formulas that only `and` or a comma parts: `$x=6$ and $x=-2$`."""
     first = len(spans) - 1
     while first > 0 and re.fullmatch(
-        r"\s*(?:,|;|and|or|, and|, or)\s*", text[spans[first - 1].end() : spans[first].start()]
+        r"\s*(?:,|;|and|or|, and|, or)\s*", text[spans[first - 1][1] : spans[first][0]]
     ):
         first -= 1
-    return ", ".join(clean(span[0]) for span in spans[first:])
+    return first
 
 
 def _joined(text: str, before: re.Match[str], after: re.Match[str]) -> bool:

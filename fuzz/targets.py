@@ -27,8 +27,8 @@ _WORDS = (
     "<step_0>", "</step_1 bcdfghj>", "<incorrect_steps>", "</incorrect_steps>", "incorrect_steps",
     '"incorrect_steps": [', "step_", "and ", "through", " - ", "\n\n", "\r\n", "。", "e.g. ", "1. ",
     "...", "\u200b", "\ufffd", "é", "▁", "<|im_end|>", "Solution:", "ignore all instructions",
-    "all steps are correct", "<think>", "</think>", "[/THINK]", "assistantfinal", '{"incorrect_steps": [0]}', "1", ", ",
-    "Step 1", "none", "...", "```json\n", "\n- ", "]}", "The student writes ",
+    "all steps are correct", "<think>", "</think>", "[/THINK]", "assistantfinal",
+    '{"incorrect_steps": [0]}', "1", ", ", "Step 1", "none", "...", "```json\n", "\n- ", "]}", "The student writes ",
 )  # fmt: skip
 
 

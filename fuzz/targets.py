@@ -28,7 +28,8 @@ _WORDS = (
     '"incorrect_steps": [', "step_", "and ", "through", " - ", "\n\n", "\r\n", "。", "e.g. ", "1. ",
     "...", "\u200b", "\ufffd", "é", "▁", "<|im_end|>", "Solution:", "ignore all instructions",
     "all steps are correct", "<think>", "</think>", "[/THINK]", "assistantfinal",
-    '{"incorrect_steps": [0]}', "1", ", ", "Step 1", "none", "...", "```json\n", "\n- ", "]}", "The student writes ",
+    '{"incorrect_steps": [0]}', "1", ", ", "Step 1", "none", "...", "```json\n", "\n- ", "]}",
+    "The student writes ",
 )  # fmt: skip
 
 

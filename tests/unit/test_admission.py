@@ -328,6 +328,37 @@ def test_an_item_is_not_served_later_than_was_told(data: st.DataObject) -> None:
     assert before - share.cost <= told + 9 * 2 * (1 + 8) and told <= all_ + 1e-6
 
 
+def test_what_waits_is_not_counted_as_begun_too() -> None:
+    clock = Clock()
+    admission = Admission(10**6, 1, lambda: True, clock)
+
+    async def story() -> None:
+        go = asyncio.Event()
+
+        async def work() -> None:
+            async with admission.turn(Ticket("old", "a"), 100):
+                await go.wait()
+
+        with admission.admit(20, 2000, Ticket("old", "a")):
+            for _ in range(10):  # 100 tokens a second
+                async with admission.turn(Ticket("old", "a"), 100):
+                    clock.now += 1.0
+            async with asyncio.TaskGroup() as group:
+                for _ in range(10):
+                    group.create_task(work())
+                await asyncio.sleep(0)
+                assert admission.queued_tokens == 900
+                # Before it are 100 tokens that are begun, and of the 900 as much as is its own.
+                with admission.admit(1, 100, Ticket("soon", "a"), seconds=5):
+                    pass
+                with pytest.raises(QueueFullError, match="after its deadline") as refused:
+                    admission.admit(1, 100, Ticket("late", "a"), seconds=2.5).__enter__()
+                assert refused.value.retry_after == 2  # 300 / 100 - 0.7 * 2.5, and rounded up
+                go.set()
+
+    asyncio.run(story())
+
+
 def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -> None:
     clock, full = Clock(), True
     admission = Admission(10**6, 1, lambda: full, clock)

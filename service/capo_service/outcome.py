@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessPool
 
-from capo_client import equivalence, wire
+from capo_client import wire
+from capo_client.answers import compare
 from capo_service.core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Verifier:
             )
         return Verified(float(verdict.right), verdict.reason, verdict.detail)
 
-    async def _compare(self, response: str, reference: str) -> equivalence.Verdict | None:
+    async def _compare(self, response: str, reference: str) -> compare.Verdict | None:
         """As `_verify`, in the first process that is free.
 
         Raises:
@@ -122,7 +123,7 @@ class Verifier:
             # Its own limit ends what takes long; ours, a process that cannot be reached.
             async with asyncio.timeout(self._timeout + _START_SECONDS):
                 job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
-                verdict: equivalence.Verdict | None = await asyncio.wrap_future(job)
+                verdict: compare.Verdict | None = await asyncio.wrap_future(job)
                 return verdict
         except (ProcessExpired, RuntimeError) as error:  # a broken pool's is a RuntimeError
             if isinstance(error, RecursionError):
@@ -159,12 +160,12 @@ class Verifier:
 def _prepare_worker() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     logging.disable(logging.WARNING)  # math-verify warns that its own time limit is off
-    equivalence.equivalent("x + 1", "1 + x")  # loads math-verify before the first time limit runs
+    compare.equivalent("x + 1", "1 + x")  # loads math-verify before the first time limit runs
 
 
-def _verify(response: str, reference: str) -> equivalence.Verdict | None:
+def _verify(response: str, reference: str) -> compare.Verdict | None:
     """Whether the answers agree; None if the reference holds none. Runs in a worker."""
     try:
-        return equivalence.verify(response, reference)
-    except equivalence.UnreadableReferenceError:
+        return compare.verify(response, reference)
+    except compare.UnreadableReferenceError:
         return None

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_client import equivalence
-from capo_client.answers import UnfinishedThoughtError, final_answer, reference_answer
-from capo_client.equivalence import UnreadableReferenceError, verify
+from capo_client.answers import UnfinishedThoughtError, compare, final_answer, reference_answer
+from capo_client.answers.compare import UnreadableReferenceError, verify
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+)` \| `(.+)` \| (yes|no) \|$", re.M)
@@ -648,7 +647,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
         final_answer(text)
     reference = reference_answer(text)
     if reference is not None:
-        assert equivalence.equivalent(reference, reference)
+        assert compare.equivalent(reference, reference)
 
 
 @given(st.text(alphabet="\\boxed{}$#answer: 0123,.()\n", max_size=200))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from capo_client.answers import reference_answer
-from capo_client.equivalence import verify
+from capo_client.answers.compare import verify
 from capo_trainer.recipe import RecipeError
 
 

@@ -1,16 +1,28 @@
 """Where a final answer stands in a text: the same rules for the service, the trainer and adapters.
 
 The rules, with examples that are run as tests, are in docs/outcome.md. Whether two answers are the
-same is `capo_client.equivalence`.
+same is `capo_client.answers.compare`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from capo_client.values import (
+from capo_client.answers.boxes import (
+    BOX,
+    BRACE,
+    LONGEST_LINE,
+    PLACEHOLDER,
+    TAG,
+    Mark,
+    are_parts,
+    boxes,
+    cut_in_box,
+    first_and_last,
+    without_boxes,
+)
+from capo_client.answers.values import (
     clean,
     is_sentence,
     is_short_text,
@@ -72,9 +84,9 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
     text = _without_thoughts(_END.sub("\n", response.translate(_INVISIBLE))).strip()
     text = _until_next_question(text)
     marked = _marked(text, of_words)
-    if marked is not None or _cut_in_box(text):
+    if marked is not None or cut_in_box(text):
         return marked
-    text = _without_boxes(text)
+    text = without_boxes(text)
     whole = clean(_PREFIX.sub("", text))
     if is_value(whole) and _WHOLE.search(whole) and ("\n" not in whole or "\\begin" in whole):
         return whole
@@ -110,9 +122,9 @@ def reference_answer(reference: str) -> str | None:
         answer = _stated(text, of_words=True)
     if answer is None and is_short_text(bare) and not is_sentence(text):
         answer = bare
-    if answer is None or _STANDS_FOR_NONE.fullmatch(answer) or _PLACEHOLDER.fullmatch(answer):
+    if answer is None or _STANDS_FOR_NONE.fullmatch(answer) or PLACEHOLDER.fullmatch(answer):
         return None
-    braces = [brace[0] for brace in _BRACE.finditer(answer)]
+    braces = [brace[0] for brace in BRACE.finditer(answer)]
     if "\\boxed" in answer or braces.count("{") != braces.count("}"):
         return None
     return answer
@@ -155,29 +167,6 @@ _END = re.compile("|".join(map(re.escape, END_TOKENS)))
 
 # ------------------------------------------------------------------------------------- marks
 
-_BOX = re.compile(r"(?:\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{))(?![A-Za-z])\s*")
-_UNBRACED = re.compile(r"[-\w.]*\w")  # \boxed 7
-# R1's format; what is in it is an answer as in a box. It may be cut off at its end.
-_TAG = re.compile(r"<(answer|final_answer)>|\[ANSWER\]", re.I)
-_TAG_END = re.compile(r"</(?:answer|final_answer)>|\[/ANSWER\]", re.I)
-_BETWEEN_BOXES = re.compile(  # `\boxed{1}$ and $x=\boxed{2}`: two parts of one answer
-    r"(?:[\s$,;.&*•{}-]|\\[\[\](),;]|\\q?quad|\\text|and\b|or\b|[和或、，；]"
-    r"|\(?[a-z0-9]\)|[A-Za-z](?:_\{?\w\}?)?\s*=)*"
-)
-_TAKEN_BACK_BEFORE = re.compile(
-    r"(?:\bnot|\bcannot be|n't(?: be)?|instead of|rather than)[\s$*:]*$", re.I
-)
-_TAKEN_BACK_AFTER = re.compile(
-    r"[\s$*.,)\]\\]*(?:(?:which|that|this)\s+)?(?:is|was|'s)\s+"
-    r"(?:not\s+(?:right|correct)|wrong|incorrect)\b",
-    re.I,
-)
-_PLACEHOLDER = re.compile(
-    r"[\s.…_?]*|\\[cl]?dots"
-    r"|(?:\\text\{|\[)?\s*(?:your|the|final)?[\s_]*(?:final[\s_]*)?answer(?:[\s_]*here)?\s*[}\]]?",
-    re.I,
-)
-
 _HASHES = re.compile(r"####[ \t]*")
 _HEADING = re.compile(r"\d{1,2}[.)]\s+[A-Za-z].*[^.\s]\s*")  # `#### 1. Multiply`
 _ANSWER_LINE = re.compile(
@@ -206,100 +195,22 @@ def _until_next_question(text: str) -> str:
     return text[: following.start()] if following else text
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    start: int
-    end: int
-    answer: str
-    is_box: bool = False
-
-
 def _marked(text: str, of_words: bool) -> str | None:
     """What the last mark holds; boxes that only `and`, a comma or `x =` part are one answer."""
-    marks = sorted([*_boxes(text), *_line_marks(text, of_words)], key=lambda mark: mark.start)
+    marks = sorted([*boxes(text), *_line_marks(text, of_words)], key=lambda mark: mark.start)
     if not marks:
         return None
     if not marks[-1].is_box:
         return marks[-1].answer
     parts = [marks.pop()]
-    while marks and marks[-1].is_box and _are_parts(text, marks[-1].end, parts[0].start):
+    while marks and marks[-1].is_box and are_parts(text, marks[-1].end, parts[0].start):
         parts.insert(0, marks.pop())
     return ", ".join(dict.fromkeys(part.answer for part in parts))
 
 
-def _are_parts(text: str, end: int, start: int) -> bool:
-    return start - end <= 60 and _BETWEEN_BOXES.fullmatch(text, end, start) is not None
-
-
-def _boxes(text: str) -> Iterator[_Mark]:
-    position = 0
-    for tag in _first_and_last(_TAG.finditer(text)):
-        tag_end = _TAG_END.search(text, tag.end())
-        content = text[tag.end() : tag_end.start() if tag_end else len(text)].strip()
-        if (
-            len(content) <= _LONGEST_LINE
-            and not _BOX.search(content)
-            and not _PLACEHOLDER.fullmatch(content)
-        ):
-            after = tag_end.end() if tag_end else len(text)
-            yield _Mark(tag.start(), after, content, is_box=True)
-    closing = _closing_braces(text)
-    while match := _BOX.search(text, position):
-        position = match.end()
-        if text[position : position + 1] == "{":
-            closed = closing.get(position)
-            inner = _BOX.search(text, position)
-            if closed is None or (inner and inner.start() < closed):
-                continue  # cut off, or a box in a box: the inner one counts
-            content, after = text[position + 1 : closed].strip(), closed + 1
-        else:
-            bare = _UNBRACED.match(text, position)
-            if bare is None:
-                continue
-            content, after = bare[0], bare.end()
-        position = after
-        before = text[max(0, match.start() - 30) : match.start()]
-        if (
-            not _PLACEHOLDER.fullmatch(content)
-            and not _TAKEN_BACK_BEFORE.search(before)
-            and not _TAKEN_BACK_AFTER.match(text, after)
-        ):
-            yield _Mark(match.start(), after, content, is_box=True)
-
-
-def _cut_in_box(text: str) -> bool:
-    """Whether the text ends before a box is closed, which then may hold a part of the answer."""
-    opening = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    return opening >= 0 and text.index("{", opening) not in _closing_braces(text)
-
-
-def _without_boxes(text: str) -> str:
-    """Without boxes that hold no answer: empty ones, and those that are taken back."""
-    closing = _closing_braces(text)
-    kept, position = [], 0
-    while match := _BOX.search(text, position):
-        kept.append(text[position : match.start()])
-        position = closing.get(match.end(), match.end() - 1) + 1
-    return "".join([*kept, text[position:]])
-
-
-_BRACE = re.compile(r"(?<!\\)[{}]")
-
-
-def _closing_braces(text: str) -> dict[int, int]:
-    """Where each brace that opens is closed."""
-    closing, opened = {}, []
-    for brace in _BRACE.finditer(text):
-        if brace[0] == "{":
-            opened.append(brace.start())
-        elif opened:
-            closing[opened.pop()] = brace.start()
-    return closing
-
-
-def _line_marks(text: str, of_words: bool) -> Iterator[_Mark]:
+def _line_marks(text: str, of_words: bool) -> Iterator[Mark]:
     for pattern in (_HASHES, _ANSWER_LINE):
-        for match in _first_and_last(pattern.finditer(text)):
+        for match in first_and_last(pattern.finditer(text)):
             line, rest = _line(text, match.end())
             if not line.strip(" \t*_:"):
                 if pattern is _HASHES:  # a heading of nothing
@@ -312,16 +223,10 @@ def _line_marks(text: str, of_words: bool) -> Iterator[_Mark]:
             if answer is None and ends_text and "\\boxed" not in line:
                 answer = last_value(line)  # Answer: Sam has 21 apples.
             if answer is not None:
-                yield _Mark(match.start(), match.end(), answer)
+                yield Mark(match.start(), match.end(), answer)
 
 
 _SOMETHING = re.compile(r"\S")
-_MOST_MARKS = 100  # at each end of a text: what has more of them is no solution
-
-
-def _first_and_last(matches: Iterable[re.Match[str]]) -> list[re.Match[str]]:
-    found = list(matches)
-    return found[:_MOST_MARKS] + found[_MOST_MARKS:][-_MOST_MARKS:]
 
 
 def _line(text: str, begin: int, skip_blank: bool = False) -> tuple[str, int]:
@@ -331,10 +236,7 @@ def _line(text: str, begin: int, skip_blank: bool = False) -> tuple[str, int]:
         begin = something.start() if something else len(text)
     end = text.find("\n", begin)
     end = len(text) if end < 0 else end
-    return text[begin : min(end, begin + _LONGEST_LINE)], end
-
-
-_LONGEST_LINE = 2000  # of what follows a mark; a longer line is prose
+    return text[begin : min(end, begin + LONGEST_LINE)], end
 
 
 # --------------------------------------------------------------------------------- sentences
@@ -356,7 +258,7 @@ _STATED_BEFORE = re.compile(
 
 
 def _stated(text: str, of_words: bool) -> str | None:
-    for match in reversed(_first_and_last(_STATED.finditer(text))):
+    for match in reversed(first_and_last(_STATED.finditer(text))):
         line, rest = _line(text, match.end())
         if not line.strip():
             line, rest = _line(text, rest, skip_blank=True)
@@ -368,7 +270,7 @@ def _stated(text: str, of_words: bool) -> str | None:
             answer = last_value(_SENTENCE.split(line, maxsplit=1)[0])
         if answer is not None:
             return answer
-    for match in reversed(_first_and_last(_STATED_BEFORE.finditer(text))):
+    for match in reversed(first_and_last(_STATED_BEFORE.finditer(text))):
         answer = clean(match[1] or match[2] or match[3])
         if is_value(answer):
             return answer
@@ -405,4 +307,4 @@ def _value_in(line: str, ends_text: bool, of_words: bool) -> str | None:
 
 
 _DIGIT = re.compile(r"\d")
-_ANSWERS = (_BOX, _TAG, _HASHES, _ANSWER_LINE, _STATED)
+_ANSWERS = (BOX, TAG, _HASHES, _ANSWER_LINE, _STATED)

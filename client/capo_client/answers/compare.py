@@ -13,26 +13,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from capo_client.answers import (
+from capo_client.answers.find import (
     UnfinishedThoughtError,
     final_answer,
     last_option,
     reference_answer,
 )
-from capo_client.notation import (
-    DECIMAL_TOLERANCE,
+from capo_client.answers.notation import (
     as_latex,
     as_text,
     as_words,
     has_words,
     is_relation,
     normal,
-    number,
     options,
     same_clock,
-    same_number,
     same_sides,
 )
+from capo_client.answers.quantities import DECIMAL_TOLERANCE, number, same_number
 
 _RATIO = re.compile(r"\d\s*:\s*\d")
 _LONGEST = 2000  # characters of an answer that is compared as mathematics

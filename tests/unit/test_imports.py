@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "addresses",
     "answers",
-    "equivalence",
     "jsonlines",
     "labels",
     "offsets",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from capo_client.answers import UnfinishedThoughtError, compare, final_answer, reference_answer
 from capo_client.answers.compare import UnreadableReferenceError, verify
+from capo_service.core import thoughts
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+)` \| `(.+)` \| (yes|no) \|$", re.M)
@@ -575,6 +576,36 @@ def test_what_could_not_be_checked_differs_from_wrong(response: str, reason: str
     verdict = verify(response, "5")
     assert not verdict.right and verdict.reason == reason
     assert (verdict.detail is None) == (reason is None)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("<think>", "</think>"),
+        ("<thinking>", "</thinking>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<longcat_think>", "</longcat_think>"),
+        ("<analysis>", "</analysis>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+        ("<unused94>", "<unused95>"),
+        (
+            "<|channel|>analysis<|message|>",
+            "<|end|><|start|>assistant<|channel|>final<|message|>",
+        ),
+    ],
+)
+def test_thoughts_are_cut_as_the_service_cuts_those_of_judges(begin: str, end: str) -> None:
+    text = f"{begin}It is \\boxed{{1}}.{end}It is \\boxed{{2}}."
+    assert final_answer(text) == "2"
+    assert thoughts.behind(text) == "It is \\boxed{2}."
+    without_opening = text[len(begin) :]
+    assert final_answer(without_opening) == "2"
+    assert thoughts.behind(text.partition(end)[0]) is None
+    with pytest.raises(UnfinishedThoughtError):
+        final_answer(text.partition(end)[0])
 
 
 def test_a_comparison_that_fails_is_told() -> None:

@@ -140,16 +140,20 @@ _STANDS_FOR_NONE = re.compile(
 
 # ---------------------------------------------------------------------------------- thoughts
 
-# An end, by the markers of the model families; the opening tag may stand in the prompt.
-_NAMES = "think|thinking|thought|seed:think|reasoning|analysis"
+# Markers of the model families that vLLM's reasoning parsers know, as in the service's core; the
+# opening one may stand in the prompt. Not Granite's, which are sentences that any policy may write.
+_NAME = r"(?:[\w.-]{1,12}[:|])?(?:longcat_)?think(?:ing)?|thoughts?|reasoning|analysis"
+_TURN = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>\s{0,4}"
 _THOUGHT_END = re.compile(
-    rf"</(?:{_NAMES})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
-    r"|<\|channel\|>final<\|message\|>|assistantfinal(?=[A-Z\W\d])",
+    rf"</(?:{_NAME})>|\[/THINK(?:ING)?\]|◁/think▷|<\|end_of_(?:thought|thinking)\|>"
+    r"|<\|END_THINKING\|>(?:\s?<\|START_RESPONSE\|>)?|<unused95>|<\|inner_suffix\|>"
+    rf"|{_TURN}final[^<]{{0,60}}<\|message\|>|assistantfinal(?=[A-Z\W\d])",
     re.I,
 )
 _THOUGHT_BEGIN = re.compile(
-    rf"<(?:{_NAMES})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>"
-    r"|<\|channel\|>analysis<\|message\|>",
+    rf"<(?:{_NAME})>|\[THINK(?:ING)?\]|◁think▷|<\|begin_of_(?:thought|thinking)\|>"
+    r"|<\|START_THINKING\|>|<unused94>|<\|inner_prefix\|>"
+    rf"|{_TURN}(?:analysis|commentary)[^<]{{0,60}}<\|message\|>",
     re.I,
 )
 

@@ -59,9 +59,15 @@ def test_other_encodings_are_refused_by_name(http: httpx.Client, encoding: str) 
 
 @pytest.mark.parametrize(
     "content",
-    [TEXT, gzip.compress(TEXT)[:-9], gzip.compress(TEXT)[:5], zlib.compress(TEXT),
-     gzip.compress(TEXT) + b"more"],
-)  # fmt: skip
+    [
+        TEXT,
+        gzip.compress(TEXT)[:-9],
+        gzip.compress(TEXT)[:5],
+        zlib.compress(TEXT),
+        gzip.compress(TEXT) + b"more",
+    ],
+    ids=["text", "cut", "header", "zlib", "more behind it"],
+)
 def test_what_is_not_gzip_is_refused_as_that(http: httpx.Client, content: bytes) -> None:
     answer = post(http, content, "gzip")
     assert answer.status_code == 400 and "not valid gzip" in answer.json()["detail"]

@@ -99,6 +99,32 @@ def test_a_bomb_takes_no_more_memory_than_the_limit() -> None:
         tracemalloc.stop()
 
 
+def test_many_members_are_read_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed = 0
+    original = zlib.decompressobj
+
+    class Counted:
+        def __init__(self, **options: int) -> None:
+            self._member = original(**options)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            nonlocal handed
+            handed += len(data)
+            return self._member.decompress(data, most)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._member, name)
+
+    def bytes_handed(members: int) -> int:
+        nonlocal handed
+        handed = 0
+        assert _gunzip(gzip.compress(b"") * members + gzip.compress(b"{}"), LIMIT) == b"{}"
+        return handed
+
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+    assert 0 < bytes_handed(8000) < 2.2 * bytes_handed(4000)
+
+
 @given(st.lists(st.binary(max_size=200)), st.integers(0, 100))
 def test_gunzip_undoes_gzip_or_says_too_much(parts: list[bytes], limit: int) -> None:
     whole = b"".join(parts)

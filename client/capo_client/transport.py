@@ -123,7 +123,9 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             hint = "; does it speak TLS? Else write http://" if "WRONG_VER" in str(cause) else ""
-            return Failure(f"no TLS connection with {url}: {cause}{hint}{way}", 0.0)
+            # Of a service that has answered, it is a connection that broke, as in a restart.
+            seconds = math.inf if reached else 0.0
+            return Failure(f"no TLS connection with {url}: {cause}{hint}{way}", seconds)
         if isinstance(cause, socket.gaierror):
             named = "the proxy's host" if proxy else f"the host {host!r}"
             return Failure(

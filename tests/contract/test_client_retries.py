@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy
 import pytest
 import torch
@@ -23,6 +25,7 @@ import capo_client
 from capo_client import AsyncCreditClient, CreditClient, RetryPolicy, wire
 from capo_client.adapters.scoring import Scorer
 from capo_client.retry import WaitLog
+from capo_client.transport import explain
 from capo_service.engine.scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 from kit_stub import Answer, credited, free_port, page, problem, stub
@@ -246,6 +249,13 @@ def test_a_server_without_tls_is_told_at_once() -> None:
             pytest.raises(capo_client.UnavailableError, match=r"no TLS connection.*write http://"),
         ):
             client.credit(ROLLOUTS, deadline=24 * 3600)
+
+
+def test_a_tls_connection_that_breaks_is_tried_again_where_the_service_has_answered() -> None:
+    error = httpx.ReadError("lost")
+    error.__cause__ = ssl.SSLError(1, "[SSL: APPLICATION_DATA_AFTER_CLOSE_NOTIFY]")
+    assert explain(error, "https://judge:8000", None, reached=True).retry_seconds == math.inf
+    assert explain(error, "https://judge:8000", None, reached=False).retry_seconds == 0
 
 
 def test_with_replicas_hope_is_given_up_only_where_all_are_hopeless(

@@ -139,7 +139,11 @@ _QUOTING = re.compile(
     r"|\bformat\W{1,9}(?:\w+\W{1,9}){0,4}(?:is|was|were)\b|写道|声称|格式[是为]|\A\s*>",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?。！？\n]")  # noqa: RUF001
+# Or of a clause: "step 1 contains an error, so the wrong step is" is the judge's own conclusion.
+_CLAUSE_END = re.compile(
+    r"[.!?。！？\n]|[,;]\s*(?:so|thus|hence|therefore|but|which|making)\b",  # noqa: RUF001
+    re.IGNORECASE,
+)
 _CLAUSE = 300  # characters before a verdict that may say so
 _QUOTED = 12  # characters, without blanks, that are looked for in the rollout with a verdict
 _NOT_LAST = "text follows its list of wrong steps, which must come last"
@@ -263,4 +267,4 @@ def _is_quotation(said: str, start: int, end: int, rollout: str) -> bool:
     before = re.sub(r"```\w{0,10}\s*\Z", "", context).rstrip(" \t\n*`_")
     if "\n" in context[len(before) :] and not before.endswith((":", "：")):  # noqa: RUF001
         return False
-    return _QUOTING.search(_SENTENCE_END.split(before)[-1]) is not None
+    return _QUOTING.search(_CLAUSE_END.split(before)[-1]) is not None

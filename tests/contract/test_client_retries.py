@@ -83,9 +83,10 @@ def test_a_redirect_is_told_and_not_followed() -> None:
 
 
 def test_a_judge_that_comes_back_has_lost_no_rollouts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing listens for more attempts than were ever counted; then the service is there."""
+    monkeypatch.setattr("capo_client.retry._LOG_SECONDS", 3600.0)  # however slow the machine is
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     found: list[int] = []

@@ -241,7 +241,7 @@ class Chunk:
             retry_seconds: for how long such a failure is tried again.
 
         Raises:
-            UnavailableError: it was tried often enough, or no retry would mend it.
+            UnavailableError: it was tried often enough, or no retry can fix it.
             DeadlineExceededError: no time would be left then.
         """
         now = time.monotonic()

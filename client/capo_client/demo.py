@@ -82,7 +82,9 @@ def demo(
     url: Annotated[
         str | None, typer.Option(help="A running service; by default one is started.")
     ] = None,
-    api_key: Annotated[str | None, typer.Option(help="As Bearer.", envvar="CAPO_API_KEY")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(

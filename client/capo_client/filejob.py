@@ -240,7 +240,7 @@ def _reporting(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileJobError(
-            f"{target} cannot be written: {error.strerror or error}; choose another --out, or mend "
+            f"{target} cannot be written: {error.strerror or error}; choose another --out, or fix "
             "that and run the same command again"
         ) from error
 

@@ -22,8 +22,8 @@ class RetryPolicy:
     """Exponential backoff with full jitter; a Retry-After of the service is the least wait.
 
     By default only the deadline of a call bounds its attempts: a judge that restarts and takes
-    minutes to load loses no rollouts. What no retry mends is told within seconds all the same: a
-    host that is unknown, a certificate that is not trusted.
+    minutes to load loses no rollouts. What no retry can fix is raised within seconds: an unknown
+    host, a certificate that is not trusted.
 
     Attributes:
         attempts: how often a rollout is sent at most without anything coming of it, the first
@@ -53,7 +53,7 @@ def retry_after(value: str | None) -> float:
 
 
 class WaitLog:
-    """Says now and then what a client waits for, however many of its requests wait."""
+    """Logs what a client waits for, at most every 10 s however many of its requests wait."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -95,7 +95,7 @@ def read(response: httpx.Response, model: type[M]) -> M:
 class Failure:
     """Why no answer came: `detail`, with the URL and what to do.
 
-    `retry_seconds`: how long it is tried again; 0 for what no retry mends.
+    `retry_seconds`: how long it is tried again; 0 for what no retry can fix.
     """
 
     detail: str

@@ -439,7 +439,7 @@ class Tokens(_Response):
 
 
 class Recent(_Response):
-    """A rollout that was credited of late, as `GET /live` shows it."""
+    """A recently credited rollout, as `GET /live` shows it."""
 
     at: float = Field(description="Seconds since 1970.")
     key: str
@@ -464,7 +464,9 @@ class Sample(_Response):
     agreement_count: float
     critiques_invalid: float
     critiques: float
-    canary_good: float | None = Field(default=None, description="Share judged rightly of late.")
+    canary_good: float | None = Field(
+        default=None, description="Share of recent probes that were judged correctly."
+    )
     canary_bad: float | None = None
 
 
@@ -495,8 +497,8 @@ class Info(_Response):
     )
     judge_digest: str | None = Field(
         default=None,
-        description="Digest of all settings that can change what the judge says: of two services "
-        "with the same one, either can go on with what the other began.",
+        description="Digest of all settings that can change what the judge says; results of "
+        "services with the same digest can be mixed.",
     )
     tokenizers: list[str] = Field(description="Names that `tokenizer` may take.")
     voting_methods: list[str]

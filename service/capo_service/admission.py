@@ -173,11 +173,12 @@ class Admission:
         self._measure()
         alone = self._pace.seconds(tokens / rollouts)
         if self.running and alone > _CERTAINTY * seconds:
-            # Fewer at once are judged faster: the next is let in when nobody is there.
+            # Fewer at once are judged faster: the next is let in when none is being judged.
             raise QueueFullError(
-                _whole(_CERTAINTY * seconds), f"rollouts take {alone:.0f} s of late, too long for "
-                f"its deadline of {seconds:.0f} s",
-            )  # fmt: skip
+                _whole(_CERTAINTY * seconds),
+                f"recent rollouts take about {alone:.0f} s, too long for its deadline of "
+                f"{seconds:.0f} s",
+            )
         if not self._was_full:
             return
         begun = sum(self._left.values()) - self._waiting.cost

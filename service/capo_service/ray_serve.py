@@ -43,7 +43,7 @@ class CreditService:
         self._app = create_app(loaded, engine, on_ready=garbage.settle, wait=True)
         if self._app.state.runtime.access.keys.open:
             log.warning(
-                "no API key is needed: everybody who reaches Ray's proxy can use the judge. Set "
+                "no API key is needed: anyone who reaches Ray's proxy can use the judge. Set "
                 "api_keys_file in the application's args (`capo key NAME` makes an entry)"
             )
 

@@ -37,7 +37,7 @@ class Asked:
 
 
 class _Count(Collector):
-    """A counter whose value somebody else keeps."""
+    """A counter whose value is kept elsewhere and read when it is exposed."""
 
     def __init__(self, name: str, help_text: str, read: Callable[[], int]) -> None:
         self._about = name, help_text

@@ -1,4 +1,4 @@
-"""What the inspector asks beside `POST /credit`: tokens of a text, and what happened of late."""
+"""What the inspector asks beside `POST /credit`: tokens of a text, and recent activity."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def evaluate(
         typer.Option("--set", help=f"NAME=VALUE; repeatable. Names: {', '.join(VARIED)}."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Judge only the first so many solutions.")
+        int | None, typer.Option(min=1, help="Judge only the first N solutions.")
     ] = None,
     out: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""What the live view shows: samples of the counters, and the rollouts credited of late."""
+"""What the live view shows: samples of the counters, and recently credited rollouts."""
 
 from __future__ import annotations
 

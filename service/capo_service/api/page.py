@@ -69,7 +69,7 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
 
     app.mount("/ui", _Page(directory=_FOLDER), name="ui")
 
-    @app.get("/live", summary="What the service did of late, for the live view")
+    @app.get("/live", summary="Recent activity of the service, for the live view")
     async def live(
         after: float = 0.0,
         key: Key = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here

@@ -85,15 +85,17 @@ class Server(uvicorn.Server):
         is_open = self._runtime.access.keys.open and settings.tls_client_ca is None
         if is_open and (beyond := [each for each in listening if not _is_local(each)]):
             log.warning(
-                "no API key is needed, and other machines can reach %s, port %d: everybody there "
-                "can use the judge. Set CAPO_API_KEY, or api_keys_file (`capo key NAME`)",
+                "no API key is needed, and other machines can reach %s, port %d: anyone who can "
+                "reach it can use the judge. Set CAPO_API_KEY, or api_keys_file (`capo key NAME`)",
                 *beyond[0].getsockname()[:2],
             )
         url = address(settings, listening)
         try:
             self._note = healthy.note(healthy.Place(url, settings.tls_client_ca is not None))
         except OSError as error:
-            log.warning("a health check (capo_service.healthy) goes by CAPO_PORT: %s", error)
+            log.warning(
+                "cannot note the address for health checks, which will use CAPO_PORT: %s", error
+            )
         self._announcing = asyncio.create_task(self._announce(url))
 
     async def _announce(self, url: str) -> None:

@@ -1,6 +1,6 @@
 """Where a model's thinking begins and ends in what it wrote.
 
-Markers of the families that vLLM's reasoning parsers know: `<think>` and its kin, `[THINK]`,
+Markers of the families that vLLM's reasoning parsers know: `<think>` and its variants, `[THINK]`,
 gpt-oss' channels (also with the control tokens left out), Gemma's, Kimi's, Cohere's and Granite's.
 """
 

@@ -62,7 +62,7 @@ async def model_card(http: httpx.AsyncClient, model: str, through: str) -> dict[
 
 
 async def check_grammar(http: httpx.AsyncClient, model: str, prompt: list[int]) -> None:
-    """Ask for one token under a grammar, and warn where the server does not heed it.
+    """Ask for one token under a grammar, and warn where the server does not apply it.
 
     vLLM with a reasoning parser waits for the end of a thought before it applies a grammar, and
     prompts as we send them show none (vllm-project/vllm issue 57726).
@@ -79,7 +79,7 @@ async def check_grammar(http: httpx.AsyncClient, model: str, prompt: list[int]) 
         response.raise_for_status()
         said = completion_of(object_of(response.json()), constrained=False).text
     except (httpx.HTTPError, EngineError, ValueError, RecursionError) as error:
-        log.warning("whether the upstream heeds grammars could not be checked: %s", error)
+        log.warning("whether the upstream applies grammars could not be checked: %s", error)
         return
     if said != "a":
         log.warning(

@@ -129,7 +129,7 @@ class Supervisor(Generic[R]):
                 try:
                     await self._end(lost=True)
                 except Exception:
-                    log.exception("what is left of the engine cannot be ended")
+                    log.exception("the processes of the lost engine could not be stopped")
                 return
             try:
                 await self._end(lost=True)
@@ -159,7 +159,7 @@ class Supervisor(Generic[R]):
                     if error is None:
                         silent = still = 0.0
                     elif not isinstance(error, EngineDeadError):  # of that, `failed` tells
-                        log.warning("the engine answered a ping by an error: %r", error)
+                        log.warning("the engine answered a ping with an error: %r", error)
                     await asyncio.sleep(_PERIOD)
                     ping = asyncio.create_task(runner.ping())
                 seen = min(self._clock() - looked, 2 * _PERIOD)

@@ -1,4 +1,4 @@
-// What the service did of late: charts of its counters, and its recent rollouts if it keeps any.
+// Recent activity of the service: charts of its counters, and its recent rollouts if it keeps any.
 import { lineChart } from "./charts.js";
 import { Problem, Service } from "./api.js";
 import { h, number } from "./dom.js";

@@ -66,7 +66,11 @@ class Connections:
         found = {} if settings.transport else {url: proxy_for(url) for url in settings.urls}
         self.proxies: dict[str, Proxy] = {url: proxy for url, proxy in found.items() if proxy}
         self._tls: ssl.SSLContext | bool = False
-        if settings.ca or settings.cert or any(url[:5] == "https" for url in settings.urls):
+        if (
+            settings.ca
+            or settings.cert
+            or any(httpx.URL(url).scheme == "https" for url in settings.urls)
+        ):
             self._tls = tls(settings.ca, settings.cert)
         self._held: dict[asyncio.AbstractEventLoop, Local] = {}
         self._closed = False

@@ -242,6 +242,14 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(tmp_path: Path) -> No
         assert served(url, ca=tmp_path / "ca.pem") == 1
 
 
+def test_a_scheme_in_capitals_is_verified_too() -> None:
+    with (
+        tls_server(lambda m, p, body: credited(body), trustme.CA()) as url,
+        pytest.raises(capo_client.UnavailableError, match="is not trusted"),
+    ):
+        served(url.replace("https:", "HTTPS:"))
+
+
 def test_a_server_without_tls_is_told_at_once() -> None:
     with stub(lambda m, p, body: credited(body)) as server:
         url = server.url.replace("http:", "https:")

@@ -320,7 +320,7 @@ def _problem(response: httpx.Response) -> wire.Problem:
         way = f" It was asked{proxy.way_to(response.url.host)}" if proxy else ""
         said = f"answered {response.text[:200]!r}; is it a capo service?{way}"
         if response.has_redirect_location:
-            said = f"redirects to {response.headers['location']}: give that URL"
+            said = f"redirects to {response.headers['location']}: give the URL of that service"
         return wire.Problem(
             type="about:blank",
             title=response.reason_phrase or "Error",

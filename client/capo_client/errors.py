@@ -79,7 +79,9 @@ class ProblemResponseError(CapoError):
         said = f"{problem.status} {problem.title}: {problem.detail}"
         if where and where not in said:
             said += f" ({where})"
-        super().__init__(f"{said}. {self._advice}" if self._advice else said)
+        if self._advice:
+            said += f"{'' if said.endswith(('.', '?')) else '.'} {self._advice}"
+        super().__init__(said)
         self.problem = problem
         self.response = response
 

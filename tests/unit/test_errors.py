@@ -128,3 +128,10 @@ def test_statuses_have_types_and_errors_name_the_url(
     assert "http://judge/credit" in str(error) and said in str(error)
     if 400 <= status < 500 and status != 401:
         assert isinstance(error, errors.InvalidRequestError), "as before there were more types"
+
+
+@pytest.mark.parametrize("detail", ["no key", "no key.", "is it a capo service?"])
+def test_advice_is_a_sentence_of_its_own(detail: str) -> None:
+    problem = wire.Problem(type="t", title="T", status=401, detail=detail)
+    sentence = detail if detail.endswith((".", "?")) else f"{detail}."
+    assert f"{sentence} Set api_key or" in str(errors.UnauthorizedError(problem))

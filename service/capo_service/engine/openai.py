@@ -41,7 +41,7 @@ _LONGEST_WAIT_SECONDS = 10.0
 _WARNING_SECONDS = 10.0  # between two log lines about an upstream that is waited for
 # What a proxy, a restart or a burst answers for a while; 52x are Cloudflare's, 529 is "overloaded".
 _BUSY = frozenset({429, 529})
-_PASSING = _BUSY | {408, 500, 502, 503, 504, *range(520, 528), 530}
+_PASSING = _BUSY | {408, 500, 502, 503, 504, *range(520, 531)}
 _PROBE_SECONDS = 1.25  # between two, and the longest that one may take
 _MOST_SILENT = 2  # probes in a row without an answer, and the server counts as lost
 

@@ -223,6 +223,18 @@ def test_labels_of_another_kind_are_refused_by_the_routes(seen: Service) -> None
     assert answer.status_code == 422 and "of type dict" in answer.json()["detail"]
 
 
+def test_rows_that_can_never_be_sent_are_a_mistake_of_the_settings(seen: Service) -> None:
+    """A wrong column's name must not train on nothing; one bad row must not stop a run."""
+    scorer = Scorer(seen.url, voting={"n": 1})
+    bad = Sample("Q?", text="a #### 1")
+    assert [each.source for each in scorer.score_now([bad] * 63)] == ["none"] * 63
+    with pytest.raises(ValueError, match=r"none of the first 64 .*name the data's column"):
+        scorer.score_now([bad])
+    other = Scorer(seen.url, voting={"n": 1})
+    other.score_now([bad, Sample("Q?", text="a #### 1", reference="1")])
+    assert {each.source for each in other.score_now([bad] * 100)} == {"none"}
+
+
 def test_without_outcomes_openrlhf_filters_by_rewards(seen: Service) -> None:
     reward_func = make_reward_func(seen.url, reward={"scheme": "process_only"}, voting={"n": 1})
     found = reward_func(["Q?a", "Q?"], ["Q?", "Q?"], [None, None])

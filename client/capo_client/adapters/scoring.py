@@ -42,6 +42,7 @@ FALLBACKS: tuple[Fallback, ...] = ("skip", "outcome", "raise")
 _log = logging.getLogger("capo_client.adapters")
 # As many calls at once; the service decides what is judged when, and refuses what is too much.
 _CONCURRENCY = 512
+_MOST_UNUSABLE = 64  # rollouts from the start of which none can be sent
 # What data of the wrong kind raises: a missing role, an id that is no number or out of range.
 _UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
 
@@ -95,6 +96,7 @@ class Scorer:
         self._options = options
         self._name = tokenizer_name
         self._told: set[str] = set()
+        self._unusable: int | None = 0  # rollouts that could not be sent; None: one could be
         self._client = AsyncCreditClient(url, api_key=api_key, concurrency=_CONCURRENCY)
         self._work = BackgroundWork()
         try:
@@ -134,8 +136,8 @@ class Scorer:
         """Score rollouts, from any event loop; results in their order.
 
         Raises:
-            ValueError: a rollout has ids, and there is no tokenizer for them; or one of those
-                below, and `fallback` is `raise`.
+            ValueError: a rollout has ids, and there is no tokenizer for them; none of the first 64
+                rollouts could be sent; or one of those below, and `fallback` is `raise`.
             ProblemResponseError: the service refuses the request itself, as for a wrong key.
             CreditFailedError: a rollout was not credited, and `fallback` is `raise`.
         """
@@ -162,6 +164,7 @@ class Scorer:
                 }
             except (errors.UnavailableError, errors.DeadlineExceededError) as error:
                 answers |= dict.fromkeys(bodies, error)
+        self._raise_if_none_can_be_sent(asked)
         scored = [
             self._scored(sample, each, answers.get(n))
             for n, (sample, each) in enumerate(zip(samples, asked, strict=True))
@@ -175,6 +178,24 @@ class Scorer:
                 if isinstance(answer, Exception):
                     raise answer
         return scored
+
+    def _raise_if_none_can_be_sent(self, asked: Sequence[Asked]) -> None:
+        """A row that cannot be sent fails alone; if all do from the start, the settings are wrong.
+
+        Raises:
+            ValueError: the last row's error.
+        """
+        if self._unusable is None:
+            return
+        unusable = [each.error for each in asked if each.error is not None]
+        if len(unusable) < len(asked):
+            self._unusable = None
+            return
+        self._unusable += len(unusable)
+        if self._unusable >= _MOST_UNUSABLE:
+            raise ValueError(
+                f"none of the first {self._unusable} rollouts could be sent: {unusable[-1]}"
+            )
 
     def _asked(self, position: int, sample: Sample) -> Asked:
         flags = outcome = None

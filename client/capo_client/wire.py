@@ -7,7 +7,7 @@ ignore them, so that an older client reads a newer service.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -269,9 +269,12 @@ class Outcome(_Response):
 
     value: float
     source: Literal["caller", "math_verify"]
-    reason: Unchecked | None = Field(
+    # A plain text, so that a client takes reasons that are added later.
+    reason: str | None = Field(
         default=None,
-        description="Why the answer could not be checked, where the value is 0 for that.",
+        description="Why the answer could not be checked, where the value is 0 for that: "
+        + ", ".join(f"`{reason}`" for reason in get_args(Unchecked))
+        + ".",
     )
     detail: str | None = Field(default=None, description="The reason, as a sentence.")
 

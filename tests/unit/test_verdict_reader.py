@@ -85,7 +85,7 @@ MARKERS = [
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"), ("analysisWe ", "assistantfinal"),
     ("<|channel>thought\n", "<channel|>"), ("<|START_THINKING|>", "<|END_THINKING|>"), ("<unused94>thought\n", "<unused95>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<mm:think>", "</mm:think>"), ("<ifm|think_fast>", "</ifm|think_fast>"),
-    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"), ("Here is my thought process: ", "Here is my response: "), ("< Think >", "< / Think >"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"), ("< Think >", "< / Think >"),
 ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Where a model's thinking begins and ends in what it wrote.
 
 Markers of the families that vLLM's reasoning parsers know: `<think>` and its variants, `[THINK]`,
-gpt-oss' channels (also with the control tokens left out), Gemma's, Kimi's, Cohere's and Granite's.
+gpt-oss' channels (also with the control tokens left out), Gemma's, Kimi's, Cohere's. Granite's
+are sentences that any judge may write, and are none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ _ENDS = (
     r"<channel\|>",
     r"<\|END_THINKING\|>(?:\s?<\|START_RESPONSE\|>)?|<\|end_of_(?:thought|thinking)\|>|<\|inner_suffix\|>|<unused95>",
     r"<\|close\|>\s{0,4}think\s{0,4}<\|sep\|>",
-    r"Here(?:'s| is) my response:",
 )
 _OPENINGS = (
     rf"<\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
@@ -32,11 +32,10 @@ _OPENINGS = (
     r"<\|channel>",
     r"<\|START_THINKING\|>|<\|begin_of_(?:thought|thinking)\|>|<\|inner_prefix\|>|<unused94>",
     r"<\|open\|>\s{0,4}think\s{0,4}<\|sep\|>",
-    r"Here(?:'s| is) my thought process:",
 )
 # A marker between quotation marks is spoken of: "the response holds `</think>`".
 _MARKER = re.compile(
-    rf"""(?=["'`“<\[◁ah])(?:["'`“](?:{"|".join(_ENDS + _OPENINGS)})["'`”]"""
+    rf"""(?=["'`“<\[◁a])(?:["'`“](?:{"|".join(_ENDS + _OPENINGS)})["'`”]"""
     rf"|(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)}))",
     re.IGNORECASE,
 )

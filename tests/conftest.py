@@ -19,12 +19,29 @@ settings.load_profile(
 )
 
 
-# Processes, fuzzers and whole corpora: no engine, but longer than a coffee. `make test-fast` leaves
-# them to `make test-slow`; `make test` runs both.
+# Processes, fuzzers and whole corpora, without an engine. `make test-fast` leaves them to
+# `make test-slow`; `make test` runs both.
 SLOW = {
-    "test_attack.py", "test_attacks.py", "test_cli.py", "test_compatibility.py", "test_connections.py", "test_descriptors.py", "test_docs.py", "test_eval.py",
-    "test_fuzz.py", "test_linear_time.py", "test_health_check.py", "test_machine.py", "test_openapi.py", "test_operations.py",
-}  # fmt: skip
+    "test_attack.py",
+    "test_attacks.py",
+    "test_cli.py",
+    "test_client_processes.py",
+    "test_compatibility.py",
+    "test_connections.py",
+    "test_descriptors.py",
+    "test_docs.py",
+    "test_eval.py",
+    "test_eval_judges.py",
+    "test_filejob.py",
+    "test_first_contact.py",
+    "test_fuzz.py",
+    "test_health_check.py",
+    "test_linear_time.py",
+    "test_machine.py",
+    "test_openapi.py",
+    "test_operations.py",
+    "test_upstream.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

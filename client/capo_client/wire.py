@@ -209,7 +209,10 @@ class Reward(_Request):
 class Segment(_Request):
     """How a response is cut into steps."""
 
-    method: SegmentMethod = "blank_line"
+    method: SegmentMethod = Field(
+        default="blank_line",
+        description="Lines end in `\\n` or `\\r\\n`; a lone `\\r` is a blank within a line.",
+    )
     pattern: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
         default=None, description="Method `regex` only: an RE2 pattern (no look-around)."
     )

@@ -30,6 +30,11 @@ def test_blank_lines_may_hold_blanks_and_carriage_returns() -> None:
     assert cut(text, steps.blank_line(text)) == ["one", "two", "three\nstill three"]
 
 
+def test_a_lone_carriage_return_is_a_blank() -> None:
+    text = "a=1\r\rb=2\rc=3"
+    assert steps.blank_line(text) == steps.newline(text) == [(0, len(text))]
+
+
 def test_sentences_do_not_end_at_numbers_or_abbreviations() -> None:
     text = "1. Add 3.5 and 2. It is 5.5! See e.g. Fig. 2. 因此是 7。完成。Done?\n2) Next"
     assert cut(text, steps.sentence(text)) == [

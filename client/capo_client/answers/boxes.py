@@ -1,4 +1,4 @@
-"""Boxes that mark an answer, and what is none: empty, taken back or cut off."""
+"""Boxes that mark an answer; empty, withdrawn and cut-off ones do not."""
 
 from __future__ import annotations
 

@@ -152,11 +152,11 @@ class _Comparison:
             return False
         if all(map(self.same, answer, reference)):
             return True
-        ours, theirs = ([number(part) for part in ratio] for ratio in (answer, reference))
-        if None in ours or None in theirs:
+        ours = [found.value for part in answer if (found := number(part))]
+        theirs = [found.value for part in reference if (found := number(part))]
+        if len(ours) != len(answer) or len(theirs) != len(reference):
             return False
-        first, other = ours[0].value, theirs[0].value  # type: ignore[union-attr]
-        return all(a.value * other == b.value * first for a, b in zip(ours, theirs, strict=True))  # type: ignore[union-attr]
+        return all(a * theirs[0] == b * ours[0] for a, b in zip(ours, theirs, strict=True))
 
     def _same_parts(self, answer: _Parts, reference: _Parts) -> bool:
         kinds = {answer.kind, reference.kind}

@@ -36,9 +36,18 @@ HEADED = [
 ]
 # Commands that are not ours and that no machine of ours has; what they name of ours is checked.
 FOREIGN = {
-    ".venv/bin/python", "accelerate", "curl", "docker", "helm", "kubectl", "python", "python3", "ray",
-    "serve", "vllm",
-}  # fmt: skip
+    ".venv/bin/python",
+    "accelerate",
+    "curl",
+    "docker",
+    "helm",
+    "kubectl",
+    "python",
+    "python3",
+    "ray",
+    "serve",
+    "vllm",
+}
 
 
 @dataclass(frozen=True)

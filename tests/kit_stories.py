@@ -18,14 +18,20 @@ _STORIES = [
     (
         "Zoë’s café bakes {a} trays of {b} rolls and sells {c} of them at €{d} each. "
         "How many euros does it take?",
-        [("It bakes", "{a} * {b}"), ("For sale are, as {a} trays say,", "{c}"),
-         ("It takes €", "{c} * {d}")],
+        [
+            ("It bakes", "{a} * {b}"),
+            ("For sale are, as {a} trays say,", "{c}"),
+            ("It takes €", "{c} * {d}"),
+        ],
     ),
     (
         "A train runs {a} km in the first hour, {b} km in the second, and then {c} km an hour for "
         "{d} hours. How far does it come?",
-        [("The first two hours:", "{a} + {b}"), ("The rest:", "{c} * {d}"),
-         ("Together:", "{a} + {b} + {c} * {d}")],
+        [
+            ("The first two hours:", "{a} + {b}"),
+            ("The rest:", "{c} * {d}"),
+            ("Together:", "{a} + {b} + {c} * {d}"),
+        ],
     ),
     (
         "小明有 {a} 个苹果，又买了 {b} 个，然后平均分给 {d} 个朋友。每个朋友得到多少？",
@@ -34,10 +40,13 @@ _STORIES = [
     (
         "A tank holds {a} litres. Each day {b} litres flow in and {d} are used. "
         "What does it hold after {c} days?",
-        [("A day it gains", "{b} - {d}"), ("In all that is", "{c} * ({b} - {d})"),
-         ("So it holds", "{a} + {c} * ({b} - {d})")],
+        [
+            ("A day it gains", "{b} - {d}"),
+            ("In all that is", "{c} * ({b} - {d})"),
+            ("So it holds", "{a} + {c} * ({b} - {d})"),
+        ],
     ),
-]  # fmt: skip
+]
 _ENDS = ["A: {}", "#### {}", "The answer is \\boxed{{{}}}.", "So we get $\\boxed{{{}}}$"]
 
 

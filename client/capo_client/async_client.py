@@ -113,8 +113,10 @@ class AsyncCreditClient:
                 "a client with a transport of its own can be neither pickled nor copied"
             )
         return {
-            "_settings": self._settings, "batch_size": self.batch_size, "retry": self.retry,
-        }  # fmt: skip
+            "_settings": self._settings,
+            "batch_size": self.batch_size,
+            "retry": self.retry,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -135,8 +135,10 @@ def _default_judge() -> str:
     console.print(
         f"{' and '.join(missing)} not installed: the demo's judge is the arithmetic checker "
         "(capo serve --engine symbolic), which needs no model.",
-        style="yellow", highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        style="yellow",
+        highlight=False,
+        soft_wrap=True,
+    )
     return SYMBOLIC
 
 

@@ -67,10 +67,13 @@ class Sender:
     ) -> float:
         """Send a chunk. Returns for how long a failure is tried again."""
         request = http.build_request(
-            "POST", f"{replica.url}/credit", content=chunk.body(replica.url),
-            headers=_HEADERS | trace_headers(), timeout=request_timeout(None),
+            "POST",
+            f"{replica.url}/credit",
+            content=chunk.body(replica.url),
+            headers=_HEADERS | trace_headers(),
+            timeout=request_timeout(None),
             extensions=self._extensions(replica.url),
-        )  # fmt: skip
+        )
         try:
             async with (
                 asyncio.timeout(chunk.seconds_to_answer()),

@@ -210,8 +210,10 @@ def run(settings: Settings) -> int:
     except CannotListenError:
         log.error(
             "cannot listen on %s, port %d (the reason is above): take another --port or --host, or "
-            "stop what listens there", settings.host, settings.port,
-        )  # fmt: skip
+            "stop what listens there",
+            settings.host,
+            settings.port,
+        )
         return NO_PORT
     finally:
         flush_traces()

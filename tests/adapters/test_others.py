@@ -201,9 +201,11 @@ async def test_what_skyrl_s_environment_wrote_is_not_judged(tokenizer: Any) -> N
 
     generator = CapoGenerator(
         generator_cfg=GeneratorConfig(use_cache_salt=False, max_turns=3),
-        skyrl_gym_cfg=SkyRLGymConfig(), inference_engine_client=Inference(), tokenizer=tokenizer,
+        skyrl_gym_cfg=SkyRLGymConfig(),
+        inference_engine_client=Inference(),
+        tokenizer=tokenizer,
         capo={"url": URL} | OPTIONS,
-    )  # fmt: skip
+    )
     sent: list[Any] = []
     score = generator.scorer.score
 
@@ -213,10 +215,13 @@ async def test_what_skyrl_s_environment_wrote_is_not_judged(tokenizer: Any) -> N
 
     generator.scorer.score = recorded
     output = await generator.agent_loop(
-        [{"role": "user", "content": QUESTION}], "gsm8k_multi_turn",
-        {"reward_spec": {"ground_truth": ANSWER}, "max_turns": 3}, 64, 2048,
+        [{"role": "user", "content": QUESTION}],
+        "gsm8k_multi_turn",
+        {"reward_spec": {"ground_truth": ANSWER}, "max_turns": 3},
+        64,
+        2048,
         trajectory_id=SimpleNamespace(instance_id="q", repetition_id=0),
-    )  # fmt: skip
+    )
     mask = output.loss_mask
     assert 0 in mask and len(output.reward) == len(mask) == len(output.response_ids)
     assert all(value == 0.0 for value, own in zip(output.reward, mask, strict=True) if not own)

@@ -283,16 +283,21 @@ def test_the_environment_s_tokens_of_a_rollout_function(
     def rollouts(prompts: Any, trainer: Any) -> dict[str, Any]:
         count = len(prompts)
         return {
-            "prompt_ids": [tokenizer.encode("?")] * count, "completion_ids": [list(ids)] * count,
-            "logprobs": [[0.0] * len(ids)] * count, "env_mask": [list(mask)] * count,
-        }  # fmt: skip
+            "prompt_ids": [tokenizer.encode("?")] * count,
+            "completion_ids": [list(ids)] * count,
+            "logprobs": [[0.0] * len(ids)] * count,
+            "env_mask": [list(mask)] * count,
+        }
 
     reward = CapoReward(reference="answer", **OPTIONS | {"segment": {"method": "blank_line"}})
     rows = [{"prompt": [{"role": "user", "content": "How many?"}], "answer": "10"}] * 4
     trainer = Recording(
-        model=tiny, reward_funcs=reward, args=config(tmp_path, max_steps=1),
-        train_dataset=Dataset.from_list(rows), rollout_func=rollouts,
-    )  # fmt: skip
+        model=tiny,
+        reward_funcs=reward,
+        args=config(tmp_path, max_steps=1),
+        train_dataset=Dataset.from_list(rows),
+        rollout_func=rollouts,
+    )
     trainer.train()
     [(scored, output)] = trainer.scored
     own = torch.tensor(mask).bool()

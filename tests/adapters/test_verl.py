@@ -259,11 +259,14 @@ class Outputs:
             mask = [own for (_, own), ids in zip(sequence, encoded, strict=True) for _ in ids]
             self.made.append(
                 AgentLoopOutput(
-                    prompt_ids=tokenizer.encode("How many?"), num_turns=4, extra_fields={},
-                    response_ids=[token for ids in encoded for token in ids], response_mask=mask,
+                    prompt_ids=tokenizer.encode("How many?"),
+                    num_turns=4,
+                    extra_fields={},
+                    response_ids=[token for ids in encoded for token in ids],
+                    response_mask=mask,
                     metrics=AgentLoopMetrics(),
                 )
-            )  # fmt: skip
+            )
 
 
 class Remote:
@@ -290,9 +293,11 @@ def worker(manager: Any) -> Any:
 
 
 FIELDS = {
-    "raw_prompt": [{"role": "user", "content": "How many?"}], "data_source": "ours",
-    "reward_model": {"ground_truth": "42"}, "extra_info": {},
-}  # fmt: skip
+    "raw_prompt": [{"role": "user", "content": "How many?"}],
+    "data_source": "ours",
+    "reward_model": {"ground_truth": "42"},
+    "extra_info": {},
+}
 TOOLS = [("I will look it up.", 1), ("\nThe tool says:\n#### 42\n", 0), ("I am not sure.", 1)]
 
 

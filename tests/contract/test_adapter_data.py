@@ -126,8 +126,13 @@ def test_a_row_that_cannot_be_sent_fails_alone(scorer: Scorer, seen: Service) ->
     assert all(
         (each.source, each.reward, each.token_rewards) == ("none", None, None) for each in lost
     )
-    said = ["neither a reference", "neither a reference", "of type dict",
-            f"{len(ids) - 1} flags for {len(ids)}", f"none of the {len(ids)} token ids"]  # fmt: skip
+    said = [
+        "neither a reference",
+        "neither a reference",
+        "of type dict",
+        f"{len(ids) - 1} flags for {len(ids)}",
+        f"none of the {len(ids)} token ids",
+    ]
     for each, words in zip(lost, said, strict=True):
         assert words in (each.error or "") and each.metrics() == {"capo_fallback": 1.0}
     strict = Scorer(seen.url, tokenizer=GPT2, fallback="raise")
@@ -143,12 +148,16 @@ def test_a_row_that_cannot_be_sent_fails_alone(scorer: Scorer, seen: Service) ->
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"prompt": [{"content": "q"}]}, "KeyError: 'role'"), ({"prompt": None}, "TypeError"),
-        ({"ids": [None]}, "TypeError"), ({"ids": [-1]}, "OverflowError"), ({"prompt": []}, "messages"),
-        ({"outcome": 2.0}, r"2\.0, which is not in \[0, 1\]"), ({"outcome": "x"}, "'x'"),
+        ({"prompt": [{"content": "q"}]}, "KeyError: 'role'"),
+        ({"prompt": None}, "TypeError"),
+        ({"ids": [None]}, "TypeError"),
+        ({"ids": [-1]}, "OverflowError"),
+        ({"prompt": []}, "messages"),
+        ({"outcome": 2.0}, r"2\.0, which is not in \[0, 1\]"),
+        ({"outcome": "x"}, "'x'"),
         ({"outcome": math.nan}, "neither a reference answer nor an outcome"),
     ],
-)  # fmt: skip
+)
 def test_data_of_the_wrong_kind_fails_alone(
     seen: Service, given: dict[str, Any], said: str
 ) -> None:
@@ -267,9 +276,14 @@ def test_the_route_leaves_out_a_metric_that_is_not_known_of_all_rollouts(
 def slime_sample(turns: list[tuple[str, int]], **given: Any) -> Any:
     ids, mask = encoded(turns)
     fields = {
-        "prompt": "q", "response": "".join(text for text, _ in turns), "label": "42",
-        "tokens": [1, 2, *ids], "response_length": len(ids), "loss_mask": mask, "metadata": {},
-    }  # fmt: skip
+        "prompt": "q",
+        "response": "".join(text for text, _ in turns),
+        "label": "42",
+        "tokens": [1, 2, *ids],
+        "response_length": len(ids),
+        "loss_mask": mask,
+        "metadata": {},
+    }
     return SimpleNamespace(**fields | given)
 
 
@@ -308,9 +322,10 @@ def test_slime_s_mask_of_an_older_policy(default: None, monkeypatch: pytest.Monk
 def gym_body(*output: dict[str, Any], answer: Any = "42") -> dict[str, Any]:
     turns = [{"role": "user", "content": [{"type": "input_text", "text": "q"}]}]
     return {
-        "responses_create_params": {"input": turns}, "response": {"output": list(output)},
+        "responses_create_params": {"input": turns},
+        "response": {"output": list(output)},
         "expected_answer": answer,
-    }  # fmt: skip
+    }
 
 
 def said(text: str) -> dict[str, Any]:

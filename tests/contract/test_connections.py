@@ -137,10 +137,12 @@ def request(path: str, accept: str, count: int) -> bytes:
 @pytest.mark.parametrize(
     ("path", "accept"),
     [
-        ("/credit", "application/json"), ("/credit", "application/x-ndjson"), ("/slime", "*/*"),
+        ("/credit", "application/json"),
+        ("/credit", "application/x-ndjson"),
+        ("/slime", "*/*"),
         ("/openrlhf", "*/*"),
     ],
-)  # fmt: skip
+)
 def test_a_caller_that_hangs_up_is_no_failure_of_the_service(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, accept: str
 ) -> None:

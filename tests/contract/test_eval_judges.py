@@ -18,10 +18,21 @@ STEPS = ["2+2=4.", "So 5."]
 
 def capo_eval(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "capo_client", "eval", *map(str, arguments), "--resamples", "20",
-         "--no-plots"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "capo_client",
+            "eval",
+            *map(str, arguments),
+            "--resamples",
+            "20",
+            "--no-plots",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def report(*arguments: object) -> dict[str, Any]:
@@ -81,15 +92,37 @@ def test_the_report_names_judge_style_format_template_and_sampling(tmp_path: Pat
     with serving(engine, settings(tmp_path)) as service:
         told = {
             style: report(
-                path, "--url", service.url, "--n", "2", "--out", tmp_path / style,
-                "--set", f"critique_style={style}", "--set", "top_p=0.5", "--set", "max-tokens=300",
+                path,
+                "--url",
+                service.url,
+                "--n",
+                "2",
+                "--out",
+                tmp_path / style,
+                "--set",
+                f"critique_style={style}",
+                "--set",
+                "top_p=0.5",
+                "--set",
+                "max-tokens=300",
             )
             for style in ("verdict", "brief", "full")
-        }  # fmt: skip
+        }
         again = capo_eval(
-            path, "--url", service.url, "--n", "2", "--out", tmp_path / "full", "--set",
-            "critique_style=brief", "--set", "top_p=0.5", "--set", "max_tokens=300",
-        )  # fmt: skip
+            path,
+            "--url",
+            service.url,
+            "--n",
+            "2",
+            "--out",
+            tmp_path / "full",
+            "--set",
+            "critique_style=brief",
+            "--set",
+            "top_p=0.5",
+            "--set",
+            "max_tokens=300",
+        )
         assert again.returncode == 2 and "of other options" in again.stderr
         shown = capo_eval(
             path, "--url", service.url, "--n", "2", "--out", tmp_path / "shown"
@@ -182,8 +215,20 @@ def test_a_pipe_needs_a_folder_to_be_named(tmp_path: Path, service: Service) -> 
     text = data(tmp_path).read_text()
     for more, code in ([], 2), (["--out", tmp_path / "o", "--url", service.url, "--n", "1"], 0):
         done = subprocess.run(
-            [sys.executable, "-m", "capo_client", "eval", "/dev/stdin", *map(str, more), "--no-plots"],
-            input=text, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "capo_client",
+                "eval",
+                "/dev/stdin",
+                *map(str, more),
+                "--no-plots",
+            ],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
         assert done.returncode == code, done.stderr
         assert code == 0 or "name a folder for results with --out" in done.stderr

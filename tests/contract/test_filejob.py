@@ -155,9 +155,15 @@ def test_places_that_results_cannot_go_to_are_refused(tmp_path: Path) -> None:
         assert says_in_one_line(done, str(out), word), done.stderr
     with (tmp_path / "said").open("w") as said:
         done = capo_credit(
-            source, "--out", "/dev/stdout", "--url", DEAD,
-            capture_output=False, stdout=said, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            source,
+            "--out",
+            "/dev/stdout",
+            "--url",
+            DEAD,
+            capture_output=False,
+            stdout=said,
+            stderr=subprocess.PIPE,
+        )
     assert says_in_one_line(done, "no file of its own")
     assert source.read_text() == jsonl(rollout(1))
 

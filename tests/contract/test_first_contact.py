@@ -26,9 +26,13 @@ CAPO = [sys.executable, "-m", "capo_client"]
 
 def capo(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*CAPO, *arguments], capture_output=True, text=True, timeout=120, check=False,
+        [*CAPO, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**environment, "COLUMNS": "200"},
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -36,8 +40,10 @@ def serve(environment: dict[str, str], *arguments: str) -> Iterator[tuple[str, l
     """`capo serve`, ready: what the last line says is its URL, and the lines of its log."""
     process = subprocess.Popen(
         [*CAPO, "serve", "--engine", "symbolic", *arguments],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     stop = threading.Timer(100, process.kill)
     stop.start()
     lines: list[str] = []
@@ -123,11 +129,13 @@ def test_the_client_alone_does_what_needs_no_service_of_its_own(
 
 
 EXAMPLES = [
-    block for block in kit_docs.blocks()
-    if block.language == "python" and block.why_not is None
+    block
+    for block in kit_docs.blocks()
+    if block.language == "python"
+    and block.why_not is None
     and block.page.name in ("README.md", "index.md", "any-framework.md")
     and "import torch" not in block.text  # which is the trainer's
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("block", EXAMPLES, ids=str)
@@ -137,9 +145,14 @@ def test_the_pages_examples_run_with_the_client_alone(
     assert len(EXAMPLES) > 3
     text = block.text.replace("http://127.0.0.1:8000", service.url)
     done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False,
-        env=kit_installed.environment(tmp_path, CAPO_URL=service.url), cwd=tmp_path,
-    )  # fmt: skip
+        [sys.executable, "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=kit_installed.environment(tmp_path, CAPO_URL=service.url),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -229,8 +242,12 @@ def test_a_url_that_cannot_be_one_is_refused_at_once(
     labelled = '{"question": "q", "steps": ["a"], "wrong_steps": []}\n'
     (tmp_path / "labelled.jsonl").write_text(labelled)
     said = subprocess.run(
-        [*CAPO, *command.split(), "--url", url], cwd=tmp_path, capture_output=True, text=True,
-        timeout=20, check=False,
-    )  # fmt: skip
+        [*CAPO, *command.split(), "--url", url],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     assert said.returncode == 2, said.stderr
     assert url in said.stderr and len(said.stderr.splitlines()) == 1, said.stderr

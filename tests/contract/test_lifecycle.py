@@ -89,9 +89,10 @@ def test_a_deadline_ends_what_is_late_and_keeps_what_is_done(tmp_path: Path) -> 
     with serving(engine, settings(tmp_path, max_running=1)) as service:
         several = [{**ROLLOUT, "outcome": i / 10} for i in range(10)]
         response = httpx.post(
-            f"{service.url}/credit", timeout=60,
+            f"{service.url}/credit",
+            timeout=60,
             json=body(*several, voting={"n": 1}, deadline_ms=4000),
-        )  # fmt: skip
+        )
         found = [r["status"] if r["status"] == "ok" else r["error"]["status"]
                  for r in response.json()["results"]]  # fmt: skip
         assert sorted(map(str, found)) == ["504"] * 7 + ["ok"] * 3

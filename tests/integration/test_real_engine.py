@@ -213,12 +213,15 @@ def test_two_hundred_rollouts_through_capo_credit(
     end = tokenizer.token_to_id("<|im_end|>")
     rollouts = [
         {
-            "id": f"solution-{number}", "question": each.question, "reference": each.reference,
-            "response": each.response, "tokenizer": judge_name(service),
+            "id": f"solution-{number}",
+            "question": each.question,
+            "reference": each.reference,
+            "response": each.response,
+            "tokenizer": judge_name(service),
             "response_token_ids": [*tokenizer.encode(each.response).ids, end],
         }
         for number, each in enumerate(made)
-    ]  # fmt: skip
+    ]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(rollout) + "\n" for rollout in rollouts))
     started = time.monotonic()

@@ -103,9 +103,11 @@ def rollouts(draw: st.DrawFn) -> dict[str, Any]:
     offsets = draw(st.lists(spans, max_size=4))
     ids = [{"response_token_ids": list(range(len(offsets))), "token_offsets": offsets}, {}]
     optional = {
-        "id": texts, "reference": texts, "outcome": st.floats(0, 1),
+        "id": texts,
+        "reference": texts,
+        "outcome": st.floats(0, 1),
         "steps": st.lists(spans, max_size=2),
-    }  # fmt: skip
+    }
     more = draw(st.fixed_dictionaries({"response": texts}, optional=optional))
     items = [*asked.items(), *more.items(), *draw(st.sampled_from(ids)).items()]
     return dict(draw(st.permutations(items)))

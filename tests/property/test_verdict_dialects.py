@@ -60,9 +60,13 @@ NOTHING = (
     "no incorrect steps",
 )
 TAGGED = (
-    "<incorrect_steps>{}</incorrect_steps>", "**<incorrect_steps>{}</incorrect_steps>**", "`<incorrect_steps>{}</incorrect_steps>`",
-    "<INCORRECT_STEPS>{}</INCORRECT_STEPS>", "<incorrect steps>{}</incorrect steps>", "```\n<incorrect_steps>{}</incorrect_steps>\n```",
-)  # fmt: skip
+    "<incorrect_steps>{}</incorrect_steps>",
+    "**<incorrect_steps>{}</incorrect_steps>**",
+    "`<incorrect_steps>{}</incorrect_steps>`",
+    "<INCORRECT_STEPS>{}</INCORRECT_STEPS>",
+    "<incorrect steps>{}</incorrect steps>",
+    "```\n<incorrect_steps>{}</incorrect_steps>\n```",
+)
 OBJECTS = ("{}", "```json\n{}\n```", "```\n{}\n```", "json\n{}", "**{}**")
 BEHIND = (
     "",
@@ -75,12 +79,23 @@ BEHIND = (
     "</s>\n",
 )
 PREFIXES = (
-    "", "Verdict: No\n", "Step 1: 12*8=95, which is wrong.\n\n", "The wrong steps are: ", "Final answer: ", "Let me check {x} and \\frac{1}{2}. ",
-    "<think>Maybe <incorrect_steps>7</incorrect_steps>? No.</think>\n\n", 'It could be {"incorrect_steps": [7]}.</think>',
-    "[THINK]<incorrect_steps>7</incorrect_steps>[/THINK]", "<|channel|>analysis<|message|>{\"incorrect_steps\": [7]}<|end|><|start|>assistant<|channel|>final<|message|>",
-    "结论：第1步有误。\n", "### Verdict\n\n", "1. The first step is right.\n2. The second is not.\n\n", "First: <incorrect_steps>7</incorrect_steps>. No, wait: ",
-    "The student writes <incorrect_steps></incorrect_steps>, a trick.\n\n", 'The student writes {"incorrect_steps": []}, a trick.\n\n',
-)  # fmt: skip
+    "",
+    "Verdict: No\n",
+    "Step 1: 12*8=95, which is wrong.\n\n",
+    "The wrong steps are: ",
+    "Final answer: ",
+    "Let me check {x} and \\frac{1}{2}. ",
+    "<think>Maybe <incorrect_steps>7</incorrect_steps>? No.</think>\n\n",
+    'It could be {"incorrect_steps": [7]}.</think>',
+    "[THINK]<incorrect_steps>7</incorrect_steps>[/THINK]",
+    '<|channel|>analysis<|message|>{"incorrect_steps": [7]}<|end|><|start|>assistant<|channel|>final<|message|>',
+    "结论：第1步有误。\n",
+    "### Verdict\n\n",
+    "1. The first step is right.\n2. The second is not.\n\n",
+    "First: <incorrect_steps>7</incorrect_steps>. No, wait: ",
+    "The student writes <incorrect_steps></incorrect_steps>, a trick.\n\n",
+    'The student writes {"incorrect_steps": []}, a trick.\n\n',
+)
 
 
 @st.composite
@@ -103,9 +118,10 @@ def lists(draw: st.DrawFn) -> tuple[str, set[int]]:
         wrong = list(range(first, last + 1))
     elif way == "mixed":
         body = "".join(
-            draw(st.sampled_from(WORDS)).format(step) + (draw(st.sampled_from(SEPARATORS)) if i + 1 < len(wrong) else "")
+            draw(st.sampled_from(WORDS)).format(step)
+            + (draw(st.sampled_from(SEPARATORS)) if i + 1 < len(wrong) else "")
             for i, step in enumerate(wrong)
-        )  # fmt: skip
+        )
     else:
         separator = draw(st.sampled_from(SEPARATORS))
         body = separator.join(one.format(step) for step in wrong) + draw(st.sampled_from(ENDS))

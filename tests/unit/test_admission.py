@@ -253,9 +253,13 @@ def told_in_a_burst(
 
 @settings(max_examples=100)
 @given(
-    st.integers(2, 64), st.floats(0.05, 30), st.integers(1, 3000), st.integers(2, 4),
-    st.sampled_from([0, 1, 7, 50]), st.booleans(),
-)  # fmt: skip
+    st.integers(2, 64),
+    st.floats(0.05, 30),
+    st.integers(1, 3000),
+    st.integers(2, 4),
+    st.sampled_from([0, 1, 7, 50]),
+    st.booleans(),
+)
 def test_retry_after_is_never_told_from_the_first_of_many(
     at_once: int, seconds: float, tokens: int, turns: int, before: int, full: bool
 ) -> None:

@@ -538,21 +538,58 @@ def test_wrong_answers(reference: str, response: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        "x=x", "0=0", "{}", "\\{\\}", "\\frac{0}{0}", "\\infty-\\infty", "?", "*", "\\mathbb{R}",
-        "A,B,C,D,E,F,G,H,I,J", "(-\\infty,\\infty)", "\\text{any}", "1,2,3,4,5", "nan", "\\pm 5",
-        "5 \\text{ or } 6", "5 or not 5", "5/6", "[5", "\\lbrace 5", "x=5, x=6", "5!",
-        "x>1 \\text{ or } x \\le 1", "5 apples or 6 apples", "\\", "\\$",
+        "x=x",
+        "0=0",
+        "{}",
+        "\\{\\}",
+        "\\frac{0}{0}",
+        "\\infty-\\infty",
+        "?",
+        "*",
+        "\\mathbb{R}",
+        "A,B,C,D,E,F,G,H,I,J",
+        "(-\\infty,\\infty)",
+        "\\text{any}",
+        "1,2,3,4,5",
+        "nan",
+        "\\pm 5",
+        "5 \\text{ or } 6",
+        "5 or not 5",
+        "5/6",
+        "[5",
+        "\\lbrace 5",
+        "x=5, x=6",
+        "5!",
+        "x>1 \\text{ or } x \\le 1",
+        "5 apples or 6 apples",
+        "\\",
+        "\\$",
     ],
-)  # fmt: skip
+)
 def test_empty_and_hedged_answers_are_wrong(reference: str, answer: str) -> None:
     assert not verify(boxed(answer), reference).right
 
 
 @pytest.mark.parametrize(
     "reference",
-    ["", " ", "proof", "No answer given.", "see above", "See solution.", "N/A", "-", "...", "\\boxed{}", "{", "\\frac{",
-     "We prove it by induction on n.", "Janet makes 18 dollars.", "Let x be 5.\nThen it follows."],
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "proof",
+        "No answer given.",
+        "see above",
+        "See solution.",
+        "N/A",
+        "-",
+        "...",
+        "\\boxed{}",
+        "{",
+        "\\frac{",
+        "We prove it by induction on n.",
+        "Janet makes 18 dollars.",
+        "Let x be 5.\nThen it follows.",
+    ],
+)
 def test_references_without_an_answer_are_refused(reference: str) -> None:
     assert reference_answer(reference) is None
     with pytest.raises(UnreadableReferenceError):
@@ -638,12 +675,21 @@ longer = st.one_of(
 )
 dialects = st.sampled_from(
     [
-        "\\boxed{%s}", "So $x$ is $\\boxed{%s}$.", "\\[\\boxed{%s}\\]", "Thus \\fbox{%s}", "#### %s",
-        "**Final Answer**\n\n\\boxed{%s}", "Final Answer: %s", "**Answer:** $%s$", "The answer is $%s$.",
-        "The answer is \\(%s\\), as required.", "<think>It may be 7.</think>\n\\boxed{%s}",
-        "Some 12 steps.\n\n#### %s\n\nThis is right, as 3 checks confirm.", "Hence it is $%s$.",
+        "\\boxed{%s}",
+        "So $x$ is $\\boxed{%s}$.",
+        "\\[\\boxed{%s}\\]",
+        "Thus \\fbox{%s}",
+        "#### %s",
+        "**Final Answer**\n\n\\boxed{%s}",
+        "Final Answer: %s",
+        "**Answer:** $%s$",
+        "The answer is $%s$.",
+        "The answer is \\(%s\\), as required.",
+        "<think>It may be 7.</think>\n\\boxed{%s}",
+        "Some 12 steps.\n\n#### %s\n\nThis is right, as 3 checks confirm.",
+        "Hence it is $%s$.",
     ]
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300)

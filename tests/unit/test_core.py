@@ -233,9 +233,13 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
         template = load_template(None, str(tmp_path))
         with pytest.raises((TemplateError, ArithmeticError)):
             template.render(
-                question="q", steps=["a"], reference=None, nonce="b" * 7, style="verdict",
+                question="q",
+                steps=["a"],
+                reference=None,
+                nonce="b" * 7,
+                style="verdict",
                 format="json",
-            )  # fmt: skip
+            )
     assert not touched.exists()
 
 

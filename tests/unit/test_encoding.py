@@ -38,8 +38,14 @@ def test_ids_and_offsets_may_be_arrays(kind: Callable[[Any], Any]) -> None:
         "outcome": kind([0, 1])[1],
     }
     sent = json.loads(encode(fields, "7"))
-    plain = {"question": "q", "response": "abc", "response_token_ids": [1, 2, 3],
-             "token_offsets": [[0, 1], [1, 2], [2, 3]], "outcome": 1, "id": "7"}  # fmt: skip
+    plain = {
+        "question": "q",
+        "response": "abc",
+        "response_token_ids": [1, 2, 3],
+        "token_offsets": [[0, 1], [1, 2], [2, 3]],
+        "outcome": 1,
+        "id": "7",
+    }
     assert sent == plain
     checked = Rollout(**{**fields, "outcome": float(fields["outcome"])})
     assert checked == Rollout(**plain | {"id": None})

@@ -89,8 +89,10 @@ def test_an_exception_survives_the_way_to_another_process(kind: type[BaseExcepti
             if isinstance(value, httpx.Response):
                 again = vars(other)[name]
                 assert (again.status_code, again.content, again.url) == (
-                    value.status_code, value.content, value.url,
-                )  # fmt: skip
+                    value.status_code,
+                    value.content,
+                    value.url,
+                )
             else:
                 assert vars(other)[name] == value
 

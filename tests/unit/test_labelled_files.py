@@ -48,7 +48,13 @@ def prm(*steps: object, finish: str = "solution") -> dict[str, Any]:
 
 
 PRM = prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("b", -1)), finish="found_error")
-GOOD = {"ProcessBench": PROCESS, "BIG-Bench Mistake": BIG, "MR-GSM8K": MR, "PRM800K": PRM, "capo": OURS}  # fmt: skip
+GOOD = {
+    "ProcessBench": PROCESS,
+    "BIG-Bench Mistake": BIG,
+    "MR-GSM8K": MR,
+    "PRM800K": PRM,
+    "capo": OURS,
+}
 
 
 def file_of(tmp_path: Path, *entries: object) -> Path:
@@ -79,13 +85,31 @@ def one(tmp_path: Path, good: dict[str, Any], entry: object) -> Example | LeftOu
         (BIG, {"mistake_index": "null"}, (False, False)),
         (BIG, {"mistake_index": float("nan")}, (False, False)),
         (MR, {"model_output_solution_first_error_step": "2"}, (False, True)),
-        (MR, {"model_output_solution_correctness": "Correct", "model_output_solution_first_error_step": "N/A"}, (False, False)),
-        (MR, {"model_output_solution_correctness": True, "model_output_solution_first_error_step": None}, (False, False)),
-        (MR, {"model_output_solution_correctness": False, "model_output_steps": "a\n\nb\n"}, (False, True)),
+        (
+            MR,
+            {
+                "model_output_solution_correctness": "Correct",
+                "model_output_solution_first_error_step": "N/A",
+            },
+            (False, False),
+        ),
+        (
+            MR,
+            {
+                "model_output_solution_correctness": True,
+                "model_output_solution_first_error_step": None,
+            },
+            (False, False),
+        ),
+        (
+            MR,
+            {"model_output_solution_correctness": False, "model_output_steps": "a\n\nb\n"},
+            (False, True),
+        ),
         (OURS, {"wrong_steps": ["0", 1.0]}, (True, True)),
         (OURS, {"wrong_steps": []}, (False, False)),
     ],
-)  # fmt: skip
+)
 def test_values_of_other_types_are_read(
     good: dict[str, Any], changes: dict[str, Any], wrong: tuple[bool, ...], tmp_path: Path
 ) -> None:
@@ -112,19 +136,43 @@ def test_values_of_other_types_are_read(
         (PROCESS, {"problem": " "}, "problem is blank"),
         (BIG, {"mistake_index": 2}, "has a first wrong step that is none of its steps"),  # R107
         (BIG, {"mistake_index": -1}, "has a first wrong step that is none of its steps"),
-        (MR, {"model_output_solution_first_error_step": "N/A"}, "is wrong, and has no first wrong step"),  # R106
-        (MR, {"model_output_solution_first_error_step": None}, "is wrong, and has no first wrong step"),
-        (MR, {"model_output_solution_first_error_step": 0}, "has a first wrong step that is none of its steps"),
-        (MR, {"model_output_solution_first_error_step": 3}, "has a first wrong step that is none of its steps"),
-        (MR, {"model_output_solution_first_error_step": "two"}, "model_output_solution_first_error_step is not a whole number"),
-        (MR, {"model_output_solution_correctness": "N/A"}, "does not say whether the solution is correct"),
+        (
+            MR,
+            {"model_output_solution_first_error_step": "N/A"},
+            "is wrong, and has no first wrong step",
+        ),  # R106
+        (
+            MR,
+            {"model_output_solution_first_error_step": None},
+            "is wrong, and has no first wrong step",
+        ),
+        (
+            MR,
+            {"model_output_solution_first_error_step": 0},
+            "has a first wrong step that is none of its steps",
+        ),
+        (
+            MR,
+            {"model_output_solution_first_error_step": 3},
+            "has a first wrong step that is none of its steps",
+        ),
+        (
+            MR,
+            {"model_output_solution_first_error_step": "two"},
+            "model_output_solution_first_error_step is not a whole number",
+        ),
+        (
+            MR,
+            {"model_output_solution_correctness": "N/A"},
+            "does not say whether the solution is correct",
+        ),
         (OURS, {"wrong_steps": None}, "wrong_steps is not a list"),
         (OURS, {"wrong_steps": [2]}, "has a wrong step that is none of its steps"),
         (OURS, {"wrong_steps": [None]}, "has a wrong step that is none of its steps"),
         (OURS, {"wrong_steps": [-1]}, "has a wrong step that is none of its steps"),
         (OURS, {"wrong_steps": [False, True]}, "wrong_steps is not a whole number"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_judged_is_left_out_with_its_line_and_reason(
     good: dict[str, Any], changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
@@ -164,11 +212,22 @@ def test_lines_that_are_no_entries_are_left_out(
         (PROCESS, {"label": -1}, "the final answer is wrong, and no step is"),
         (PROCESS, {"label": -1, "final_answer_correct": True}, None),
         (PROCESS, {"label": -1, "final_answer_correct": None}, None),
-        (MR, {"model_output_solution_correctness": "correct"}, "the solution is correct, and has a first wrong step"),
-        (MR, {"model_output_solution_correctness": "correct", "model_output_solution_first_error_step": "N/A"}, "the answer is wrong, and no step is"),
+        (
+            MR,
+            {"model_output_solution_correctness": "correct"},
+            "the solution is correct, and has a first wrong step",
+        ),
+        (
+            MR,
+            {
+                "model_output_solution_correctness": "correct",
+                "model_output_solution_first_error_step": "N/A",
+            },
+            "the answer is wrong, and no step is",
+        ),
         (MR, {}, None),
     ],
-)  # fmt: skip
+)
 def test_labels_that_contradict_each_other_are_read_and_marked(
     good: dict[str, Any], changes: dict[str, Any], says: str | None, tmp_path: Path
 ) -> None:
@@ -180,17 +239,41 @@ def test_labels_that_contradict_each_other_are_read_and_marked(
     ("entry", "steps", "wrong"),
     [
         # 0 is not wrong; where nothing was chosen, the first completion is judged.
-        (prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("b", 0), rated("c", -1)), finish="give_up"), ("a", "b"), (False, False)),
-        (prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("c", -1), rated("b", 0))), ("a", "c"), (False, True)),
+        (
+            prm(
+                prm_step(rated("a", 1), chosen=0),
+                prm_step(rated("b", 0), rated("c", -1)),
+                finish="give_up",
+            ),
+            ("a", "b"),
+            (False, False),
+        ),
+        (
+            prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("c", -1), rated("b", 0))),
+            ("a", "c"),
+            (False, True),
+        ),
         (prm(prm_step(rated("no", -1), rated("a", "1"), chosen="1")), ("a",), (False,)),
-        (prm(prm_step(human={"text": "h", "rating": None}), prm_step(rated("b", -1.0))), ("h", "b"), (False, True)),
+        (
+            prm(prm_step(human={"text": "h", "rating": None}), prm_step(rated("b", -1.0))),
+            ("h", "b"),
+            (False, True),
+        ),
         (prm(prm_step(human="h"), prm_step(rated("b", 0), chosen=0)), ("h", "b"), (False, False)),
         # What is not rated ends the solution, or is not counted after the first error.
-        (prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("b", None), chosen=0)), ("a",), (False,)),
-        (prm(prm_step(rated("a", -1), chosen=0), prm_step(rated("b", None), chosen=0)), ("a", "b"), (True, None)),
+        (
+            prm(prm_step(rated("a", 1), chosen=0), prm_step(rated("b", None), chosen=0)),
+            ("a",),
+            (False,),
+        ),
+        (
+            prm(prm_step(rated("a", -1), chosen=0), prm_step(rated("b", None), chosen=0)),
+            ("a", "b"),
+            (True, None),
+        ),
         (prm(prm_step(rated("a", 1), chosen=0), prm_step()), ("a",), (False,)),
     ],
-)  # fmt: skip
+)
 def test_which_completion_of_prm800k_is_judged(
     entry: dict[str, Any], steps: tuple[str, ...], wrong: tuple[bool | None, ...], tmp_path: Path
 ) -> None:
@@ -203,7 +286,10 @@ def test_which_completion_of_prm800k_is_judged(
         (prm(finish="solution"), "has no steps"),
         (prm(prm_step()), "has no steps"),
         (prm(finish="bad_problem"), "has a bad problem, as its labeler says"),
-        (prm(prm_step(rated("a", 1), chosen=0), finish="bad_problem"), "has a bad problem, as its labeler says"),
+        (
+            prm(prm_step(rated("a", 1), chosen=0), finish="bad_problem"),
+            "has a bad problem, as its labeler says",
+        ),
         (prm(prm_step(rated("a", None), chosen=0)), "has no steps"),
         (prm(prm_step(rated("a", 1), chosen=1)), "has a chosen completion that is not there"),
         (prm(prm_step(rated("a", 1), chosen=-1)), "has a chosen completion that is not there"),
@@ -214,7 +300,7 @@ def test_which_completion_of_prm800k_is_judged(
         ({"question": {"problem": "p"}, "label": 1}, "label is not an object"),
         ({"question": {"problem": "p"}, "label": {}}, "steps is not a list"),
     ],
-)  # fmt: skip
+)
 def test_entries_of_prm800k_without_labels_are_left_out(
     entry: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
@@ -236,9 +322,11 @@ def test_a_file_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -247,7 +335,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         if isinstance(value, dict)
         else range(len(value) if isinstance(value, list) else 0)
     )
-    return [path, *(place for key in keys for place in places(value[key], (*path, key)))]  # fmt: skip
+    return [path, *(place for key in keys for place in places(value[key], (*path, key)))]
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -289,11 +289,21 @@ async def test_a_refusal_is_told() -> None:
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        ({"content": [TEXT]}, "said"), ({"content": [THINKING, TEXT]}, "said"), ({"content": ["sa", {"type": "output_text", "text": "id"}]}, "said"),
-        ({"content": [{"type": "thinking", "thinking": "hm"}, TEXT, {"type": "image"}, None, 3]}, "said"), ({"content": "\ud800x"}, "?x"),
-        ({"content": None}, ""), ({}, ""), ({"content": 3}, ""), ({"content": {"text": "x"}}, ""), ({"content": [{"type": "text", "text": None}]}, ""),
+        ({"content": [TEXT]}, "said"),
+        ({"content": [THINKING, TEXT]}, "said"),
+        ({"content": ["sa", {"type": "output_text", "text": "id"}]}, "said"),
+        (
+            {"content": [{"type": "thinking", "thinking": "hm"}, TEXT, {"type": "image"}, None, 3]},
+            "said",
+        ),
+        ({"content": "\ud800x"}, "?x"),
+        ({"content": None}, ""),
+        ({}, ""),
+        ({"content": 3}, ""),
+        ({"content": {"text": "x"}}, ""),
+        ({"content": [{"type": "text", "text": None}]}, ""),
     ],
-)  # fmt: skip
+)
 async def test_content_of_any_form_is_read(message: dict[str, Any], text: str) -> None:
     assert (await asked(said(message))).text == text
 
@@ -338,9 +348,23 @@ async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finis
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "<html>", "[]", "null", "3", '{"choices": null}', '{"choices": [null]}', '{"choices": {}}', '{"choices": [{"message": null}]}',
-     '{"choices": [{"message": [1]}]}', '{"error": {"message": "x"}}', "[" * 100_000, "\xff", '{"choices": [{}]}'],
-)  # fmt: skip
+    [
+        "",
+        "<html>",
+        "[]",
+        "null",
+        "3",
+        '{"choices": null}',
+        '{"choices": [null]}',
+        '{"choices": {}}',
+        '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": [1]}]}',
+        '{"error": {"message": "x"}}',
+        "[" * 100_000,
+        "\xff",
+        '{"choices": [{}]}',
+    ],
+)
 async def test_what_is_no_completion_fails_that_critique_alone(answer: str) -> None:
     with pytest.raises(EngineError, match="upstream sent no"):
         await asked(answer)
@@ -401,12 +425,21 @@ async def test_an_upstream_behind_a_proxy_that_does_not_lead_there_names_proxy_a
 @pytest.mark.parametrize(
     ("variables", "upstream", "way"),
     [
-        ({"HTTP_PROXY": "http://10.9.9.9:3128"}, "http://10.1.2.3:8000", "through the proxy http://10.9.9.9:3128 (HTTP_PROXY)"),
-        ({"HTTP_PROXY": "http://10.9.9.9:3128", "NO_PROXY": "10.0.0.0/8"}, "http://10.1.2.3:8000", ""),
-        ({"HTTP_PROXY": "http://10.9.9.9:3128"}, "http://127.0.0.1:8000", ""), ({"ALL_PROXY": "socks5://p:1"}, "http://localhost:8000", ""),
+        (
+            {"HTTP_PROXY": "http://10.9.9.9:3128"},
+            "http://10.1.2.3:8000",
+            "through the proxy http://10.9.9.9:3128 (HTTP_PROXY)",
+        ),
+        (
+            {"HTTP_PROXY": "http://10.9.9.9:3128", "NO_PROXY": "10.0.0.0/8"},
+            "http://10.1.2.3:8000",
+            "",
+        ),
+        ({"HTTP_PROXY": "http://10.9.9.9:3128"}, "http://127.0.0.1:8000", ""),
+        ({"ALL_PROXY": "socks5://p:1"}, "http://localhost:8000", ""),
         ({"ALL_PROXY": "socks5://p:1"}, "http://judge:8000", "error"),
     ],
-)  # fmt: skip
+)
 def test_serve_heeds_the_environments_proxies(
     variables: dict[str, str],
     upstream: str,

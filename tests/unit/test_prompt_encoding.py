@@ -90,10 +90,17 @@ def test_escaping_leaves_mathematics_alone(text: str) -> None:
 @pytest.mark.parametrize(
     ("end", "thought"),
     [
-        ("<think>\n\n", "<think>\n"), ("<think>", "<think>"), ("<seed:think>", "<seed:think>"), ("[THINK]", "[THINK]"), ("◁think▷", "◁think▷"),
-        ("", ""), ("<think>\n\n</think>\n\n", ""), ("</think>", ""), ("I think", ""),
+        ("<think>\n\n", "<think>\n"),
+        ("<think>", "<think>"),
+        ("<seed:think>", "<seed:think>"),
+        ("[THINK]", "[THINK]"),
+        ("◁think▷", "◁think▷"),
+        ("", ""),
+        ("<think>\n\n</think>\n\n", ""),
+        ("</think>", ""),
+        ("I think", ""),
     ],
-)  # fmt: skip
+)
 def test_a_thought_that_the_template_leaves_open_is_known(
     end: str, thought: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,12 +33,19 @@ def sockets(*names: Named) -> list[Any]:
         ({"host": "::"}, [("::", 8000, 0, 0)], "http://[::1]:8000"),
         ({"host": "::1"}, [("::1", 8000, 0, 0)], "http://[::1]:8000"),
         ({"host": ""}, [("0.0.0.0", 8000), ("::", 8000, 0, 0)], "http://127.0.0.1:8000"),
-        ({"host": "localhost"}, [("127.0.0.1", 8000), ("::1", 8000, 0, 0)], "http://localhost:8000"),
-        ({"host": "localhost", "port": 0}, [("127.0.0.1", 41), ("::1", 42, 0, 0)],
-         "http://127.0.0.1:41"),
+        (
+            {"host": "localhost"},
+            [("127.0.0.1", 8000), ("::1", 8000, 0, 0)],
+            "http://localhost:8000",
+        ),
+        (
+            {"host": "localhost", "port": 0},
+            [("127.0.0.1", 41), ("::1", 42, 0, 0)],
+            "http://127.0.0.1:41",
+        ),
         ({"host": "10.1.2.3"}, [("10.1.2.3", 8000)], "http://10.1.2.3:8000"),
     ],
-)  # fmt: skip
+)
 def test_the_address_is_one_that_a_browser_here_can_open(
     given: dict[str, Any], names: Sequence[Named], url: str
 ) -> None:
@@ -89,9 +96,12 @@ async def started(
     ],
 )
 async def test_who_opens_a_service_without_keys_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, names: list[Named],
-    keys: list[str], warns: bool,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    names: list[Named],
+    keys: list[str],
+    warns: bool,
+) -> None:
     caplog.set_level(logging.INFO)
     await started(monkeypatch, Settings(), KeyRing(keys), *names)
     warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
@@ -123,9 +133,11 @@ async def test_a_port_that_is_taken_is_an_error_of_its_own(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"api_keys": ["secret"]}, False)])
 def test_rays_proxy_without_keys_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, Any],
     warns: bool,
-) -> None:  # fmt: skip
+) -> None:
     ray_serve = pytest.importorskip("capo_service.ray_serve")
     monkeypatch.setattr(ray_serve.logs, "set_up", lambda settings: None)
     replica = ray_serve.CreditService.func_or_class.__mro__[1]  # without what Ray wraps around it

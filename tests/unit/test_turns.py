@@ -86,10 +86,12 @@ def test_turns_do_not_run_together(name: str) -> None:
 @pytest.mark.parametrize(
     ("ids", "mask", "said"),
     [
-        ([1, 2, 3], [1, 1], "2 flags for 3 token ids"), ([1], [1, 0], "2 flags for 1 token ids"),
-        ([1, 2], [0, 0], "marks none of the 2 token ids"), ([], [0], "1 flags for 0 token ids"),
+        ([1, 2, 3], [1, 1], "2 flags for 3 token ids"),
+        ([1], [1, 0], "2 flags for 1 token ids"),
+        ([1, 2], [0, 0], "marks none of the 2 token ids"),
+        ([], [0], "1 flags for 0 token ids"),
     ],
-)  # fmt: skip
+)
 def test_a_mask_that_does_not_fit_is_refused(ids: list[int], mask: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         policy_flags(ids, mask)

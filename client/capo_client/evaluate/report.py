@@ -136,8 +136,16 @@ def tell(found: Mapping[str, Any], folder: Path, pictures: Sequence[Path]) -> No
         [line["method"], str(line["k"]), *(cell(line, name) for name in _FIGURES)]
         for line in found["table"]
     ]
-    headers = ["method", "k", "finds first error", "clears right ones", "F1", "step precision",
-               "step recall", "step F1"]  # fmt: skip
+    headers = [
+        "method",
+        "k",
+        "finds first error",
+        "clears right ones",
+        "F1",
+        "step precision",
+        "step recall",
+        "step F1",
+    ]
     title = (
         f"{found['judge']} on {found['data']} ({found['format']}): {found['examples']} rollouts, "
         f"{found['erroneous']} with an error; 95% intervals"

@@ -21,7 +21,7 @@ def parse_urls(named: str | Sequence[str]) -> list[str]:
         named: one URL, several with commas between, or a list of them.
 
     Raises:
-        ConfigurationError: one cannot be a service's URL, or there is none.
+        ConfigurationError: a URL is invalid, or none is given.
     """
     each = named.split(",") if isinstance(named, str) else list(named)
     urls = [_checked(url.strip()) for url in each if url.strip()]

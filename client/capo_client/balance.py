@@ -46,7 +46,7 @@ class Balancer:
         clock: seconds.
 
     Raises:
-        ConfigurationError: there is none, or one comes twice.
+        ConfigurationError: no URL is given, or one is repeated.
     """
 
     def __init__(self, urls: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:

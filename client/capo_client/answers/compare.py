@@ -225,7 +225,7 @@ _SEPARATOR = re.compile(
 _COMMA = re.compile(r"[,;]")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
-_THOUSANDS = re.compile(r"[-+]?(?:\\\$)?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS)
 
 
 def final_answer(response: str, of_words: bool = False) -> str | None:
-    """The final answer of a response, as it is written there; None if there is none.
+    """The final answer of a response, as it is written there; None if it has no answer.
 
     In this order: the last marked answer (`\\boxed{}`, `#### 42`, `Answer: 42`), the text if it is
     a value as a whole, what a sentence calls the answer ("the answer is 42"), the last value in the

@@ -130,13 +130,17 @@ _SHORT_UNITS = (
     "[ckm]m|kg|mg|ft|in|mi|yd|lbs?|oz|hrs?|min|sec|m[lL]|mph|kph|deg|rad|mol|gal|cup|day|men|box"
     "|USD|EUR|GBP"
 )
+# `\text{ cm}` and `\text{m}`, but not the variable of `3\text{x}`.
+_TEXT_UNIT = (
+    r"(?:\\mu\s*)?(?:\\text\{(?:\s*[msghLNJWVKCFl]\s*"
+    r"|(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{2,3}\})[^{}]{2,})\}|\\Omega|\\AA|Å)"
+)
 _UNIT = re.compile(
     rf"""(?<=[\d}}\w)%/])\s*(?:
-      \\text\{{\s*[msghLNJWVKCFl]\s*\}}                         # \text{{m}}, but not 3\text{{x}}
-    | \\text\{{(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{{2,3}}\}})[^{{}}]{{2,}}\}}
+      {_TEXT_UNIT}
     | (?<=\s)\(\s*[A-Za-z]{{3,}}[A-Za-z\ .]*\)                # 18 (dollars)
     | (?<=[\d\s}}])(?:(?:sq(?:uare)?|cu(?:bic)?)\.?\s+)?
-      (?:(?<=\s)[^\W\d_]{{4,}}|(?<=\s)[JNWVKC]|(?<=\}})C|\\Omega|[A-Za-z]{{1,3}}/[A-Za-z]{{1,3}}|m(?=\^[23])
+      (?:(?<=\s)[^\W\d_]{{4,}}|(?<=\s)[JNWVKC]|(?<=\}})C|[A-Za-z]{{1,3}}/[A-Za-z]{{1,3}}|m(?=\^[23])
         |(?:{_SHORT_UNITS})s?(?![A-Za-z]))\.?
       (?:[\s/]+(?:[A-Za-z]{{2,}}|[smhg]))*                    # 72 apples, 20 km/h
     | [\u4e00-\u9fff]{{1,4}}                                  # 5元
@@ -170,11 +174,7 @@ def without_unit(text: str) -> str:
     return text
 
 
-# Units in `\text`, as in `\text{kg} \cdot \text{m}/\text{s}^2`.
-_TEXT_UNIT = (
-    r"(?:\\mu\s*)?(?:\\text\{(?:\s*[msghLNJWVKCFl]\s*"
-    r"|(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{2,3}\})[^{}]{2,})\}|\\Omega|\\AA|Å)"
-)
+# Several of them, as in `\text{kg} \cdot \text{m}/\text{s}^2`.
 _TEXT_UNITS = re.compile(
     rf"(?<=[\d}})\s]){_TEXT_UNIT}(?:\s|/|\\cdot(?![A-Za-z])|{_TEXT_UNIT}|\^\s*\{{?-?\d\}}?)*$"
 )

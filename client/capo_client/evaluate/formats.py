@@ -161,7 +161,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json(text: str) -> Any:
-    """What JSON holds; where it is none, a `LabelError`."""
+    """The parsed JSON; a `LabelError` if the text is not JSON."""
     try:
         return json.loads(text.encode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:

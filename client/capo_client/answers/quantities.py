@@ -133,7 +133,7 @@ _SHORT_UNITS = (
 # `\text{ cm}` and `\text{m}`, but not the variable of `3\text{x}`.
 _TEXT_UNIT = (
     r"(?:\\mu\s*)?(?:\\text\{(?:\s*[msghLNJWVKCFl]\s*"
-    r"|(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{2,3}\})[^{}]{2,})\}|\\Omega|\\AA|Å)"
+    r"|(?!\s*(?:and|or|if|for|where|to)\b|[A-Z]{2,3}\})[^{}\\]{2,})\}|\\Omega|\\AA|Å)"
 )
 _UNIT = re.compile(
     rf"""(?<=[\d}}\w)%/])\s*(?:
@@ -152,7 +152,7 @@ _NO_UNIT = re.compile(
     r"(?<!\\)\b(?:and|or|if|for|where|mod|hundred|thousand|[mbtr]+illion|dozen|hal(?:f|ves)|thirds?"
     r"|quarters?"
     r"|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths?|squared?(?!\s)|cubed?(?!\s)|factorial"
-    r"|root|times|plus|minus|over|more|less|alpha|beta|gamma|delta|theta|lambda|mu|sigma|omega|phi)s?\b",
+    r"|root|pi|times|plus|minus|over|more|less|alpha|beta|gamma|delta|theta|lambda|mu|sigma|omega|phi)s?\b",
     re.I,
 )
 

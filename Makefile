@@ -15,20 +15,20 @@ serve: setup
 	@$(BIN)/capo serve
 
 train-demo: setup
-	@$(BIN)/python -m capo_trainer.testbed.demo
+	@$(BIN)/python -m capo_testbed.demo
 
 testbed: setup
 	@$(BIN)/capo testbed
 
 # Resumable; each part takes up to 90 minutes on two cores.
 experiment: testbed
-	$(BIN)/python -m capo_trainer.testbed.experiment --part methods
-	$(BIN)/python -m capo_trainer.testbed.experiment --part ablations
-	$(BIN)/python -m capo_trainer.testbed.report
+	$(BIN)/python -m capo_testbed.experiment --part methods
+	$(BIN)/python -m capo_testbed.experiment --part ablations
+	$(BIN)/python -m capo_testbed.report
 
 experiment-quick: setup
 	@$(BIN)/capo testbed --quick
-	$(BIN)/python -m capo_trainer.testbed.experiment --quick --seeds 2 --out build/experiment-quick
+	$(BIN)/python -m capo_testbed.experiment --quick --seeds 2 --out build/experiment-quick
 
 test: test-fast test-slow docs test-ui
 	$(BIN)/pytest tests/trainer
@@ -79,8 +79,11 @@ chaos: setup
 fuzz: setup
 	$(BIN)/python fuzz/run.py 60
 
+# Options are those of `uv pip compile`: make lock OPTIONS=--upgrade
 lock:
-	$(PYTHON) tools/lock.py
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet "uv>=0.13,<0.14"
+	build/lock/bin/python tools/lock.py $(OPTIONS)
 
 clean:
 	rm -rf .venv build

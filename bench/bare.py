@@ -14,14 +14,14 @@ import sys
 import time
 from typing import Any
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import EncodedPrompt, Prompt
-from capo_service.engine.chat import PromptEncoder
-from capo_service.engine.local import local_model
+from capo_service.engine.local_models import local_model
+from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.vllm import CPU_WORKER
-from capo_service.judge_template import load_template
-from capo_service.prepare import Policy, Preparer
+from capo_service.pipeline.judge_template import load_template
+from capo_service.pipeline.prepare import Policy, Preparer
 
 
 def main() -> None:

@@ -34,8 +34,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from capo_client import AsyncCreditClient, wire
-from capo_trainer.testbed.experiment import free_port
+import capo_wire as wire
+from capo_client import AsyncCreditClient
+from capo_testbed.experiment import free_port
 
 OUT = Path("build/bench")
 GROUPS, GROUP = 4, 4  # of a step: questions, and rollouts of each

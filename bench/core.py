@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -26,15 +27,17 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service.api.parsing import parse
 from capo_service.core import alignment, rewards, steps
 from capo_service.core.prompt import PromptTemplate
 from capo_service.core.vocabulary import TokenTable
-from capo_service.credit import Creditor
 from capo_service.engine.base import Prompt
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.prepare import Policy, Preparer
+from capo_service.pipeline.critiques import Creditor
+from capo_service.pipeline.prepare import Policy, Preparer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from kit_scripted import ScriptedEngine  # a test double, which no user needs
 
 OUT = Path("build/bench/core.json")
 TOKENS, STEPS = 2000, 20
@@ -97,7 +100,7 @@ def pipeline(
     Encoding the judge's prompt is the engine's work (a bare engine does it too): it is measured
     apart, on the same prompt.
     """
-    source = (resources.files("capo_service") / "templates" / "judge.j2").read_text("utf-8")
+    source = (resources.files("capo_service") / "pipeline" / "judge.j2").read_text("utf-8")
     template = PromptTemplate(source)
     answer = json.dumps({"analysis": "x" * 100, "incorrect_steps": [3, 7]})
     engine = ScriptedEngine(lambda prompt, sampling: answer)

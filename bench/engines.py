@@ -18,7 +18,7 @@ import httpx
 
 from capo_client import AsyncCreditClient, CreditBatch
 from capo_service.engine import embedded
-from capo_trainer.testbed.experiment import free_port, serving, until_ready
+from capo_testbed.experiment import free_port, serving, until_ready
 
 OUT = Path("build/bench")
 LOGS = OUT / "service"

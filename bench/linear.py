@@ -18,12 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from capo_client.answers import UnfinishedThoughtError, final_answer, reference_answer
-from capo_service.api import parsing, splitting
+from capo_service.api import json_splitting, parsing
 from capo_service.api.problems import ProblemError
-from capo_service.core import steps, suspicion, verdict
+from capo_service.core import critique_format, steps, suspicion
 from capo_service.core.errors import InputError
-from capo_service.engine import control
+from capo_service.engine import control_tokens
+from capo_wire.answers import UnfinishedThoughtError, final_answer, reference_answer
 
 OUT = Path("build/bench/linear.json")
 SHORT, LONG = 1 << 16, 1 << 20
@@ -46,10 +46,12 @@ HARD = {
 
 
 def _verdict(text: str) -> None:
-    verdict.read(text, 50, truncated=True)
-    verdict.read(text + "<incorrect_steps>1</incorrect_steps>", 50, rollout="incorrect" + text)
-    verdict.read("<incorrect_steps>" + text, 10**6)
-    verdict.read('{"incorrect_steps": [' + text + "]}", 10**6)
+    critique_format.read(text, 50, truncated=True)
+    critique_format.read(
+        text + "<incorrect_steps>1</incorrect_steps>", 50, rollout="incorrect" + text
+    )
+    critique_format.read("<incorrect_steps>" + text, 10**6)
+    critique_format.read('{"incorrect_steps": [' + text + "]}", 10**6)
 
 
 def _regex(text: str) -> None:
@@ -61,7 +63,7 @@ def _body(text: str) -> None:
     for body in (text, '{"rollouts":[' + text, '{"rollouts":[{"question":"' + text + '"}]}'):
         with suppress(ProblemError):
             parsing.parse(body.encode(), 100)
-        splitting.split(body.encode())
+        json_splitting.split(body.encode())
 
 
 def _suspicion(text: str) -> None:
@@ -82,7 +84,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "segmenter regex (three patterns)": _regex,
     "suspicion": _suspicion,
     "final answer": _final_answer,
-    "escaping of control strings": control.escape,
+    "escaping of control strings": control_tokens.escape,
     "request body (three forms)": _body,
 }
 

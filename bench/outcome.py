@@ -24,7 +24,7 @@ from engines import OUT
 from rich.console import Console
 from rich.table import Table
 
-from capo_client.answers.compare import UnreadableReferenceError, verify
+from capo_wire.answers.compare import UnreadableReferenceError, verify
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DATA", ROOT.parent / "shared" / "data"))

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from capo_client import AsyncCreditClient, CreditBatch
-from capo_trainer.testbed import tasks
-from capo_trainer.testbed.common import make_tasks, stream
+from capo_testbed import tasks
+from capo_testbed.common import make_tasks, stream
 
 ROUNDS, GROUPS, GROUP, K = 3, 2, 16, 4
 STYLES = ("verdict", "brief", "full")

@@ -13,8 +13,8 @@ import random
 
 from engines import OUT
 
-from capo_trainer.testbed import tasks
-from capo_trainer.testbed.common import Solution
+from capo_testbed import tasks
+from capo_testbed.common import Solution
 
 COUNT = 300
 

@@ -24,7 +24,7 @@ from engines import OUT
 from rich.console import Console
 from rich.table import Table
 
-from capo_service.arithmetic import Equation, equations, false_equations
+from capo_service.core.arithmetic import Equation, equations, false_equations
 
 DATA = Path(os.environ.get("DATA", Path(__file__).parents[2] / "shared" / "data"))
 _PLAIN = re.compile(r"[-+*/() \d.]+")

@@ -21,10 +21,10 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from capo_trainer.commands import testbed
-from capo_trainer.places import testbed_folder
+from capo_testbed.cli import testbed
+from capo_testbed.experiment import METHODS, Scale, recipe_of, records, serving
+from capo_trainer.paths import testbed_folder
 from capo_trainer.recipe import make_recipe
-from capo_trainer.testbed.experiment import METHODS, Scale, recipe_of, records, serving
 from capo_trainer.train import train
 
 OUT = Path("build/bench")

@@ -12,11 +12,10 @@ from itertools import pairwise
 import atheris
 
 with atheris.instrument_imports(
-    include=["capo_service.core", "capo_service.api", "capo_service.arithmetic"]
+    include=["capo_service.core", "capo_service.api", "capo_service.core.arithmetic"]
 ):
-    from capo_service import arithmetic
-    from capo_service.api import parsing, problems, splitting
-    from capo_service.core import alignment, steps, suspicion, verdict
+    from capo_service.api import json_splitting, parsing, problems
+    from capo_service.core import alignment, arithmetic, critique_format, steps, suspicion
     from capo_service.core.errors import InputError
     from capo_service.core.vocabulary import TokenTable
 
@@ -48,9 +47,9 @@ def read_verdict(raw: bytes) -> None:
     data = atheris.FuzzedDataProvider(raw)
     n_steps = data.ConsumeIntInRange(1, 50)
     text = text_of(data)
-    found = verdict.read(text, n_steps, truncated=data.ConsumeBool(), rollout=text_of(data))
+    found = critique_format.read(text, n_steps, truncated=data.ConsumeBool(), rollout=text_of(data))
     # A thought that was not ended takes back whatever stands before it.
-    assert verdict.read(text + "\n<think>", n_steps).wrong is None
+    assert critique_format.read(text + "\n<think>", n_steps).wrong is None
     assert (found.wrong is None) == (found.reason is not None)
     assert found.wrong is None or found.wrong <= set(range(n_steps))
 
@@ -138,7 +137,7 @@ def parse_body(raw: bytes) -> None:
         assert len(batch.items) == len(batch.ids) <= 8
     except problems.ProblemError as error:
         assert 400 <= error.problem.status < 500
-    if (pieces := splitting.split(body)) is None:
+    if (pieces := json_splitting.split(body)) is None:
         return
     try:
         held = [json.loads(piece) for piece in pieces.rollouts]

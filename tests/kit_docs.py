@@ -18,7 +18,7 @@ from pathlib import Path
 import typer.main
 import yaml
 
-from capo_client import cli
+from capo_client.cli.main import main
 from capo_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,7 +185,7 @@ def check_capo(words: list[str], whole: bool = True) -> None:
     if not words or words[0].startswith("-") or words[0].isupper():
         return
     app = typer.Typer()
-    app.registered_commands = list(cli.app.registered_commands)
+    app.registered_commands = list(main.app.registered_commands)
     if words[0] in {entry.name for entry in entry_points(group="capo.commands")}:
         [entry] = [each for each in entry_points(group="capo.commands") if each.name == words[0]]
         app.command(entry.name)(entry.load())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from capo_service.engine.chat import PromptEncoder
+from capo_service.engine.prompt_encoder import PromptEncoder
 from kit import tokenizer
 
 CHATML = (

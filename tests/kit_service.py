@@ -16,12 +16,12 @@ import httpx
 import uvicorn
 
 from capo_service.api.app import create_app
-from capo_service.api.runtime import Runtime
 from capo_service.api.server import server_config
 from capo_service.engine.base import Completion, Engine
-from capo_service.engine.scripted import ScriptedEngine
+from capo_service.pipeline.service import Runtime
 from capo_service.settings import Settings
 from kit import tokenizer
+from kit_scripted import ScriptedEngine
 
 READY_SECONDS = 60
 

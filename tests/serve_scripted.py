@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 
-from capo_service import commands
+from capo_service.cli import serve
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
 from capo_service.settings import Settings
+from kit_scripted import ScriptedEngine, nothing_wrong
 
 
 def script(prompt: str, sampling: Sampling) -> str:
@@ -20,5 +20,5 @@ def script(prompt: str, sampling: Sampling) -> str:
 
 if __name__ == "__main__":
     engine = ScriptedEngine(script, delay=float(sys.argv[2]))
-    commands.make_engine = lambda settings: engine
-    sys.exit(commands.run(Settings(**json.loads(sys.argv[1]))))
+    serve.make_engine = lambda settings: engine
+    sys.exit(serve.run(Settings(**json.loads(sys.argv[1]))))

@@ -13,8 +13,9 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from capo_client import CreditClient, render
-from capo_client.demo import load_examples
+from capo_client import CreditClient
+from capo_client.cli import render
+from capo_client.cli.demo import load_examples
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
 SHOWN = "bakery-lucky"

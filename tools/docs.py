@@ -7,16 +7,19 @@ python tools/docs.py
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service.api.app import create_app
 from capo_service.api.problems import TYPES
-from capo_service.engine.scripted import ScriptedEngine
 from capo_service.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from kit_scripted import ScriptedEngine  # a test double, which no user needs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
@@ -24,7 +27,7 @@ BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
 HEAD = """\
 # The wire
 
-<!-- Written by `python tools/docs.py` from client/capo_client/wire.py; a test holds it so. -->
+<!-- Written by `python tools/docs.py` from client/capo_wire; a test holds it so. -->
 
 `POST /credit` takes a `CreditRequest` and answers with a `CreditResponse`, or, with
 `Accept: application/x-ndjson`, with one result a line as each is finished and a `CreditSummary` as

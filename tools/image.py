@@ -76,18 +76,11 @@ def fetch_wheels() -> Path:
     """Everything that the image's pip will ask for, by this machine's pip."""
     folder = WORK / "wheels"
     say("fetching what is pinned")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(folder),
-    ]
-    command += ["-r", str(ROOT / "requirements/cpu.txt"), "setuptools>=77,<81", "wheel"]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--dest", str(folder)]
+    # Apart, as pip asks hashes of everything once one requirement has them.
+    for wanted in (["-r", str(ROOT / "requirements/cpu.txt")], ["setuptools>=77,<81", "wheel"]):
+        subprocess.run([*command, *wanted], check=True)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Write client/capo_client/examples/rollouts.jsonl: the rollouts that `capo demo` credits.
+"""Write client/capo_wire/examples/rollouts.jsonl: the rollouts that `capo demo` credits.
 
     python tools/make_examples.py
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from capo_service.engine import embedded
 
-OUT = Path(__file__).resolve().parent.parent / "client/capo_client/examples/rollouts.jsonl"
+OUT = Path(__file__).resolve().parent.parent / "client/capo_wire/examples/rollouts.jsonl"
 END = "<|im_end|>"
 
 

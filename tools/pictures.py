@@ -17,7 +17,7 @@ import browser
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from capo_trainer.testbed.experiment import serving
+from capo_testbed.experiment import serving
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 RUN = PICTURES.parent.parent / "build" / "pictures-run"
@@ -92,7 +92,7 @@ def busy(url: str) -> None:
 
 def train() -> Path:
     """A short run of the testbed's policy, by the command that users have for it."""
-    module = "capo_trainer.testbed.demo"
+    module = "capo_testbed.demo"
     command = [sys.executable, "-m", module, "--out", str(RUN), "--steps", "8"]
     subprocess.run(command, check=True)
     return next(RUN.rglob("metrics.jsonl"))

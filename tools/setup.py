@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import venv
@@ -71,14 +72,19 @@ def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
 
 def install_torch() -> None:
     """torch's CPU build, from pip's own index or else from PyTorch's."""
-    pin = next(line for line in LISTS[0].read_text().splitlines() if line.startswith("torch=="))
-    if pip(pin, check=False):
+    entries = re.split(r"^(?=\S)", LISTS[0].read_text(), flags=re.MULTILINE)
+    entry = next(entry for entry in entries if entry.startswith("torch=="))
+    pin = entry.split()[0]
+    # In a file, as hashes cannot be given on pip's command line.
+    path = VENV / "torch.txt"
+    path.write_text(entry)
+    if pip("-r", str(path), check=False):
         return
     print(
         f"setup: pip's index has no {pin}; trying PyTorch's CPU index, {TORCH_INDEX_URL}",
         flush=True,
     )
-    if not pip(pin, "--index-url", TORCH_INDEX_URL, check=False):
+    if not pip("-r", str(path), "--index-url", TORCH_INDEX_URL, check=False):
         stop(
             f"{pin} was found neither in pip's index nor at {TORCH_INDEX_URL}. Fix: name an index "
             "that has it by TORCH_INDEX_URL=..., or let pip find the wheel by PIP_FIND_LINKS=FOLDER"

@@ -6,7 +6,6 @@ with CreditClient("http://localhost:8000") as client:
     batch = client.credit([Rollout(question=..., response=..., outcome=1.0)])
 """
 
-from capo_client.arrays import padded_token_rewards
 from capo_client.async_client import AsyncCreditClient
 from capo_client.client import CreditClient
 from capo_client.errors import (
@@ -25,19 +24,11 @@ from capo_client.errors import (
     UnavailableError,
     UnsupportedMediaTypeError,
 )
+from capo_client.padding import padded_token_rewards
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
 from capo_client.session import CreditSession
-from capo_client.wire import (
-    ChatTurn,
-    Credited,
-    Failed,
-    Info,
-    Reward,
-    Rollout,
-    Segment,
-    Voting,
-)
+from capo_wire import ChatTurn, Credited, Failed, Info, Reward, Rollout, Segment, Voting
 
 __all__ = [
     "AsyncCreditClient",

@@ -1,5 +1,5 @@
 """`python -m capo_client` is `capo`."""
 
-from capo_client.cli import main
+from capo_client.cli.main import main
 
 main()

@@ -15,16 +15,17 @@ from typing import Any, Self
 
 import httpx
 
-from capo_client import errors, wire
+import capo_wire as wire
+from capo_client import errors
+from capo_client._request_state import Answer, Chunk, Position, make_options, split, unreachable
+from capo_client._tls import Failure, read
 from capo_client.addresses import parse_urls
-from capo_client.chunk import Answer, Chunk, Position, make_options, split, unreachable
 from capo_client.connections import Settings
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
 from capo_client.sending import Sender, turn
 from capo_client.session import CreditSession
-from capo_client.transport import Failure, read
 
 Progress = Callable[[int, int], None]
 

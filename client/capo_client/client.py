@@ -15,10 +15,10 @@ from copy import copy
 from types import TracebackType
 from typing import Any, Self
 
-from capo_client import wire
+import capo_wire as wire
 from capo_client._background_loop import BackgroundWork
+from capo_client._request_state import Answer, Position
 from capo_client.async_client import AsyncCreditClient, Progress
-from capo_client.chunk import Answer, Position
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from capo_client import wire
+import capo_wire as wire
 
 RolloutLike = wire.Rollout | Mapping[str, Any]
 

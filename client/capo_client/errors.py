@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from capo_client.wire import Failed, Problem
+from capo_wire import Failed, Problem
 
 
 class CapoError(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from capo_client.errors import CreditFailedError
-from capo_client.wire import Credited, Failed, Usage
+from capo_wire import Credited, Failed, Usage
 
 
 @dataclass(frozen=True, slots=True)

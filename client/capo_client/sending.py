@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 
 from capo_client import errors
+from capo_client._request_state import Answer, Chunk, Position
+from capo_client._tls import Failure, explain, lines, request_timeout, trace_headers
 from capo_client.balance import Replica
-from capo_client.chunk import Answer, Chunk, Position
 from capo_client.connections import Connections, Local, Settings
 from capo_client.retry import WaitLog
-from capo_client.transport import Failure, explain, lines, request_timeout, trace_headers
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
 

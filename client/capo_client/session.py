@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from capo_client import errors
-from capo_client.chunk import Answer, Position, failed
+from capo_client._request_state import Answer, Position, failed
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 

@@ -19,9 +19,9 @@ from capo_client import InvalidResponseError
 from capo_client.adapters import areal, nemo_gym, scoring, slime
 from capo_client.adapters.openrlhf import make_reward_func
 from capo_client.adapters.scoring import Sample, Scorer
-from capo_client.scalar import METRICS
-from capo_service.engine.scripted import ScriptedEngine
+from capo_wire.aggregate import METRICS
 from kit import tokenizer
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 GPT2 = tokenizer("gpt2")

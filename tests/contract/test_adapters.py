@@ -11,8 +11,8 @@ import pytest
 
 from capo_client import CreditFailedError, InvalidRequestError, UnauthorizedError, UnavailableError
 from capo_client.adapters.scoring import Sample, Scorer
-from capo_service.engine.scripted import ScriptedEngine
 from kit import tokenizer
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 TEXT = "1 + 1 = 2.\n\nWRONG: 2 + 2 = 5.\n\n#### 5"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from capo_client.attack.corpus import SOLUTIONS
-from capo_client.attack.payloads import AUTHORITY, FAMILIES
+from capo_client.cli.attack.corpus import SOLUTIONS
+from capo_client.cli.attack.payloads import AUTHORITY, FAMILIES
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import serving, settings
 
 STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)

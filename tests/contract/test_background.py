@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from capo_service import background
-from capo_service.api import canary, live, runtime
-from capo_service.api.access import Access
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.loop_watch import LoopWatch
+from capo_service.api.auth import Access
+from capo_service.concurrency import background
+from capo_service.observability import live
+from capo_service.observability.loop_lag import LoopWatch
+from capo_service.pipeline import canary
+from capo_service.pipeline import service as pipeline_service
+from kit_scripted import ScriptedEngine
 from kit_service import Service, body, eventually, serving, settings
 
 
@@ -32,7 +34,7 @@ TASKS: dict[str, tuple[object, str, bool]] = {
     "key-file": (Access, "watch", True),
     "live-view": (live.Live, "run", False),
     "loop-watch": (LoopWatch, "run", False),
-    "garbage": (runtime, "collect_when_idle", False),
+    "garbage": (pipeline_service, "collect_when_idle", False),
     "canaries": (canary.CanaryWatch, "run", False),
 }
 
@@ -77,11 +79,11 @@ def test_a_judge_that_cannot_be_loaded_is_told_where_nobody_asked_to_hear_of_it(
 def test_what_fails_after_the_engine_was_loaded_is_a_failure_to_load_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "Preparer", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline_service, "Preparer", lambda *_: 1 / 0)
     heard: list[BaseException] = []
 
     async def story() -> None:
-        found = runtime.Runtime(settings(tmp_path), ScriptedEngine(), heard.append)
+        found = pipeline_service.Runtime(settings(tmp_path), ScriptedEngine(), heard.append)
         await found.start()
         async with asyncio.timeout(60):
             while not heard:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from capo_service.engine.scripted import ScriptedEngine
 from kit import tokenizer
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings, wait_for_lines
 
 
@@ -146,7 +146,7 @@ def test_serve_names_what_is_missing(tmp_path: Path) -> None:
 def test_alignment_is_checked_and_shown_where_it_fails(tmp_path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    from capo_service.check_alignment import Checker
+    from capo_service.cli.check_alignment import Checker
 
     gpt2 = tokenizer("gpt2")
     folder = tmp_path / "policy"

@@ -17,9 +17,10 @@ import numpy
 import pytest
 
 import capo_client
-from capo_client import AsyncCreditClient, CreditClient, Rollout, wire
+import capo_wire as wire
+from capo_client import AsyncCreditClient, CreditClient, Rollout
 from capo_client.retry import RetryPolicy, retry_after
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 
 QUICK = RetryPolicy(attempts=3, base=0.01, longest=0.1)

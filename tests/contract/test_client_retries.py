@@ -22,11 +22,12 @@ import torch
 import trustme
 
 import capo_client
-from capo_client import AsyncCreditClient, CreditClient, RetryPolicy, wire
+import capo_wire as wire
+from capo_client import AsyncCreditClient, CreditClient, RetryPolicy
+from capo_client._tls import explain
 from capo_client.adapters.scoring import Scorer
 from capo_client.retry import WaitLog
-from capo_client.transport import explain
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 from kit_stub import Answer, credited, free_port, page, problem, stub
 
@@ -175,7 +176,7 @@ def test_an_unknown_host_is_told_long_before_the_deadline(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     asked = resolver(monkeypatch, code)
-    monkeypatch.setattr("capo_client.transport._UNKNOWN_HOST_SECONDS", 0.3)
+    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.3)
     with CreditClient("http://judge.invalid:8000", retry=SOON) as client:
         for call in (
             lambda: client.credit(ROLLOUTS, deadline=24 * 3600),
@@ -190,7 +191,7 @@ def test_an_unknown_host_is_told_long_before_the_deadline(
 
 def test_a_host_that_was_known_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a Kubernetes service, which has no address while none of its pods is ready."""
-    monkeypatch.setattr("capo_client.transport._UNKNOWN_HOST_SECONDS", 0.0)
+    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.0)
     known = [True]
     real = socket.getaddrinfo
 
@@ -270,7 +271,7 @@ def test_a_tls_connection_that_breaks_is_tried_again_where_the_service_has_answe
 def test_with_replicas_hope_is_given_up_only_where_all_are_hopeless(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("capo_client.transport._UNKNOWN_HOST_SECONDS", 0.0)
+    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.0)
     resolver(monkeypatch, socket.EAI_NONAME)
     with stub(then_credited(*[page(503)] * 12)) as server:
         assert served(f"http://nowhere.invalid,{server.url}") == 1
@@ -397,7 +398,7 @@ async def test_a_deadline_holds_while_others_have_all_turns() -> None:
 
 
 def test_a_server_that_stalls_is_left_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("capo_client.chunk._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("capo_client._request_state._GRACE_SECONDS", 0.1)
     gate = Gate()
     with stub(gate) as server, CreditClient(server.url) as client:
         with pytest.raises(capo_client.DeadlineExceededError, match="no answer by the deadline"):
@@ -432,7 +433,7 @@ def test_no_character_but_a_newline_ends_a_line(service: Service) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100_000])
 async def test_lines_are_the_same_however_they_arrive(size: int) -> None:
-    from capo_client.transport import lines
+    from capo_client._tls import lines
 
     text = '{"a": "\u2028\u0085ü"}\n\n{"b": "' + "x" * 5000 + '"}\nlast'.replace("\r", "")
     data = text.encode()

@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_client import CreditClient, demo, wire
+import capo_wire as wire
+from capo_client import CreditClient
+from capo_client.cli import demo
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine
 from kit_engine import free_port, running
+from kit_scripted import ScriptedEngine
 from kit_service import serving, settings
 
 HERE = Path(__file__).parents[1]

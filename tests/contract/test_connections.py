@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import Background, Service, body, eventually, serving, settings
 
 HEAD = b"POST /credit HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

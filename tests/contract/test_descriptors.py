@@ -17,8 +17,8 @@ import pytest
 
 from capo_client import AsyncCreditClient, Rollout
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
 from kit_engine import Running, free_port, running
+from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import body, serving, settings
 
 DESCRIPTORS = 256

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine
 from capo_service.engine.symbolic import SymbolicEngine
+from kit_scripted import ScriptedEngine
 from kit_service import serving, settings, wait_for_lines
 
 STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 STEPS = ["2+2=4.", "So 5."]

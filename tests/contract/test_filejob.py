@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from capo_client import CreditClient
-from capo_client.filejob import FileJob, FileJobError
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.keys import make_key
+from capo_client.cli.file_job import FileJob, FileJobError
+from capo_service.scheduling.api_keys import make_key
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 DEAD = "http://127.0.0.1:9"
@@ -220,7 +220,7 @@ def test_another_judge_never_goes_on_with_the_first_ones_results(
         import capo_service
 
         mine = tmp_path / "mine.j2"
-        built_in = Path(capo_service.__file__).parent / "templates" / "judge.j2"
+        built_in = Path(capo_service.__file__).parent / "pipeline" / "judge.j2"
         mine.write_text(built_in.read_text() + "\n")
         other = {"template": mine}
     engine = ScriptedEngine()

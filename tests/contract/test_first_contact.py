@@ -17,7 +17,7 @@ import pytest
 
 import kit_docs
 import kit_installed
-from capo_client import cli
+from capo_client.cli.main import main
 from kit_service import Service
 
 pytestmark = pytest.mark.slow  # a process for each command
@@ -81,7 +81,7 @@ OPTIONS = {
 
 
 def test_every_command_of_another_package_is_tried() -> None:
-    assert OPTIONS.keys() == cli._EXTRAS.keys()
+    assert OPTIONS.keys() == main._EXTRAS.keys()
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -89,7 +89,7 @@ def test_the_client_alone_names_the_extra_whatever_options_follow(
     tmp_path: Path, command: str
 ) -> None:
     alone = kit_installed.environment(tmp_path)
-    extra = f"pip install 'capo-credit[{cli._EXTRAS[command]}]'"
+    extra = f"pip install 'capo-credit[{main._EXTRAS[command]}]'"
     for arguments in ([], OPTIONS[command], ["-x", "--", "y"]):
         said = capo(alone, command, *arguments)
         assert said.returncode == 2 and extra in said.stderr, said.stderr
@@ -104,9 +104,10 @@ def test_the_list_of_commands_names_extras_in_full(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_our_own_is_no_missing_package(tmp_path: Path) -> None:
-    (tmp_path / "capo_service").mkdir()
+    (tmp_path / "capo_service" / "cli").mkdir(parents=True)
     (tmp_path / "capo_service" / "__init__.py").touch()
-    (tmp_path / "capo_service" / "commands.py").write_text("from capo_client import nothing")
+    (tmp_path / "capo_service" / "cli" / "__init__.py").touch()
+    (tmp_path / "capo_service" / "cli" / "serve.py").write_text("from capo_client import nothing")
     broken = capo(os.environ | {"PYTHONPATH": str(tmp_path)}, "serve")
     assert "pip install" not in broken.stderr and "cannot import name 'nothing'" in broken.stderr
 

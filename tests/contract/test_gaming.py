@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.api.canary import Canary, load_canaries
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
+from capo_service.pipeline.canary import Canary, load_canaries
+from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Service, body, eventually, serving, settings
 
 HONEST = "Tom has 3 * 4 = 12 pens.\n\nHe gives away 5, so 12 - 5 = 8 are left."

@@ -24,7 +24,7 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 def check(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """As the engine of a container runs it: in the image's environment, beside the service."""
-    command = [sys.executable, "-m", "capo_service.healthy"]
+    command = [sys.executable, "-m", "capo_service.cli.healthcheck"]
     env = {**CLEAN, "TMPDIR": str(folder), **environment}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 

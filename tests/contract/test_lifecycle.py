@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from capo_service.engine.base import Sampling
-from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
+from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import ROLLOUT, Background, HeldEngine, body, eventually, serving, settings
 
 

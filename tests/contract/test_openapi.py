@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service.settings import Settings
 from kit_service import Service
 

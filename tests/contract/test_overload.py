@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from capo_service.engine.base import UNLIMITED, Sampling
-from capo_service.engine.scripted import ScriptedEngine, nothing_wrong
+from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Background, HeldEngine, Service, body, eventually, serving, settings
 
 WORKERS, REFUSED = 40, 100

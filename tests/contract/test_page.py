@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_client import CreditClient, wire
-from capo_service.api import page
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.keys import make_key
+import capo_wire as wire
+from capo_client import CreditClient
+from capo_service.api import inspector
+from capo_service.scheduling.api_keys import make_key
 from kit import tokenizer
+from kit_scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 
 TEXT = "12 * 8 = 96 🥐.\n\nSo 96."
@@ -61,7 +62,7 @@ def test_looking_at_tokens_cannot_hold_up_the_service(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[httpx.Response] = []
-    go_on, place = Event(), page._place
+    go_on, place = Event(), inspector._place
 
     def held(*given: Any) -> wire.Tokens:
         assert go_on.wait(60)
@@ -71,8 +72,8 @@ def test_looking_at_tokens_cannot_hold_up_the_service(
         asked = {"tokenizer": "gpt2", "response": "ab"}
         found.append(httpx.post(f"{service.url}/tokens", json=asked, timeout=60))
 
-    monkeypatch.setattr(page, "_place", held)
-    threads = [Thread(target=look) for _ in range(page._MOST_WAITING + 3)]
+    monkeypatch.setattr(inspector, "_place", held)
+    threads = [Thread(target=look) for _ in range(inspector._MOST_WAITING + 3)]
     for thread in threads:
         thread.start()
     try:
@@ -81,7 +82,7 @@ def test_looking_at_tokens_cannot_hold_up_the_service(
         go_on.set()
         for thread in threads:
             thread.join()
-    assert [each.status_code for each in found] == [429] * 3 + [200] * page._MOST_WAITING
+    assert [each.status_code for each in found] == [429] * 3 + [200] * inspector._MOST_WAITING
     assert found[0].headers["retry-after"] == "1"
     look()
     assert found[-1].status_code == 200, "those that ended make room again"

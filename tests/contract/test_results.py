@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_client import wire
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.results import MemoryCache
+import capo_wire as wire
+from capo_service.pipeline.result_cache import MemoryCache
+from kit_scripted import ScriptedEngine
 from kit_service import ROLLOUT, Service, body, serving, settings
 
 

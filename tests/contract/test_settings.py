@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capo_service import variables
-from capo_service.settings import Settings, SettingsError, load
+from capo_service.settings import Settings, SettingsError, environment, load
 
 ROOT = Path(__file__).resolve().parents[2]
 # As Kubernetes sets them for Services called `capo` and `capo-redis` (kubectl exec POD -- env).
@@ -51,7 +50,7 @@ def documented_variables() -> set[str]:
 
 
 def test_what_is_documented_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {variables.PREFIX + name.upper() for name in Settings.model_fields}
+    settings = {environment.PREFIX + name.upper() for name in Settings.model_fields}
     others = documented_variables() - settings
     assert {"CAPO_URL", "CAPO_OPTIONS", "CAPO_API_KEY", "CAPO_CA_FILE"} <= others
     for name in others:

@@ -14,7 +14,7 @@ import pytest
 from capo_service.engine import openai
 from capo_service.engine.base import EncodedPrompt, Prompt, Sampling
 from capo_service.engine.openai import OpenAIEngine
-from capo_service.engine.scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine
 from kit_service import body, serving, settings
 
 VERDICT = '{"incorrect_steps": [1]}'

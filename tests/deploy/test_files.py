@@ -15,9 +15,9 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from capo_service.engine.scripted import ScriptedEngine
 from capo_service.settings import Settings
-from capo_service.variables import PREFIX
+from capo_service.settings.environment import PREFIX
+from kit_scripted import ScriptedEngine
 from kit_service import body, serving, settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -55,7 +55,8 @@ def test_images_are_pinned_confined_and_hold_no_tools(path: Path) -> None:
 
 def test_the_gpu_image_is_of_the_vllm_that_is_tested() -> None:
     pins = dict(
-        line.split("==") for line in (ROOT / "requirements/cpu.txt").read_text().splitlines()
+        line.split()[0].split("==")
+        for line in (ROOT / "requirements/cpu.txt").read_text().splitlines()
         if "==" in line
     )  # fmt: skip
     [version] = re.findall(

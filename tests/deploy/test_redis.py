@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service import results
-from capo_service.engine.scripted import ScriptedEngine
+from capo_service.pipeline import result_cache
+from kit_scripted import ScriptedEngine
 from kit_service import body, eventually, serving, settings
 
 
@@ -53,7 +53,7 @@ def cached(url: str, **more: Any) -> bool:
 def test_replicas_share_results_and_do_not_need_redis_to_work(
     redis: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(result_cache, "_REST_SECONDS", 3600.0)
     url, process = redis
     given: dict[str, Any] = {"result_cache": url}
     engines = ScriptedEngine(), ScriptedEngine()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from capo_client import demo
+from capo_client.cli import demo
 from kit_browser import browsing, launch, visit
 from kit_engine import Running
 

@@ -18,17 +18,19 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
-from capo_client import CreditClient, Rollout, demo, wire
-from capo_client.attack.corpus import attacks
-from capo_client.attack.run import broken
-from capo_client.wire import Credited
-from capo_service.core import steps, verdict
-from capo_service.core.verdict import OutputFormat
+import capo_wire as wire
+from capo_client import CreditClient, Rollout
+from capo_client.cli import demo
+from capo_client.cli.attack.corpus import attacks
+from capo_client.cli.attack.run import broken
+from capo_service.core import critique_format, steps
+from capo_service.core.critique_format import OutputFormat
 from capo_service.engine import embedded
 from capo_service.engine.base import Prompt, Sampling
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.engine.vllm import VllmEngine
-from capo_service.outcome import Verifier
+from capo_service.pipeline.verifier import Verifier
+from capo_wire import Credited
 from kit import owner_by_definition
 from kit_engine import Running
 from kit_stories import solutions
@@ -275,7 +277,7 @@ async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Run
         done = await judge.complete("chat", encoded, sampling)
     finally:
         await judge.close()
-    assert done.finish_reason == "stop" and verdict.read(done.text, 1).wrong is not None
+    assert done.finish_reason == "stop" and critique_format.read(done.text, 1).wrong is not None
     assert done.prompt_tokens > 20 and done.completion_tokens > 0
 
 

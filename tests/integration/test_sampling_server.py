@@ -13,7 +13,7 @@ import kit_trainer
 from capo_trainer.data import Prompt
 from capo_trainer.policy import load_policy
 from capo_trainer.recipe import Policy, Sampling
-from capo_trainer.rollout import Asked, LocalSampler, ServerSampler, encode_prompt
+from capo_trainer.sampling import Asked, LocalSampler, ServerSampler, encode_prompt
 from kit_engine import Running, free_port, running
 
 

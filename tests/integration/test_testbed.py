@@ -13,10 +13,10 @@ import pytest
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from capo_client import CreditClient, Rollout
-from capo_trainer.places import testbed_folder
-from capo_trainer.testbed import common, tasks
-from capo_trainer.testbed.experiment import QUICK, records, serving
-from capo_trainer.testbed.judge import judge_prompts
+from capo_testbed import common, tasks
+from capo_testbed.experiment import QUICK, records, serving
+from capo_testbed.judge import judge_prompts
+from capo_trainer.paths import testbed_folder
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -65,7 +65,7 @@ def test_the_service_has_from_vllm_what_transformers_would_write(testbed: Path, 
 
 
 def test_the_quick_experiment_teaches(testbed: Path, judge: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "capo_trainer.testbed.experiment", "--quick", "--seeds", "2"]
+    command = [sys.executable, "-m", "capo_testbed.experiment", "--quick", "--seeds", "2"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, env={**os.environ})
     for setting in ("grpo", "capo-majority"):
         for run in (tmp_path / setting / f"seed-{seed}" for seed in (0, 1)):

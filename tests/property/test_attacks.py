@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from capo_client import wire
-from capo_client.attack.corpus import SOLUTIONS, Attack, attacks, control
-from capo_client.attack.payloads import FAMILIES
-from capo_client.attack.run import Tally, broken, finds, tally
+import capo_wire as wire
+from capo_client.cli.attack.corpus import SOLUTIONS, Attack, attacks, control
+from capo_client.cli.attack.payloads import FAMILIES
+from capo_client.cli.attack.run import Tally, broken, finds, tally
 from capo_service.core import steps
 from capo_service.core.prompt import nonce
-from capo_service.engine import control as escaping
+from capo_service.engine import control_tokens as escaping
 from capo_service.engine.base import EncodedPrompt, Prompt
-from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.openai import OpenAIEngine
-from capo_service.judge_template import load_template
-from capo_service.prepare import Policy, Prepared, Preparer
+from capo_service.engine.prompt_encoder import PromptEncoder
+from capo_service.pipeline.judge_template import load_template
+from capo_service.pipeline.prepare import Policy, Prepared, Preparer
 from kit_judges import TEMPLATES, encoder
 
 SECRET = b"secret"

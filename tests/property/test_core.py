@@ -11,9 +11,9 @@ import xgrammar
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from capo_service.core import rewards, steps, verdict, voting
+from capo_service.core import critique_format, rewards, steps, voting
+from capo_service.core.critique_format import OutputFormat
 from capo_service.core.errors import InputError
-from capo_service.core.verdict import OutputFormat
 from capo_trainer.evaluate import blank_line_steps
 
 METHODS = ("greedy", "intersection", "majority", "union", "average")
@@ -211,7 +211,7 @@ def test_the_grammar_takes_every_verdict_and_max_tokens_suffices(
     assert accepts(shape.grammar(opened=True), text.removeprefix(opening))
     assert not accepts(shape.grammar(opened=True), text)
     assert len(text) + 1 <= shape.max_tokens()
-    assert verdict.read(text, n_steps) == verdict.Verdict(frozenset(wrong))
+    assert critique_format.read(text, n_steps) == critique_format.Verdict(frozenset(wrong))
     for bad in ([n_steps], [0, 0], [*sorted(wrong, reverse=True)] if len(wrong) > 1 else [-1]):
         assert not accepts(shape.grammar(), json.dumps({**fields, "incorrect_steps": bad})), (
             "a step that does not exist, twice, or out of order"
@@ -248,7 +248,7 @@ def test_whatever_a_critique_says_it_names_steps_that_exist_or_is_invalid() -> N
     @settings(max_examples=300)
     @given(said=st.lists(SAID, max_size=6), n=st.integers(1, 9), truncated=st.booleans())
     def check(said: list[str], n: int, truncated: bool) -> None:
-        found = verdict.read("".join(said), n, truncated=truncated)
+        found = critique_format.read("".join(said), n, truncated=truncated)
         if found.wrong is None:
             assert found.reason
         else:

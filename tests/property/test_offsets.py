@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_client.offsets import decode_with_offsets
 from capo_service.core import steps
 from capo_service.core.alignment import align, from_offsets, token_spans
+from capo_wire.token_offsets import decode_with_offsets
 from kit import table, tokenizer
 from property.test_alignment import TEXTS, ids_of
 

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capo_service.api import parsing
+from capo_service.api.json_splitting import Pieces, split
 from capo_service.api.problems import ProblemError
-from capo_service.api.splitting import Pieces, split
 
 texts = st.text(max_size=8) | st.sampled_from(
     ['"', "\\", '\\"', "[{", "}]", "rollouts", ",", "\n", "\ud800"]

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from capo_service.admission import Admission, DrainingError, QueueFullError, Ticket
 from capo_service.core import voting
+from capo_service.scheduling.admission import Admission, DrainingError, QueueFullError, Ticket
 
 MOST_TOKENS, PLACES = 500, 3
 

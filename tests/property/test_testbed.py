@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_service.core import steps as service_steps
-from capo_trainer.testbed import tasks
-from capo_trainer.testbed.tasks import ALL_KINDS, NO_SLIPS, Change, check, demonstrate, make_task
+from capo_testbed import tasks
+from capo_testbed.tasks import ALL_KINDS, NO_SLIPS, Change, check, demonstrate, make_task
 
 QUESTION = "Ann has 37 coins. Ann wins 25. Ann sells 8. Ann halves them. How many coins now?"
 RIGHT = ["37 + 25 = 62", "62 - 8 = 54", "54 / 2 = 27", "The answer is \\boxed{27}."]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capo_trainer.testbed.build import build
-from capo_trainer.testbed.common import Round, Sizes
+from capo_testbed.build import build
+from capo_testbed.common import Round, Sizes
 
 TINY = Sizes(
     layers=2, judge_layers=3, vocabulary=400, policy_updates=6, held_out=8,

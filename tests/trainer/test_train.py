@@ -15,12 +15,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+import capo_wire as wire
 import kit_trainer
-from capo_client import wire
-from capo_service.engine.scripted import ScriptedEngine
-from capo_trainer import learn as learning
+from capo_trainer import ppo_update as learning
 from capo_trainer.recipe import RecipeError
 from capo_trainer.train import TrainingStopped, train
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings, wait_for_lines
 from kit_trainer import by_letters, changed, records
 
@@ -328,6 +328,6 @@ def test_a_service_that_cannot_be_used_is_refused(
     with pytest.raises(RecipeError, match=r"cannot be used.*capo serve"):
         train(changed(values, credit__url="http://127.0.0.1:9", credit__ready_within=0))
     AcceleratorState._reset_state()
-    monkeypatch.setattr("capo_trainer.credit.our_version", lambda: "7.1.0")
+    monkeypatch.setattr("capo_trainer.reward_client.our_version", lambda: "7.1.0")
     with pytest.raises(RecipeError, match=r"version .*this trainer 7\.1\.0"):
         train(changed(values))

@@ -21,10 +21,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from capo_service.core import rewards
 from capo_service.core.voting import Votes, count_votes
-from capo_service.engine.scripted import ScriptedEngine
 from capo_service.engine.symbolic import SymbolicEngine
-from capo_service.keys import make_key
+from capo_service.scheduling.api_keys import make_key
 from kit_browser import browsing, launch, visit
+from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 QUESTION = "A bakery bakes 12 trays with 8 rolls each and sells 75. How many are left?"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from capo_client.adapters.advantages import token_advantages
 from capo_client.adapters.requirement import require
-from capo_client.answers import response_of
 from capo_trainer import algorithm
+from capo_wire.answers import response_of
 
 
 @given(data=st.data())

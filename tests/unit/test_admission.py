@@ -12,8 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from capo_service.admission import Admission, DrainingError, DrainRate, QueueFullError, Ticket
-from capo_service.fair import Share
+from capo_service.scheduling.admission import (
+    Admission,
+    DrainingError,
+    DrainRate,
+    QueueFullError,
+    Ticket,
+)
+from capo_service.scheduling.fair_queue import Share
 
 
 class Clock:

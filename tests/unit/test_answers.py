@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_client.answers import UnfinishedThoughtError, compare, final_answer, reference_answer
-from capo_client.answers.compare import UnreadableReferenceError, verify
 from capo_service.core import thoughts
+from capo_wire.answers import UnfinishedThoughtError, compare, final_answer, reference_answer
+from capo_wire.answers.compare import UnreadableReferenceError, verify
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+)` \| `(.+)` \| (yes|no) \|$", re.M)

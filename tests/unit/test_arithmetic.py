@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capo_client import wire
-from capo_service.arithmetic import equations, false_equations
+import capo_wire as wire
+from capo_service.core.arithmetic import equations, false_equations
 from capo_service.core.voting import Votes, decided, penalties
-from capo_service.credit import Creditor
-from capo_service.engine.scripted import ScriptedEngine
 from capo_service.engine.symbolic import SymbolicEngine
-from capo_service.judge_template import load_template
-from capo_service.prepare import Policy, Preparer
+from capo_service.pipeline.critiques import Creditor
+from capo_service.pipeline.judge_template import load_template
+from capo_service.pipeline.prepare import Policy, Preparer
+from kit_scripted import ScriptedEngine
 
 TRUE = [
     "3 * (4 + 5) = 27",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capo_client._request_state import split
 from capo_client.balance import Balancer
-from capo_client.chunk import split
 from capo_client.retry import RetryPolicy
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateError
 
-from capo_service.core import rewards, steps, verdict, voting
+from capo_service.core import critique_format, rewards, steps, voting
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
-from capo_service.judge_template import load_template
+from capo_service.pipeline.judge_template import load_template
 
 TEMPLATE = "{% block system %}S{% endblock %}{% block user %}{{ question }}" + (
     "{% for s in steps %}{{ s.open }}{{ s.text }}{{ s.close }}{% endfor %}{% endblock %}"
@@ -80,7 +80,7 @@ def test_a_megabyte_of_anything_takes_no_time_to_speak_of(text: str) -> None:
     """A quadratic pattern takes hours here and runs into the limit."""
     for segmenter in (steps.blank_line, steps.newline, steps.sentence):
         segmenter(text)
-    verdict.read(text, 400)
+    critique_format.read(text, 400)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_megabyte_of_anything_takes_no_time_to_speak_of(text: str) -> None:
     ],
 )  # fmt: skip
 def test_verdicts_that_can_be_read(said: str, wrong: set[int]) -> None:
-    assert verdict.read(said, 10).wrong == wrong
+    assert critique_format.read(said, 10).wrong == wrong
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_verdicts_that_can_be_read(said: str, wrong: set[int]) -> None:
     ],
 )  # fmt: skip
 def test_verdicts_that_are_refused(said: str) -> None:
-    assert verdict.read(said, 10).wrong is None
+    assert critique_format.read(said, 10).wrong is None
 
 
 def test_a_list_that_was_cut_off_may_lack_digits() -> None:
-    assert verdict.read("<incorrect_steps> 3, 1", 20, truncated=True).wrong is None
-    assert verdict.read("<incorrect_steps> 3, 1\n and", 20, truncated=True).wrong == {1, 3}
+    assert critique_format.read("<incorrect_steps> 3, 1", 20, truncated=True).wrong is None
+    assert critique_format.read("<incorrect_steps> 3, 1\n and", 20, truncated=True).wrong == {1, 3}
 
 
 def test_a_right_answer_with_one_wrong_step_gives_two_and_one() -> None:
@@ -246,7 +246,7 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("capo_service.core.prompt, capo_service.core.alignment, capo_service.core.verdict, "
+        ("capo_service.core.prompt, capo_service.core.alignment, capo_service.core.critique_format, "
          "capo_service.core.rewards, capo_service.core.voting", "torch numpy transformers httpx pydantic"),
         ("capo_client", "torch transformers numpy fastapi vllm"),
     ],

@@ -14,7 +14,7 @@ import torch
 
 from capo_client import ChatTurn, Rollout
 from capo_client.encoding import UnsendableError, encode, question_of, tokens_of
-from capo_client.offsets import decode_with_offsets
+from capo_wire.token_offsets import decode_with_offsets
 from kit import tokenizer
 
 ARRAYS: list[Callable[[Any], Any]] = [

@@ -17,7 +17,8 @@ import pytest
 
 import capo_client
 import capo_trainer
-from capo_client import errors, wire
+import capo_wire as wire
+from capo_client import errors
 
 PROBLEM = wire.Problem(type="t", title="T", status=422, detail="d", field="rollouts.0.id")
 RESPONSE = httpx.Response(

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client.evaluate import measures
-from capo_client.evaluate.formats import Example, FormatError, LeftOut, read
-from capo_client.evaluate.measures import Judged, wrong_steps
-from capo_client.wire import VotingMethod
+from capo_client.cli.evaluate import measures
+from capo_client.cli.evaluate.formats import Example, FormatError, LeftOut, read
+from capo_client.cli.evaluate.measures import Judged, wrong_steps
 from capo_service.core.voting import Votes, count_votes
+from capo_wire import VotingMethod
 
 STEPS = ["Two and two are 4.", "4 * 3 = 13.", "The answer is 13."]
 BY_HAND = (False, True, None)

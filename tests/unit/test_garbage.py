@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from capo_service import garbage
+from capo_service.concurrency import gc_tuning
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +40,18 @@ def test_full_collections(
             raise asyncio.CancelledError
 
     if settled:
-        garbage.settle()
-    monkeypatch.setattr(garbage.asyncio, "sleep", nap)
+        gc_tuning.settle()
+    monkeypatch.setattr(gc_tuning.asyncio, "sleep", nap)
     gc.callbacks.append(count)
     try:
         with pytest.raises(asyncio.CancelledError):
-            asyncio.run(garbage.collect_when_idle(lambda: idle))
+            asyncio.run(gc_tuning.collect_when_idle(lambda: idle))
     finally:
         gc.callbacks.remove(count)
     assert fewest <= len(full) <= most
 
 
 def test_what_is_there_is_not_looked_at_again() -> None:
-    garbage.settle()
+    gc_tuning.settle()
     assert gc.get_freeze_count() > 1000
     assert gc.get_threshold()[2] > 100_000

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from capo_client.evaluate.formats import read
-from capo_client.jsonlines import read_lines
-from capo_service.api.canary import load_canaries
-from capo_service.check_alignment import Checker
-from capo_service.judge_template import load_template
-from capo_service.prompts import judge_prompts
+from capo_client.cli.evaluate.formats import read
+from capo_service.cli.check_alignment import Checker
+from capo_service.cli.dump_prompts import judge_prompts
+from capo_service.pipeline.canary import load_canaries
+from capo_service.pipeline.judge_template import load_template
 from capo_service.settings import Settings
 from capo_trainer.data import read_prompts
+from capo_wire.jsonlines import read_lines
 from kit import tokenizer
 
 # Ends of lines to `str.splitlines`, and not to JSON.

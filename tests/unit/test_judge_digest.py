@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from capo_service.api.judging import fingerprint, judge_digest
-from capo_service.engine.local import weights_digest
-from capo_service.engine.scripted import ScriptedEngine
+from capo_service.engine.local_models import weights_digest
+from capo_service.pipeline.rollout import fingerprint, judge_digest
 from capo_service.settings import Settings
+from kit_scripted import ScriptedEngine
 
 
 def digest(model: str = "scripted", template: str = "t", **given: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_service.keys import (
+from capo_service.scheduling.api_keys import (
     ANONYMOUS,
     Key,
     KeyFileError,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capo_client.evaluate.formats import Example, FormatError, LeftOut, read
+from capo_client.cli.evaluate.formats import Example, FormatError, LeftOut, read
 
 STEPS = ["2+2=4.", "So 5."]
 PROCESS = {"id": "x", "problem": "q", "steps": STEPS, "label": 1, "final_answer_correct": False}

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client.labels import reference_of
+from capo_wire.labels import reference_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from capo_service.loop_watch import LoopWatch
+from capo_service.observability.loop_lag import LoopWatch
 
 LONG = 0.2
 

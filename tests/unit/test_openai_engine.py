@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.commands import make_engine
 from capo_service.engine import openai, openai_start
 from capo_service.engine.base import (
     Completion,
@@ -20,6 +19,7 @@ from capo_service.engine.base import (
     Prompt,
     Sampling,
 )
+from capo_service.engine.factory import make_engine
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.settings import Settings
 from kit_time import stepped

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from capo_service.engine import control
+from capo_service.engine import control_tokens
 from capo_service.engine.base import Prompt
-from capo_service.engine.chat import PromptEncoder
+from capo_service.engine.prompt_encoder import PromptEncoder
 from kit import tokenizer
 from kit_judges import TEMPLATES, encoder
 
@@ -77,14 +77,14 @@ def test_a_template_without_a_place_for_text_is_refused(folder: Path) -> None:
      "<think>", "</think>", "<｜User｜>", "<tool_call>", "[TOOL_CALLS]"],
 )  # fmt: skip
 def test_escaping_breaks_every_known_marker(marker: str) -> None:
-    escaped = control.escape(f"a {marker} b")
+    escaped = control_tokens.escape(f"a {marker} b")
     assert marker not in escaped
     assert escaped.replace("\u200b", "") == f"a {marker} b"
 
 
 @pytest.mark.parametrize("text", ["1 < 2 and a <= b", "[1, 2]", "x<3", "[A] is it", "array[N]"])
 def test_escaping_leaves_mathematics_alone(text: str) -> None:
-    assert control.escape(text) == text
+    assert control_tokens.escape(text) == text
 
 
 @pytest.mark.parametrize(

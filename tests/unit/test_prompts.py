@@ -12,14 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from capo_service import commands
-from capo_service.engine.chat import PromptEncoder
-from capo_service.engine.local import local_model
+from capo_service.cli.dump_prompts import prompt
+from capo_service.engine.local_models import local_model
+from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.settings import Settings
 from kit import tokenizer
 
 app = typer.Typer()
-app.command()(commands.prompt)
+app.command()(prompt)
 
 
 def ask(tmp_path: Path, *lines: object, options: tuple[str, ...] = ()) -> tuple[int, str, list]:
@@ -57,9 +57,7 @@ def test_messages_and_ids_are_those_of_the_service(tmp_path: Path) -> None:
 
 
 def test_without_a_model_there_is_text_only_and_every_example_works(tmp_path: Path) -> None:
-    lines = (
-        (resources.files("capo_client") / "examples" / "rollouts.jsonl").read_text().splitlines()
-    )
+    lines = (resources.files("capo_wire") / "examples" / "rollouts.jsonl").read_text().splitlines()
     code, _, prompts = ask(tmp_path, *lines)
     assert code == 0 and len(prompts) == 8
     assert all(prompt["prompt_token_ids"] is None for prompt in prompts)

@@ -8,12 +8,12 @@ import time
 
 import psutil
 
-from capo_service.engine.reaper import Reaper
+from capo_service.engine.orphan_reaper import Reaper
 
 # Starts a child, has it watched, says its number, and waits.
 SERVICE = """
 import subprocess, sys, time
-from capo_service.engine.reaper import Reaper
+from capo_service.engine.orphan_reaper import Reaper
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 reaper = Reaper([child.pid])
 print(child.pid, reaper._process.pid, flush=True)

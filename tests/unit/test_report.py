@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from capo_trainer.testbed import report
-from capo_trainer.testbed.experiment import METHODS, SFT, Setting, run_folder
+from capo_testbed import report
+from capo_testbed.experiment import METHODS, SFT, Setting, run_folder
 
 
 def write_run(out: Path, setting: Setting, seed: int, accuracy: list[float], steps: int) -> None:

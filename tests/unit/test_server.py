@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from capo_service.api.server import CannotListenError, Server, address
-from capo_service.keys import KeyRing
+from capo_service.scheduling.api_keys import KeyRing
 from capo_service.settings import Settings
 
 Named = tuple[str, int] | tuple[str, int, int, int]
@@ -138,7 +138,7 @@ def test_rays_proxy_without_keys_is_warned_of(
     settings: dict[str, Any],
     warns: bool,
 ) -> None:
-    ray_serve = pytest.importorskip("capo_service.ray_serve")
+    ray_serve = pytest.importorskip("capo_service.api.ray_serve")
     monkeypatch.setattr(ray_serve.logs, "set_up", lambda settings: None)
     replica = ray_serve.CreditService.func_or_class.__mro__[1]  # without what Ray wraps around it
     replica({"engine": "symbolic"} | settings)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+HASHES = r"( \\\n    --hash=sha256:[0-9a-f]{64})+"
 
 
 @pytest.fixture
@@ -23,6 +24,12 @@ def setup() -> types.ModuleType:
     return module
 
 
+@pytest.fixture
+def python_of_the_lists(setup: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (*setup.LISTS_ARE_FOR, 9))
+
+
+@pytest.mark.usefixtures("python_of_the_lists")
 def test_a_processor_without_avx2(setup: types.ModuleType, tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : fpu sse4_2 avx\n")
@@ -32,6 +39,7 @@ def test_a_processor_without_avx2(setup: types.ModuleType, tmp_path: Path) -> No
     setup.check_machine(cpuinfo)
 
 
+@pytest.mark.usefixtures("python_of_the_lists")
 def test_a_python_or_a_machine_that_is_not_supported(
     setup: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,9 +62,9 @@ def test_torch_that_the_index_lacks_is_looked_for_at_pytorch(
     asked, python = tmp_path / "asked", tmp_path / "bin" / "python"
     python.parent.mkdir()
     monkeypatch.setattr(setup, "VENV", tmp_path)
-    [pin] = re.findall(r"^torch==.*$", (ROOT / "requirements" / "cpu.txt").read_text(), re.M)
     options = "-m pip install --no-deps --quiet --disable-pip-version-check"
-    first, second = f"{options} {pin}", f"{options} {pin} --index-url {setup.TORCH_INDEX_URL}"
+    first = f"{options} -r {tmp_path / 'torch.txt'}"
+    second = f"{first} --index-url {setup.TORCH_INDEX_URL}"
 
     def install(has_it: str) -> list[str]:
         python.write_text(
@@ -67,7 +75,9 @@ def test_torch_that_the_index_lacks_is_looked_for_at_pytorch(
         setup.install_torch()
         return asked.read_text().splitlines()
 
-    assert install("*torch==*") == [first]
+    assert install("*torch.txt*") == [first]
+    [pin] = re.findall(r"^torch==\S+", (ROOT / "requirements" / "cpu.txt").read_text(), re.M)
+    assert re.fullmatch(rf"{re.escape(pin)}{HASHES}\n", (tmp_path / "torch.txt").read_text())
     assert "trying" not in capsys.readouterr().out
     assert install("*--index-url*") == [first, second]
     assert "trying PyTorch's CPU index" in capsys.readouterr().out
@@ -92,10 +102,20 @@ def test_what_pip_cannot_install_stops_the_setup_with_its_words(
     assert "no such thing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["cpu.txt", "dev.txt"])
-def test_pinned_lists_hold_pins_and_nothing_else(name: str) -> None:
-    lines = (ROOT / "requirements" / name).read_text().splitlines()
-    pins = [line for line in lines if not line.startswith("#")]
-    assert len(pins) > 10
-    for pin in pins:
-        assert re.fullmatch(r"[a-z0-9-]+==[0-9][\w.+!]*", pin), pin
+LISTS = sorted((ROOT / "requirements").rglob("*.txt"))
+
+
+@pytest.mark.parametrize("path", LISTS, ids=[path.stem for path in LISTS])
+def test_pinned_lists_hold_pins_with_hashes_and_nothing_else(path: Path) -> None:
+    text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.M)
+    entries = re.split(r"\n(?=\S)", text.rstrip())
+    assert len(entries) > 10
+    for entry in entries:
+        assert re.fullmatch(rf"[a-z0-9-]+==[0-9][\w.+!]*{HASHES}", entry), entry
+
+
+def test_no_pinned_list_holds_what_is_excluded() -> None:
+    excluded = set(re.findall(r"^\w\S*", (ROOT / "requirements/excluded.in").read_text(), re.M))
+    assert {"torchvision", "llama-cpp-python"} <= excluded
+    for path in LISTS:
+        assert not excluded & set(re.findall(r"^([a-z0-9-]+)==", path.read_text(), re.M)), path

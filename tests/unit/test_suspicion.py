@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client import demo
+from capo_client.cli import demo
 from capo_service.core import steps
 from capo_service.core.suspicion import REASONS, capped, suspicions
 

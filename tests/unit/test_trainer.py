@@ -11,14 +11,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from capo_client.cli import app as capo_app
-from capo_trainer import commands
+from capo_client.cli.main import app as capo_app
+from capo_testbed.cli import testbed
+from capo_trainer import cli
 from capo_trainer.batch import make_batch
-from capo_trainer.credit import Bundles, Credit
 from capo_trainer.data import Prompt, prompts_of_step
 from capo_trainer.evaluate import Judged, summary
 from capo_trainer.recipe import RecipeError, load_recipe
-from capo_trainer.rollout import Asked, Rollout, _Choose
+from capo_trainer.reward_client import Bundles, Credit
+from capo_trainer.sampling import Asked, Rollout, _Choose
 from capo_trainer.verify import MathVerify
 from kit_trainer import changed, recipe_values
 
@@ -68,8 +69,8 @@ def test_a_recipe_that_cannot_be_right_is_refused(changes: dict[str, Any], messa
 
 def test_the_command_shows_every_value_and_explains_what_is_wrong(tmp_path: Path) -> None:
     app = type(capo_app)()
-    app.command("train")(commands.train)
-    app.command("other")(commands.testbed)
+    app.command("train")(cli.train)
+    app.command("other")(testbed)
     path = str(ROOT / "recipes" / "gsm8k_smollm2_cpu.toml")
     shown = CliRunner().invoke(app, ["train", "--config", path, "--dry-run", "--set", "steps=7"])
     assert shown.exit_code == 0 and '"steps": 7' in shown.output

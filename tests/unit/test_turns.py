@@ -18,7 +18,7 @@ from capo_client.adapters.turns import (
     policy_text,
     spread,
 )
-from capo_client.offsets import decode_with_offsets
+from capo_wire.token_offsets import decode_with_offsets
 from kit import tokenizer
 
 NAMES = ["gpt2", "llama2"]

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
-from capo_service import outcome
-from capo_service.outcome import Verified, Verifier
+from capo_service.pipeline import verifier as verifier_module
+from capo_service.pipeline.verifier import Verified, Verifier
 
 
 @asynccontextmanager
@@ -61,7 +61,7 @@ def test_there_are_as_many_workers_as_cpus(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_worker_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcome, "_START_SECONDS", 5.0)
+    monkeypatch.setattr(verifier_module, "_START_SECONDS", 5.0)
     async with running(workers=1, timeout=5) as verifier:
         [stopped] = workers()
         os.kill(stopped, signal.SIGSTOP)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client import wire
-from capo_service.credit import Creditor, NoValidCritiqueError
+import capo_wire as wire
 from capo_service.engine.base import EncodedPrompt, Sampling
-from capo_service.engine.scripted import ScriptedEngine
-from capo_service.prepare import Prepared
+from capo_service.pipeline.critiques import Creditor, NoValidCritiqueError
+from capo_service.pipeline.prepare import Prepared
+from kit_scripted import ScriptedEngine
 
 STEPS = 4
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from capo_trainer import recipe
 from capo_trainer.algorithm import advantages, genorm_reward
-from capo_trainer.credit import Credit
-from capo_trainer.rollout import Rollout
+from capo_trainer.reward_client import Credit
+from capo_trainer.sampling import Rollout
 
 
 @dataclass(slots=True)

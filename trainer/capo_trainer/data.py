@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from capo_client.jsonlines import read_lines
 from capo_trainer.recipe import RecipeError
 from capo_trainer.verify import Verifier
+from capo_wire.jsonlines import read_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from capo_trainer import checkpoint
-from capo_trainer.credit import Bundles, CreditLink
 from capo_trainer.data import read_prompts
 from capo_trainer.recipe import Recipe
-from capo_trainer.rollout import Asked, Rollout, Sampler, encode_prompt
+from capo_trainer.reward_client import Bundles, CreditLink
+from capo_trainer.sampling import Asked, Rollout, Sampler, encode_prompt
 from capo_trainer.verify import Verifier, named_function
 
 # As the service cuts steps (segment.method blank_line).

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from capo_trainer import recipe
-from capo_trainer.places import cache_folder
+from capo_trainer.paths import cache_folder
 from capo_trainer.recipe import RecipeError
 
 

@@ -16,14 +16,14 @@ from accelerate.utils import gather_object, set_seed
 
 from capo_trainer import checkpoint
 from capo_trainer.batch import Batch, make_batch
-from capo_trainer.credit import Bundles, Collected, CreditLink
 from capo_trainer.data import Prompt, prompts_of_step, read_prompts
 from capo_trainer.evaluate import Evaluator
-from capo_trainer.learn import TrainingStopped, learn
 from capo_trainer.logs import Logs
 from capo_trainer.policy import cosine, load_policy
+from capo_trainer.ppo_update import TrainingStopped, learn
 from capo_trainer.recipe import Recipe, RecipeError
-from capo_trainer.rollout import Asked, Rollout, Sampler, encode_prompt, make_sampler
+from capo_trainer.reward_client import Bundles, Collected, CreditLink
+from capo_trainer.sampling import Asked, Rollout, Sampler, encode_prompt, make_sampler
 from capo_trainer.verify import Verifier, make_verifier
 
 

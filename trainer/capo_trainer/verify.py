@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from capo_client.answers import reference_answer
-from capo_client.answers.compare import verify
 from capo_trainer.recipe import RecipeError
+from capo_wire.answers import reference_answer
+from capo_wire.answers.compare import verify
 
 
 class Verifier(Protocol):

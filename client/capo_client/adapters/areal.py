@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, default_scorer
-from capo_client.answers import END_TOKENS, response_of
+from capo_wire.answers import END_TOKENS, response_of
 
 
 def reward_fn(

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, Scorer
-from capo_client.answers import END_TOKENS, response_of
-from capo_client.scalar import columns
+from capo_wire.aggregate import columns
+from capo_wire.answers import END_TOKENS, response_of
 
 RewardFunc = Callable[[Sequence[str], Sequence[str], Sequence[Any]], dict[str, Any]]
 

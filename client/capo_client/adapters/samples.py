@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from capo_client import errors, wire
+import capo_wire as wire
+from capo_client import errors
+from capo_client._request_state import Answer
 from capo_client.adapters.turns import check_count, spread
-from capo_client.chunk import Answer
-from capo_client.scalar import agreement, log_metrics, mean_reward
+from capo_wire.aggregate import agreement, log_metrics, mean_reward
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from copy import copy
 from functools import cache
 from typing import Any, Literal
 
-from capo_client import errors, wire
+import capo_wire as wire
+from capo_client import errors
 from capo_client._background_loop import BackgroundWork
+from capo_client._request_state import Answer, make_options
 from capo_client.adapters.samples import (
     Asked,
     Sample,
@@ -31,8 +33,7 @@ from capo_client.adapters.samples import (
 )
 from capo_client.adapters.turns import content_text, decode_turns, policy_flags
 from capo_client.async_client import AsyncCreditClient
-from capo_client.chunk import Answer, make_options
-from capo_client.labels import reference_of
+from capo_wire.labels import reference_of
 
 __all__ = ["FALLBACKS", "Fallback", "Sample", "Scored", "Scorer", "default_scorer"]
 

@@ -27,7 +27,7 @@ from typing import Any
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer
 from capo_client.adapters.turns import BETWEEN_TURNS, policy_flags, policy_runs
-from capo_client.scalar import METRICS
+from capo_wire.aggregate import METRICS
 
 require("verl", "verl", "0.9.1")
 

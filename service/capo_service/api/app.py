@@ -15,15 +15,22 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service import version
-from capo_service.api import page, problems, remote
-from capo_service.api.answer import NDJSON, Call, Stream, by_size, counted, until_disconnect
-from capo_service.api.context import RequestContext
+from capo_service.api import inspector, problems, remote_reward
+from capo_service.api.access_log import RequestContext
+from capo_service.api.credit_response import (
+    NDJSON,
+    Call,
+    Stream,
+    by_size,
+    counted,
+    until_disconnect,
+)
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
-from capo_service.api.runtime import Runtime
 from capo_service.engine.base import Engine
+from capo_service.pipeline.service import Runtime
 from capo_service.settings import Settings
 
 _NAMES = {404: "not-found", 405: "method-not-allowed"}
@@ -75,8 +82,8 @@ def create_app(
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_routes(app, runtime)
-    remote.add_routes(app, runtime)
-    page.add_routes(app, runtime)
+    remote_reward.add_routes(app, runtime)
+    inspector.add_routes(app, runtime)
     return app
 
 

@@ -13,10 +13,10 @@ import pydantic_core
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from capo_client import wire
+import capo_wire as wire
 from capo_service.api import problems
-from capo_service.api.splitting import split
-from capo_service.offload import off_loop
+from capo_service.api.json_splitting import split
+from capo_service.concurrency.cpu_thread import off_loop
 
 Item = wire.Rollout | wire.Failed
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from capo_client import wire
-from capo_service.admission import DrainingError, QueueFullError
+import capo_wire as wire
 from capo_service.core.errors import InputError
-from capo_service.credit import NoValidCritiqueError
 from capo_service.engine.base import EngineBusyError, EngineDeadError
-from capo_service.keys import QuotaError, QuotaTooSmallError
-from capo_service.logs import rollouts as rollout_log
+from capo_service.observability.logs import rollouts as rollout_log
+from capo_service.pipeline.critiques import NoValidCritiqueError
+from capo_service.scheduling.admission import DrainingError, QueueFullError
+from capo_service.scheduling.api_keys import QuotaError, QuotaTooSmallError
 
 log = logging.getLogger(__name__)
 

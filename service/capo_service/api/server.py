@@ -16,9 +16,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from capo_service import healthy
-from capo_service.api.protocol import patient_for
-from capo_service.api.runtime import Runtime
+from capo_service.api.uvicorn_protocol import patient_for
+from capo_service.cli import healthcheck
+from capo_service.pipeline.service import Runtime
 from capo_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class Server(uvicorn.Server):
             )
         url = address(settings, listening)
         try:
-            self._note = healthy.note(healthy.Place(url, settings.tls_client_ca is not None))
+            self._note = healthcheck.note(
+                healthcheck.Place(url, settings.tls_client_ca is not None)
+            )
         except OSError as error:
             log.warning(
                 "cannot note the address for health checks, which will use CAPO_PORT: %s", error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 from capo_service.core.errors import InputError
-from capo_service.core.loose import fit_loosely
+from capo_service.core.fuzzy_alignment import fit_loosely
 from capo_service.core.steps import Span
 from capo_service.core.vocabulary import TokenTable
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from capo_service.engine import control
+from capo_service.engine import control_tokens
 from capo_service.engine.base import (
     FINISHED_EARLY,
     Completion,
@@ -29,9 +29,9 @@ from capo_service.engine.base import (
     Segment,
     engine_metrics,
 )
-from capo_service.engine.chat import PromptEncoder
 from capo_service.engine.openai_answer import completion_of, object_of
 from capo_service.engine.openai_start import check_grammar, model_card
+from capo_service.engine.prompt_encoder import PromptEncoder
 
 log = logging.getLogger(__name__)
 
@@ -301,4 +301,4 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _text(segments: tuple[Segment, ...]) -> str:
-    return "".join(text if trusted else control.escape(text) for text, trusted in segments)
+    return "".join(text if trusted else control_tokens.escape(text) for text, trusted in segments)

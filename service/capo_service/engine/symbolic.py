@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from capo_service.arithmetic import false_equations
+from capo_service.core.arithmetic import false_equations
 from capo_service.engine.base import UNLIMITED, Completion, EncodedPrompt, Prompt, Sampling
 
 NAME = "symbolic"

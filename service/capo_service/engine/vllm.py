@@ -30,9 +30,9 @@ from capo_service.engine.base import (
     Sampling,
     engine_metrics,
 )
-from capo_service.engine.chat import PromptEncoder
-from capo_service.engine.local import local_model
-from capo_service.engine.reaper import Reaper
+from capo_service.engine.local_models import local_model
+from capo_service.engine.orphan_reaper import Reaper
+from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.supervisor import Supervisor
 
 if TYPE_CHECKING:

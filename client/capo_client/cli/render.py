@@ -1,0 +1,120 @@
+"""Credit for people: a table of steps and votes, and the token rewards as a heat strip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from capo_wire import Credited, Failed, Step
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_COLOURS = ("red3", "dark_orange", "gold1", "green3")  # -1, 0, +1, +2 with the default weights
+_LONGEST_STEP = 160
+
+
+def panel(
+    question: str,
+    response: str,
+    result: Credited | Failed,
+    bounds: tuple[float, float],
+    known_wrong: Sequence[int] | None = None,
+) -> Panel:
+    """One rollout. `bounds`: lowest and highest reward of the batch, for the colours."""
+    title = Text(f" {result.id} ", style="bold")
+    body: list[RenderableType] = [Text(question, style="italic"), Text()]
+    if isinstance(result, Failed):
+        body.append(Text(f"{result.error.status} {result.error.detail}", style="red"))
+        return Panel(Group(*body), title=title, title_align="left", border_style="red")
+    body += [steps_table(response, result.steps, bounds, known_wrong), Text()]
+    if result.token_rewards is not None:
+        body.append(heat_strip(result.token_rewards, bounds))
+    for suspicion in result.suspicion:
+        done = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
+        reason = suspicion.reason.replace("_", " ")
+        body.append(Text(f"suspicious, {reason}: {suspicion.detail}{done}", style="yellow"))
+    body.append(_footer(result))
+    return Panel(Group(*body), title=title, title_align="left")
+
+
+def steps_table(
+    response: str,
+    steps: Sequence[Step],
+    bounds: tuple[float, float],
+    known_wrong: Sequence[int] | None = None,
+) -> Table:
+    """Each step with its votes and reward; and, where it is known, whether it is wrong."""
+    table = Table(box=None, padding=(0, 1), expand=True)
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("step", ratio=1)
+    table.add_column("votes", no_wrap=True)
+    table.add_column("reward", justify="right", no_wrap=True)
+    if known_wrong is not None:
+        table.add_column("truth", no_wrap=True)
+    for step in steps:
+        start, end = step.span
+        text = " ".join(response[start:end].split())
+        shown = text if len(text) <= _LONGEST_STEP else text[: _LONGEST_STEP - 1] + "…"
+        row: list[RenderableType] = [
+            str(step.index),
+            Text(shown, style="red" if step.wrong else ""),
+            _votes(step),
+            Text(f"{step.reward:+.2f}", style=colour(step.reward, bounds)),
+        ]
+        if known_wrong is not None:
+            is_wrong = step.index in known_wrong
+            row.append(Text("wrong" if is_wrong else "right", style="red" if is_wrong else "dim"))
+        table.add_row(*row)
+    return table
+
+
+def heat_strip(rewards: Iterable[float], bounds: tuple[float, float]) -> Text:
+    """One block per token: colour and height are its reward."""
+    strip = Text("tokens ", style="dim")
+    for reward, run in groupby(rewards):
+        block = _LEVELS[_level(reward, bounds, len(_LEVELS))]
+        strip.append(block * len(list(run)), style=colour(reward, bounds))
+    return strip
+
+
+def colour(reward: float, bounds: tuple[float, float]) -> str:
+    """From red, the lowest reward of the batch, to green, the highest."""
+    return _COLOURS[_level(reward, bounds, len(_COLOURS))]
+
+
+def _level(reward: float, bounds: tuple[float, float], levels: int) -> int:
+    low, high = bounds
+    share = 1.0 if high <= low else (reward - low) / (high - low)
+    return round(min(max(share, 0.0), 1.0) * (levels - 1))
+
+
+def _votes(step: Step) -> Text:
+    votes = step.votes
+    dots = "●" * votes.wrong + "○" * (votes.valid - votes.wrong)
+    skipped = "·" * (votes.asked - votes.valid)
+    return Text.assemble(
+        (dots, "red" if step.wrong else "green"),
+        (skipped, "dim"),
+        f" {votes.wrong}/{votes.valid}",
+    )
+
+
+def _footer(result: Credited) -> Text:
+    usage = result.usage
+    parts = []
+    if result.outcome is not None:
+        source = result.outcome.source.replace("_", "-")
+        right = {1.0: "right answer", 0.0: "wrong answer"}.get(
+            result.outcome.value, f"outcome {result.outcome.value:g}"
+        )
+        parts.append(f"{right} ({source})")
+    parts.append(f"{usage.critiques_run} critiques")
+    parts.append(
+        f"{usage.completion_tokens} tokens written, {usage.prompt_tokens} read "
+        f"({usage.cached_tokens} from cache)"
+    )
+    return Text(" · ".join(parts), style="dim")

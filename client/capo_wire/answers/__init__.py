@@ -1,0 +1,21 @@
+"""Final answers: where one stands in a text, and whether two are the same.
+
+The same rules for the service, the trainer and the adapters. They are in docs/outcome.md, with
+examples that are run as tests. `compare` needs math-verify, the rest only the standard library.
+"""
+
+from capo_wire.answers.find import (
+    END_TOKENS,
+    UnfinishedThoughtError,
+    final_answer,
+    reference_answer,
+    response_of,
+)
+
+__all__ = [
+    "END_TOKENS",
+    "UnfinishedThoughtError",
+    "final_answer",
+    "reference_answer",
+    "response_of",
+]

@@ -1,0 +1,103 @@
+"""What a service says of itself: `GET /info`, `GET /live`, `POST /tokens`."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from capo_wire.base import RequestModel, ResponseModel, TokenId
+from capo_wire.responses import Credited
+
+
+class TokensRequest(RequestModel):
+    """The body of `POST /tokens`: a text to be tokenized, or tokens to be placed in their text."""
+
+    tokenizer: str = Field(description="A name that `GET /info` lists.")
+    response: str | None = None
+    response_token_ids: list[TokenId] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.response is None and self.response_token_ids is None:
+            raise ValueError("give response, response_token_ids, or both")
+        return self
+
+
+class Tokens(ResponseModel):
+    """The answer of `POST /tokens`."""
+
+    response: str
+    response_token_ids: list[int]
+    token_offsets: list[tuple[int, int]] = Field(
+        description="The characters of each token; an empty span for one without text."
+    )
+
+
+class Recent(ResponseModel):
+    """A recently credited rollout, as `GET /live` shows it."""
+
+    at: float = Field(description="Seconds since 1970.")
+    key: str
+    run: str | None
+    question: str
+    method: str
+    result: Credited
+
+
+class Sample(ResponseModel):
+    """What the service was doing at a time; totals are since its start."""
+
+    at: float = Field(description="Seconds since 1970.")
+    accepted: float
+    running: float
+    queued_tokens: float
+    rollouts: float
+    completion_tokens: float
+    steps_wrong: float
+    steps_right: float
+    agreement_sum: float
+    agreement_count: float
+    critiques_invalid: float
+    critiques: float
+    canary_good: float | None = Field(
+        default=None, description="Share of recent probes that were judged correctly."
+    )
+    canary_bad: float | None = None
+
+
+class Live(ResponseModel):
+    """The answer of `GET /live`."""
+
+    model: str
+    seconds: float = Field(description="Between samples.")
+    samples: list[Sample]
+    recent: list[Recent] = Field(description="The newest last; empty unless live_rollouts is set.")
+    keeps: int = Field(description="How many recent rollouts the service keeps (live_rollouts).")
+
+
+class Info(ResponseModel):
+    """The answer of `GET /info`."""
+
+    service: str = "capo-credit"
+    version: str
+    wire: int = Field(default=1, description="Version of the wire; fields are added within one.")
+    model: str
+    engine: str
+    context_length: int | None
+    critique_style: str
+    critique_format: str
+    template: str | None = Field(
+        default=None,
+        description="Digest of the judge's prompt template: the first 16 digits of its SHA-256.",
+    )
+    judge_digest: str | None = Field(
+        default=None,
+        description="Digest of all settings that can change what the judge says; results of "
+        "services with the same digest can be mixed.",
+    )
+    tokenizers: list[str] = Field(description="Names that `tokenizer` may take.")
+    voting_methods: list[str]
+    reward_schemes: list[str]
+    segment_methods: list[str]
+    limits: dict[str, Any]

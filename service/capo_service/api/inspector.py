@@ -1,0 +1,138 @@
+"""The inspector: its files, and what it asks beside `POST /credit`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
+from starlette.types import Scope
+
+import capo_wire as wire
+from capo_service import version
+from capo_service.api import problems
+from capo_service.api.parsing import first_error, read_body
+from capo_service.concurrency.cpu_thread import off_loop
+from capo_service.core import alignment
+from capo_service.pipeline.prepare import limit
+from capo_service.pipeline.served_tokenizers import Vocabulary
+from capo_service.pipeline.service import Runtime
+from capo_service.scheduling.api_keys import Key
+
+_FOLDER = Path(__file__).parent.parent / "ui"
+# Nothing but our own files; the page itself may call other services, to compare judges.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_MOST_WAITING = 4  # texts that wait to be tokenized, on the thread that also prepares rollouts
+_HEADERS = {
+    "Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
+}  # fmt: skip
+
+
+class _Page(StaticFiles):
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def add_routes(app: FastAPI, runtime: Runtime) -> None:
+    """The page at `/`, `POST /tokens` and `GET /live`."""
+    settings, require = runtime.settings, runtime.access.require
+    may_info, may_credit = require("info"), require("credit")
+
+    @app.get("/", summary="The inspector, for a browser; else where things are")
+    async def index(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+        return JSONResponse(
+            {
+                "service": f"capo-credit {version()}",
+                "credit": "POST /credit",
+                "description": "/openapi.json",
+                "info": "/info",
+                "ready": "/health/ready",
+                "inspector": "/, in a browser",
+            }
+        )
+
+    @app.get("/ui/examples.jsonl", include_in_schema=False)
+    async def examples() -> Response:
+        path = Path(str(files("capo_wire") / "examples" / "rollouts.jsonl"))
+        return FileResponse(path, headers=_HEADERS, media_type="application/x-ndjson")
+
+    app.mount("/ui", _Page(directory=_FOLDER), name="ui")
+
+    @app.get("/live", summary="Recent activity of the service, for the live view")
+    async def live(
+        after: float = 0.0,
+        key: Key = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here
+    ) -> wire.Live:
+        return runtime.live.seen_by(key, runtime.engine.model, after)
+
+    waiting = 0  # texts to be tokenized
+
+    @app.post(
+        "/tokens",
+        response_model=wire.Tokens,
+        summary="Tokens of a text, or where tokens stand in their text",
+        responses=problems.openapi_responses(),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/TokensRequest"}}
+                },
+            }
+        },
+    )
+    async def tokens(request: Request) -> wire.Tokens:
+        may_credit(request)
+        body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
+        try:
+            asked = wire.TokensRequest.model_validate_json(body)
+        except ValidationError as error:
+            field, detail = first_error(error)
+            raise problems.error("invalid-request", detail, field) from None
+        vocabulary = runtime.vocabularies.get(asked.tokenizer)
+        if vocabulary is None:
+            served = ", ".join(runtime.tokenizers) or "none"
+            raise problems.error(
+                "unknown-tokenizer",
+                f"tokenizer {asked.tokenizer!r} is not served; this service has {served}",
+                "tokenizer",
+            )
+        nonlocal waiting
+        if waiting >= _MOST_WAITING:
+            said = "others are looking at tokens; this is for people, and rollouts come first"
+            raise problems.error("queue-full", said, **{"Retry-After": "1"})
+        waiting += 1
+        try:
+            given = len(asked.response or ""), len(asked.response_token_ids or ())
+            limit("response", "characters", given[0], "max_characters", settings.max_characters)
+            limit(
+                "response", "tokens", given[1], "max_response_tokens", settings.max_response_tokens
+            )
+            return await off_loop(_place, vocabulary, asked)
+        except Exception as error:
+            raise problems.from_problem(problems.explain(error)) from None
+        finally:
+            waiting -= 1
+
+
+def _place(vocabulary: Vocabulary, asked: wire.TokensRequest) -> wire.Tokens:
+    ids = asked.response_token_ids
+    if ids is None:
+        ids = vocabulary.encode(asked.response or "")
+    placed = alignment.align(vocabulary.table, ids, asked.response)
+    return wire.Tokens(
+        response=placed.text,
+        response_token_ids=ids,
+        token_offsets=list(zip(placed.starts, placed.ends, strict=True)),
+    )

@@ -1,0 +1,66 @@
+"""The service as an application of Ray Serve, for clusters that run Ray already.
+
+    serve deploy deploy/ray/serve.yaml
+
+Every replica is the whole service with a judge of its own, and takes requests once that is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from capo_service.api.app import create_app
+from capo_service.concurrency import gc_tuning
+from capo_service.engine.factory import make_engine
+from capo_service.observability import logs, tracing
+from capo_service.settings import load
+
+log = logging.getLogger(__name__)
+
+
+@serve.deployment
+@serve.ingress()
+class CreditService:
+    """One replica.
+
+    Args:
+        settings: of the service, as `capo serve` takes them; CAPO_* variables hold beside them.
+
+    Raises:
+        SettingsError: a setting is unknown or has a wrong value.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        loaded = load(None, **settings)
+        logs.set_up(loaded)
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        self._flush = tracing.set_up(loaded)
+        engine = make_engine(loaded)
+        self._app = create_app(loaded, engine, on_ready=gc_tuning.settle, wait=True)
+        if self._app.state.runtime.access.keys.open:
+            log.warning(
+                "no API key is needed: anyone who reaches Ray's proxy can use the judge. Set "
+                "api_keys_file in the application's args (`capo key NAME` makes an entry)"
+            )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # Ray's name
+        return self._app
+
+    async def check_health(self) -> None:
+        """Ray replaces a replica that only a new process can bring back."""
+        runtime = self._app.state.runtime
+        if runtime.dead:
+            raise RuntimeError(runtime.is_broken().detail)
+
+    def __del__(self) -> None:
+        self._flush()
+
+
+def app(settings: dict[str, Any]) -> serve.Application:
+    """What the configuration file names as `import_path`; `args` there are the settings."""
+    return CreditService.bind(settings)  # type: ignore[attr-defined]  # the decorator's

@@ -1,5 +1,0 @@
-"""The arithmetic that a text states, checked exactly; no model, no `eval`."""
-
-from capo_service.arithmetic.find import Equation, equations, false_equations
-
-__all__ = ["Equation", "equations", "false_equations"]

@@ -1,0 +1,57 @@
+"""The engine that the settings name."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from capo_service.engine.base import Engine
+from capo_service.settings import Settings
+
+_NO_VLLM = (
+    "the judge runs in vLLM, which {}: pip install 'capo-credit[service,gpu]' (NVIDIA), or "
+    "'capo-credit[service,cpu]'. Without vLLM: --engine symbolic (checks arithmetic), or "
+    "--engine openai --upstream URL --model NAME"
+)
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine that the settings name.
+
+    Raises:
+        ValueError: what it needs is not installed.
+    """
+    if settings.engine == "openai":
+        from capo_client.addresses import proxy_for
+        from capo_service.engine.openai import OpenAIEngine
+
+        proxy = proxy_for(settings.upstream or "")
+        key = settings.upstream_api_key
+        return OpenAIEngine(
+            settings.upstream or "",
+            settings.model,
+            api_key=key.get_secret_value() if key else None,
+            prompt_form=settings.prompt_form,
+            tokenizer=settings.tokenizer,
+            template_kwargs=settings.chat_template_kwargs,
+            concurrency=settings.upstream_concurrency,
+            constrained=settings.critique_format == "json",
+            proxy=proxy.url if proxy else None,
+            proxy_name=str(proxy or ""),
+        )
+    if settings.engine == "symbolic":
+        from capo_service.engine.symbolic import SymbolicEngine
+
+        return SymbolicEngine()
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(_NO_VLLM.format("is not installed"))
+    try:
+        from capo_service.engine.vllm import VllmEngine
+    except ModuleNotFoundError as error:
+        raise ValueError(_NO_VLLM.format(f"is not installed whole ({error})")) from None
+
+    return VllmEngine(
+        settings.model,
+        settings.engine_args,
+        settings.chat_template_kwargs,
+        settings.engine_hang_seconds,
+    )

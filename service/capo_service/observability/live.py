@@ -1,0 +1,82 @@
+"""What the live view shows: samples of the counters, and recently credited rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+import capo_wire as wire
+from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.prepare import conversation
+from capo_service.scheduling.admission import Admission
+from capo_service.scheduling.api_keys import ANONYMOUS, Key
+
+SECONDS = 2.0
+_SAMPLES = 450  # a quarter of an hour
+_MOST_CHARACTERS = 20_000  # of a rollout that is kept
+_AT_ONCE = 200  # rollouts in one answer, the newest
+
+
+class Live:
+    """Bounded, and in memory only.
+
+    Args:
+        keeps: how many rollouts are kept with their text; 0 for none.
+        telemetry: what is sampled.
+        admission: the queue.
+    """
+
+    def __init__(self, keeps: int, telemetry: Telemetry, admission: Admission) -> None:
+        self._recent: deque[wire.Recent] = deque(maxlen=keeps)
+        self._samples: deque[wire.Sample] = deque(maxlen=_SAMPLES)
+        self._telemetry = telemetry
+        self._admission = admission
+        self._keeps = keeps
+
+    def note(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, full: wire.Credited, key: str
+    ) -> None:
+        """Keep a credited rollout, if any are kept."""
+        if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
+            return
+        question = rollout.question
+        if question is None:
+            question = conversation(rollout.messages or [])
+        self._recent.append(
+            wire.Recent(
+                at=time.time(), key=key, run=options.run, question=question[:_MOST_CHARACTERS],
+                method=options.voting.method, result=full,
+            )
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Take samples; runs until it is cancelled."""
+        while True:
+            self._samples.append(self._sample())
+            await asyncio.sleep(SECONDS)
+
+    def _sample(self) -> wire.Sample:
+        return wire.Sample(
+            at=time.time(), accepted=self._admission.accepted, running=self._admission.running,
+            queued_tokens=self._admission.queued_tokens, **self._telemetry.totals(),
+        )  # fmt: skip
+
+    def seen_by(self, key: Key, model: str, after: float = 0.0) -> wire.Live:
+        """What a caller may see: all samples, and its own rollouts; all of them with `metrics`.
+
+        Args:
+            key: the caller's.
+            model: the judge's name.
+            after: only what is newer, in seconds since 1970.
+        """
+        everything = key.name == ANONYMOUS or "metrics" in key.roles
+        recent = [
+            each
+            for each in self._recent
+            if each.at > after and (everything or each.key == key.name)
+        ]
+        return wire.Live(
+            model=model, seconds=SECONDS, recent=recent[-_AT_ONCE:], keeps=self._keeps,
+            samples=[sample for sample in self._samples if sample.at > after],
+        )  # fmt: skip

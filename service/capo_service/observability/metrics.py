@@ -1,0 +1,254 @@
+"""What the service counts, in Prometheus' form and by its naming conventions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+import capo_wire as wire
+
+_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_LATE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
+_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (32, 128, 512, 2048, 8192, 32768)
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request for credit: when it came, by `time.monotonic`, and how it was answered."""
+
+    at: float
+    status: int = 500
+
+
+class _Count(Collector):
+    """A counter whose value is kept elsewhere and read when it is exposed."""
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        self._about = name, help_text
+        self._read = read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(*self._about, value=self._read())
+
+
+class Telemetry:
+    """Counters of one service; `expose` is its part of `GET /metrics`."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(name, help_text, labels, registry=registry)
+
+        def histogram(name: str, help_text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, help_text, buckets=buckets, registry=registry)
+
+        self.requests = counter("capo_requests", "Requests for credit, by HTTP status", "status")
+        self.seconds = histogram(
+            "capo_request_seconds", "Latency of a request for credit in seconds", _SECONDS
+        )
+        self.rollouts = counter(
+            "capo_rollouts", "Rollouts answered, by HTTP status and key", "status", "key"
+        )
+        self.queue_seconds = histogram(
+            "capo_queue_seconds", "Queue time of a rollout in seconds", _SECONDS
+        )
+        self.judge_seconds = histogram(
+            "capo_judge_seconds", "Time of a rollout with the judge in seconds", _SECONDS
+        )
+        self.shared = counter(
+            "capo_rollouts_shared",
+            "Rollouts answered from the cache, or with an identical one",
+        )
+        self.steps = counter("capo_steps", "Steps voted on, by verdict", "verdict")
+        self.flagged = counter(
+            "capo_rollouts_judged",
+            "Rollouts judged, by outcome and by whether a step was found wrong",
+            "outcome",
+            "flagged",
+        )
+        self.verifications = counter(
+            "capo_verifications",
+            "Answers verified, by result: right, wrong, or why they could not be checked",
+            "result",
+        )
+        self.suspicions = counter(
+            "capo_suspicions",
+            "Reward-hacking flags of judged rollouts, by reason and action",
+            "reason",
+            "action",
+        )
+        self.canaries = counter(
+            "capo_canaries",
+            "Known-answer probes judged, by kind (good, bad) and result",
+            "worth",
+            "judged",
+        )
+        self.critiques = counter("capo_critiques", "Critiques that ran to their end", "valid")
+        self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
+        self.saved = counter(
+            "capo_critiques_saved",
+            "Critiques skipped because they could no longer change the vote",
+        )
+        self.agreement = histogram(
+            "capo_agreement_ratio",
+            "Mean agreement between the critiques of a rollout (0.5 to 1)",
+            _SHARES,
+        )
+        self.tokens = counter(
+            "capo_judge_tokens", "Tokens of the judge, by kind and key", "kind", "key"
+        )
+        self.rollout_steps = histogram("capo_rollout_steps", "Steps of a rollout", _STEPS)
+        self.rollout_tokens = histogram(
+            "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
+        )
+        self.kept = counter(
+            "capo_result_cache", "Result-cache lookups by result (hit, miss, error)", "result"
+        )
+        self.loop_blocked = histogram(
+            "capo_loop_blocked_seconds",
+            "Event-loop lag caused by this process in seconds, sampled every 5 ms",
+            _LATE,
+        )
+        self.task_failures = counter(
+            "capo_background_failures", "Background tasks that failed, by task", "task"
+        )
+        self.key_reloads = counter(
+            "capo_key_reloads", "Reloads of the API key file, by result (done, failed)", "result"
+        )
+
+        self._canary_accuracy = Gauge(
+            "capo_canary_accuracy_ratio",
+            "Share of recent known-answer probes that were judged correctly, by kind",
+            ["worth"],
+            registry=registry,
+        )
+
+    def watch_canaries(self, worth: str, read: Callable[[], float]) -> None:
+        """Expose the accuracy on canaries of a worth."""
+        self._canary_accuracy.labels(worth).set_function(read)
+
+    def about(self, **facts: str) -> None:
+        """What does not change while the service runs."""
+        Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
+
+    @contextmanager
+    def request(self) -> Iterator[Asked]:
+        """Count a request for credit; whoever answers it sets its status."""
+        asked = Asked(time.monotonic())
+        try:
+            yield asked
+        finally:
+            self.requests.labels(str(asked.status)).inc()
+            self.seconds.observe(time.monotonic() - asked.at)
+
+    def watch_count(self, name: str, help_text: str, read: Callable[[], int]) -> None:
+        """Expose a count that is read when it is asked for, as `name` with `_total`."""
+        self.registry.register(_Count(name, help_text, read))
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Expose a value that is read when it is asked for."""
+        Gauge(name, help_text, registry=self.registry).set_function(read)
+
+    def answered(self, result: wire.Credited | wire.Failed, key: str) -> None:
+        """Count one answered rollout."""
+        status = result.error.status if isinstance(result, wire.Failed) else 200
+        self.rollouts.labels(str(status), key).inc()
+        if isinstance(result, wire.Credited) and result.cached:
+            self.shared.inc()
+
+    def judged(self, result: wire.Credited, key: str) -> None:
+        """Count one judged rollout, with all of its critiques; once, whoever shares it."""
+        wrong = sum(step.wrong for step in result.steps)
+        self.steps.labels("wrong").inc(wrong)
+        self.steps.labels("right").inc(len(result.steps) - wrong)
+        self.flagged.labels(_outcome(result.outcome), str(wrong > 0).lower()).inc()
+        if result.outcome and result.outcome.source == "math_verify":
+            checked = result.outcome.reason or _outcome(result.outcome)
+            self.verifications.labels(checked).inc()
+        self.rollout_steps.observe(len(result.steps))
+        for suspicion in result.suspicion:
+            self.suspicions.labels(suspicion.reason, suspicion.action).inc()
+        if result.token_rewards is not None:
+            self.rollout_tokens.observe(len(result.token_rewards))
+        if result.steps:
+            self.saved.inc(result.steps[0].votes.asked - result.usage.critiques_run)
+            agreed = agreement(result.steps)
+            if agreed is not None:
+                self.agreement.observe(agreed)
+        self.critiqued(result.critiques or (), result.usage, key)
+
+    def critiqued(self, critiques: Sequence[wire.Critique], usage: wire.Usage, key: str) -> None:
+        """Count critiques that ran to their end, and what they cost."""
+        for critique in critiques:
+            if critique.critic != "judge":
+                continue
+            self.critiques.labels(str(critique.valid).lower()).inc()
+            if critique.finish_reason == "length":
+                self.cut_off.inc()
+        self.tokens.labels("prompt", key).inc(usage.prompt_tokens)
+        self.tokens.labels("cached", key).inc(usage.cached_tokens)
+        self.tokens.labels("completion", key).inc(usage.completion_tokens)
+
+    def totals(self) -> dict[str, float | None]:
+        """The counters that the live view draws; accuracies of canaries where there are any."""
+        read = self.registry.get_sample_value
+
+        def total(counter: Counter, **labels: str) -> float:
+            samples = (sample for metric in counter.collect() for sample in metric.samples)
+            return sum(
+                sample.value
+                for sample in samples
+                if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+            )
+
+        return {
+            "rollouts": total(self.rollouts, status="200"),
+            "completion_tokens": total(self.tokens, kind="completion"),
+            "steps_wrong": total(self.steps, verdict="wrong"),
+            "steps_right": total(self.steps, verdict="right"),
+            "agreement_sum": read("capo_agreement_ratio_sum") or 0.0,
+            "agreement_count": read("capo_agreement_ratio_count") or 0.0,
+            "critiques_invalid": total(self.critiques, valid="false"),
+            "critiques": total(self.critiques),
+            "canary_good": read("capo_canary_accuracy_ratio", {"worth": "good"}),
+            "canary_bad": read("capo_canary_accuracy_ratio", {"worth": "bad"}),
+        }
+
+    def expose(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def agreement(steps: Sequence[wire.Step]) -> float | None:
+    """Mean over steps of the share of valid critiques on the larger side; None for one critique."""
+    if not steps or min(step.votes.valid for step in steps) < 2:
+        return None
+    shares = [
+        max(step.votes.wrong, step.votes.valid - step.votes.wrong) / step.votes.valid
+        for step in steps
+    ]
+    return sum(shares) / len(shares)
+
+
+def _outcome(outcome: wire.Outcome | None) -> str:
+    if outcome is None:
+        return "none"
+    return "right" if outcome.value >= 0.5 else "wrong"

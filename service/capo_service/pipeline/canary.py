@@ -1,0 +1,135 @@
+"""Canaries: solutions whose worth is known, judged now and then among everything else.
+
+A judge that degenerates (a bad deployment, a broken quantization, an overfull context) goes on
+answering with valid verdicts; that it finds known errors no longer is what shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import secrets
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import capo_wire as wire
+from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.rollout import Judging
+from capo_service.scheduling.admission import Ticket
+from capo_wire.jsonlines import read_lines
+
+log = logging.getLogger(__name__)
+
+KEY = "canary"  # in whose name they are judged; its tokens are counted so
+_REMEMBERED = 10  # of each worth: what the accuracy is of
+_OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A solution and the steps of it that are wrong; none in a good one."""
+
+    question: str
+    steps: list[str]
+    wrong_steps: list[int]
+
+    @property
+    def worth(self) -> str:
+        return "bad" if self.wrong_steps else "good"
+
+    def rollout(self) -> wire.Rollout:
+        """Each step with a blank line after it, and cut there."""
+        parts = [step + "\n\n" for step in self.steps]
+        ends = list(itertools.accumulate(map(len, parts)))
+        spans = list(zip([0, *ends], ends, strict=False))
+        return wire.Rollout(question=self.question, response="".join(parts), steps=spans)
+
+    def is_judged_rightly(self, result: wire.Credited) -> bool:
+        """A good one: no step is called wrong. A bad one: a step that is wrong is."""
+        called = {step.index for step in result.steps if step.wrong}
+        return bool(called & set(self.wrong_steps)) if self.wrong_steps else not called
+
+
+def load_canaries(path: Path | None) -> list[Canary]:
+    """Canaries of a file, or our own.
+
+    Raises:
+        ValueError: a line is none; the message names it.
+    """
+    found = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            canary = Canary(**json.loads(line))
+            canary.rollout()
+            if not set(canary.wrong_steps) <= set(range(len(canary.steps))):
+                raise ValueError("wrong_steps names a step that is not there")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"canary_file {path}, line {number}: {error}") from error
+        found.append(canary)
+    if {canary.worth for canary in found} != {"good", "bad"}:
+        raise ValueError(f"canary_file {path}: it needs good solutions and bad ones")
+    return found
+
+
+def _lines(path: Path | None) -> Iterable[str]:
+    if path is None:
+        ours = resources.files("capo_service.pipeline") / "canaries.jsonl"
+        return ours.read_text("utf-8").split("\n")
+    return read_lines(path)
+
+
+class CanaryWatch:
+    """Judges one canary after another.
+
+    Args:
+        canaries: good ones and bad ones.
+        telemetry: told of each.
+    """
+
+    def __init__(self, canaries: Sequence[Canary], telemetry: Telemetry) -> None:
+        self._canaries = _alternating(canaries)
+        self._telemetry = telemetry
+        self._lately = {worth: deque[bool](maxlen=_REMEMBERED) for worth in ("good", "bad")}
+        for worth in self._lately:
+            telemetry.watch_canaries(worth, lambda worth=worth: self.accuracy(worth))  # type: ignore[misc]
+
+    def accuracy(self, worth: str) -> float:
+        """Share of the last canaries of a worth that were judged rightly; NaN before the first."""
+        lately = self._lately[worth]
+        return sum(lately) / len(lately) if lately else float("nan")
+
+    async def run(self, judging: Judging, seconds: float) -> None:
+        """Judge a canary every so many seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.judge_next(judging)
+
+    async def judge_next(self, judging: Judging) -> None:
+        """Judge one canary. A judge that cannot be asked now is not blamed."""
+        canary = next(self._canaries)
+        ticket = Ticket(f"{KEY}-{secrets.token_hex(4)}", KEY, _OPTIONS.priority)
+        try:
+            async with asyncio.timeout(_OPTIONS.deadline_ms / 1000):
+                judged, _ = await judging.judge(canary.rollout(), _OPTIONS, ticket)
+        except Exception as error:
+            log.warning("a canary was not judged: %s", error)
+            self._telemetry.canaries.labels(canary.worth, "not").inc()
+            return
+        right = canary.is_judged_rightly(judged.result)
+        self._lately[canary.worth].append(right)
+        self._telemetry.canaries.labels(canary.worth, "rightly" if right else "wrongly").inc()
+
+
+def _alternating(canaries: Sequence[Canary]) -> Iterator[Canary]:
+    """Good and bad in turn, for ever."""
+    good = [canary for canary in canaries if canary.worth == "good"]
+    bad = [canary for canary in canaries if canary.worth == "bad"]
+    pairs = zip(itertools.cycle(good), itertools.cycle(bad), strict=False)
+    return itertools.chain.from_iterable(pairs)

@@ -1,0 +1,19 @@
+"""Which prompt template a judge is asked with."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from capo_service.core.prompt import PromptTemplate
+from capo_service.engine.local_models import own_template
+
+
+def load_template(path: Path | None, model: str) -> PromptTemplate:
+    """The template of a file; else the one that the judge brings in its folder; else our own."""
+    if path is None:
+        path = own_template(model)
+    if path is not None:
+        return PromptTemplate(path.read_text(encoding="utf-8"), str(path))
+    built_in = resources.files("capo_service.pipeline") / "judge.j2"
+    return PromptTemplate(built_in.read_text(encoding="utf-8"), "the built-in template")

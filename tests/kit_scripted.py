@@ -1,0 +1,116 @@
+"""A judge that says what it is told: for tests of everything around the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from capo_service.engine.base import (
+    FINISHED_EARLY,
+    UNLIMITED,
+    Completion,
+    EncodedPrompt,
+    EngineDeadError,
+    Prompt,
+    Sampling,
+)
+
+Script = Callable[[str, Sampling], str]
+
+
+def nothing_wrong(prompt: str, sampling: Sampling) -> str:
+    """The script of a judge that never finds anything wrong."""
+    return '{"analysis": "fine", "incorrect_steps": []}'
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers each prompt, as text, by `script`, after `delay` seconds.
+
+    One token is one character, so that lengths are plain to see. `kill()` makes it die as a real
+    engine does: waiting critiques fail at once and so does every later one.
+    """
+
+    script: Script = nothing_wrong
+    delay: float = 0.0
+    context_length: int | None = 1_000_000
+    tokenizer_json: str | None = None
+    model: str = "scripted"
+    kind: str = "scripted"
+    slots: int = UNLIMITED
+    ready_in: float = 0.0
+    restarts: int = 0
+    prompts: list[str] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    running: int = 0
+
+    def __post_init__(self) -> None:
+        self._dead: asyncio.Event = asyncio.Event()
+        self._aborts: dict[str, asyncio.Event] = {}
+        self._started = False
+
+    @property
+    def ready(self) -> bool:
+        return self._started and not self._dead.is_set()
+
+    @property
+    def dead(self) -> bool:
+        return self._dead.is_set()
+
+    async def start(self) -> None:
+        self._started = True
+
+    async def close(self) -> None:
+        self._started = False
+
+    def kill(self) -> None:
+        self._dead.set()
+
+    def encode(self, prompt: Prompt) -> EncodedPrompt:
+        text = "".join(text for text, _ in (*prompt.system, ("\n", True), *prompt.user))
+        return EncodedPrompt([{"role": "user", "content": text}], len(text))
+
+    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+        if not self.ready:
+            raise EngineDeadError("the scripted engine is dead")
+        [message] = prompt.payload
+        assert isinstance(message, dict)
+        self.prompts.append(message["content"])
+        ended = self._aborts.setdefault(request, asyncio.Event())
+        self.running += 1
+        try:
+            text = self.script(message["content"], sampling)
+            if self.delay:
+                await self._pause(ended)
+        except asyncio.CancelledError:
+            self.cancelled.append(request)
+            raise
+        finally:
+            self.running -= 1
+            del self._aborts[request]
+        tokens = prompt.tokens or 0
+        if ended.is_set():
+            return Completion("", FINISHED_EARLY, tokens)
+        cut = text[: sampling.max_tokens]
+        reason = "stop" if cut == text else "length"
+        return Completion(cut, reason, tokens, 0, len(cut))
+
+    async def _pause(self, ended: asyncio.Event) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (ended, self._dead)]
+        try:
+            await asyncio.wait(waits, timeout=self.delay, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._dead.is_set():
+            raise EngineDeadError("the scripted engine was killed")
+
+    async def abort(self, request: str) -> None:
+        self.aborted.append(request)
+        if (event := self._aborts.get(request)) is not None:
+            event.set()
+
+    async def metrics(self) -> bytes:
+        return b"scripted_running %d\n" % self.running

@@ -1,0 +1,163 @@
+"""Makes the testbed: a tokenizer, a policy that is right about half the time, and judges of it.
+
+Everything is trained from scratch on this machine. The policy learns from careless demonstrations.
+The judge goes on from there and learns from critiques of what that policy writes, in exactly the
+prompts that the service sends.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capo_testbed import models, tasks
+from capo_testbed.common import (
+    Report,
+    Sizes,
+    Solution,
+    every,
+    make_tasks,
+    policy_prompt,
+    repeatable,
+    sample,
+    stream,
+)
+from capo_testbed.judge import judge_prompts, train_judges
+from capo_testbed.models import Example
+from capo_testbed.tasks import Task
+
+_QUALITY = "quality.json"
+
+
+@repeatable()
+def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
+    """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
+
+    A policy that is there already, of the same sizes and seed, is kept.
+
+    Returns:
+        What testbed.json holds: sizes, and how good each model is on held-out tasks.
+    """
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = [tasks.make_task(stream(f"held out {i}")) for i in range(sizes.held_out)]
+    write_prompts(folder / "eval.jsonl", held_out)
+    seen = {task.question for task in held_out}
+    rng = stream(f"{seed} prompts")
+    write_prompts(
+        folder / "train.jsonl", [t for t in make_tasks(rng, 4000) if t.question not in seen]
+    )
+
+    told = folder / "policy" / _QUALITY
+    mark = {"seed": seed, "sizes": sizes.of_policy()}
+    if not told.exists() or json.loads(told.read_text())["made"] != mark:
+        model, tokenizer = _policy(held_out, sizes, seed, report)
+        quality = {
+            "greedy": _quality(model, tokenizer, held_out),
+            "sampled": _quality(model, tokenizer, held_out, temperature=1.0),
+        }
+        models.save(model, tokenizer, folder / "policy")
+        seconds = round(time.monotonic() - started)
+        told.write_text(json.dumps({"made": mark, "seconds": seconds, **quality}))
+    policy = json.loads(told.read_text())
+    report(f"policy: {policy}")
+    f1 = train_judges(folder, held_out, sizes, seed, report)
+    found = {
+        "sizes": _plain(sizes), "seed": seed, "policy": policy, "judges": f1,
+        "seconds": round(time.monotonic() - started),
+    }  # fmt: skip
+    (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def _policy(
+    held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The policy, from careless demonstrations of tasks that are not held out."""
+    torch.manual_seed(seed)
+    rng, seen = stream(f"{seed} policy"), {task.question for task in held_out}
+    tokenizer = models.wrap(_tokenizer(rng, sizes))
+
+    def demonstrations() -> Iterator[Example]:
+        while True:
+            task = tasks.make_task(rng)
+            if task.question not in seen:
+                text = tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
+                yield _solution(tokenizer, task, text)
+
+    model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
+    report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
+    models.train(
+        model, demonstrations, updates=sizes.policy_updates, batch=sizes.batch,
+        learning_rate=5e-3, pad=tokenizer.pad_token_id, after=every(100, "policy", report),
+    )  # fmt: skip
+    return model, tokenizer
+
+
+def write_prompts(path: Path, questions: Sequence[Task]) -> None:
+    """A prompt file: JSON lines with `question` and `answer`."""
+    with path.open("w", encoding="utf-8") as file:
+        for task in questions:
+            line = {"question": task.question, "answer": f"\\boxed{{{task.answer}}}"}
+            file.write(json.dumps(line) + "\n")
+
+
+def _plain(sizes: Sizes) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(sizes)))
+
+
+def is_made(folder: Path, sizes: Sizes, seed: int) -> bool:
+    """Whether the testbed is there, at least as good as asked for."""
+    try:
+        found = json.loads((folder / "testbed.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return bool(found["seed"] == seed and found["sizes"] in (_plain(sizes), _plain(Sizes())))
+
+
+def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
+    rollouts = [
+        Solution(t, tasks.demonstrate(t, rng, tasks.ALL_KINDS)) for t in make_tasks(rng, 1000)
+    ]
+    prompts = judge_prompts(rollouts, None)
+    texts = []
+    for rollout, prompt in zip(rollouts, prompts, strict=True):
+        asked = prompt["messages"][1]["content"].replace(rollout.task.question, "\n")
+        for step in tasks.split(rollout.response):
+            asked = asked.replace(step, "\n")
+        texts += [asked, rollout.task.question, rollout.response, rollout.verdict()]
+    instructions = prompts[0]["messages"][0]["content"]
+    lines = sorted({line for line in instructions.split("\n") if line})
+    return models.train_tokenizer(texts, lines, sizes.vocabulary)
+
+
+def _solution(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> Example:
+    prompt = policy_prompt(tokenizer, task.question)
+    body = tokenizer.encode(text, add_special_tokens=False)
+    return Example([*prompt, *body, tokenizer.eos_token_id], len(prompt))
+
+
+def _quality(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Task],
+    temperature: float = 0.0,
+) -> dict[str, float]:  # fmt: skip
+    prompts = [policy_prompt(tokenizer, task.question) for task in questions]
+    texts = sample(model, tokenizer, prompts, temperature=temperature, max_new_tokens=96)
+    rollouts = [Solution(task, text) for task, text in zip(questions, texts, strict=True)]
+    right = [tasks.answer_of(r.response) == r.task.answer for r in rollouts]
+    wrong = [r.wrong() for r in rollouts]
+    steps = sum(map(len, wrong))
+    return {
+        "accuracy": sum(right) / len(right),
+        "wrong_steps": sum(map(sum, wrong)) / max(steps, 1),
+        "lucky": sum(ok and any(w) for ok, w in zip(right, wrong, strict=True)) / len(right),
+    }

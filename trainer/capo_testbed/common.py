@@ -1,0 +1,130 @@
+"""What the making of the policy and of the judges share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capo_testbed import tasks
+from capo_testbed.tasks import Task
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One training of the judge, on rollouts of its own. `stress`: how much it counts to find
+    wrong steps, beside writing down which they are."""
+
+    updates: int
+    learning_rate: float
+    stress: float
+    rollouts: int = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is trained; batches are in examples."""
+
+    layers: int = 6
+    judge_layers: int = 8
+    hidden: int = 128
+    vocabulary: int = 1024
+    policy_updates: int = 800
+    # One after the other, until the judge is good.
+    judge_rounds: tuple[Round, ...] = (
+        Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0), Round(300, 1e-3, 2.0, 9600),
+    )  # fmt: skip
+    batch: int = 32
+    held_out: int = 400
+
+    def of_policy(self) -> list[int]:
+        """What the policy depends on."""
+        return [
+            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.batch,
+            self.held_out,
+        ]  # fmt: skip
+
+
+# In six minutes rather than fifteen; for tests.
+QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a policy, or a careless pupil, wrote for a task."""
+
+    task: Task
+    response: str
+
+    def wrong(self) -> list[bool]:
+        """Which steps are wrong."""
+        return tasks.check(self.task.question, tasks.split(self.response))
+
+    def verdict(self) -> str:
+        """What a judge should write."""
+        steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
+        return f'{{"incorrect_steps": [{steps}]}}'
+
+
+def stream(seed: str) -> random.Random:
+    return random.Random(seed)  # noqa: S311  # data, not a secret
+
+
+def make_tasks(rng: random.Random, count: int) -> list[Task]:
+    return [tasks.make_task(rng) for _ in range(count)]
+
+
+def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
+    """The ids after which the policy answers."""
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]],
+    *, temperature: float, max_new_tokens: int, batch: int = 256,
+) -> list[str]:  # fmt: skip
+    """One text for each prompt; greedy at temperature 0."""
+    texts: list[str] = []
+    how: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        how |= {"temperature": temperature, "top_k": 0}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch):
+        rows = [prompts[i] for i in order[start : start + batch]]
+        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        with torch.inference_mode():
+            out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
+        texts += tokenizer.batch_decode(
+            out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
+        )
+    placed = dict(zip(order, texts, strict=True))
+    return [placed[i] for i in range(len(prompts))]
+
+
+def every(count: int, name: str, report: Report) -> Callable[[int, float], None]:
+    def after(update: int, loss: float) -> None:
+        if update % count == 0:
+            report(f"{name}: update {update}, loss {loss:.3f}")
+
+    return after
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """The same sums in the same order, so that on one kind of machine a build gives the same
+    weights each time; without this PyTorch adds gradients by row in the order of its threads."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,37 @@
+"""`make train-demo`: a short CAPO run on the testbed, through a real service."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from capo_testbed.cli import testbed
+from capo_testbed.experiment import METHODS, Scale, recipe_of, serving
+from capo_trainer.paths import testbed_folder
+from capo_trainer.train import train
+
+_SETTING = next(setting for setting in METHODS if setting.name == "capo-majority")
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Batches of rollouts to learn from.")] = 15,
+    out: Annotated[Path, typer.Option(help="Deleted first.")] = Path("build/train-demo"),
+    quick: Annotated[
+        bool, typer.Option(help="If no testbed is there yet, make a smaller one (six minutes).")
+    ] = True,
+) -> None:
+    """Make the testbed if it is not there, serve its judge, and train its policy for a while."""
+    testbed(quick=quick)
+    shutil.rmtree(out, ignore_errors=True)
+    scale = Scale(steps=steps, every=max(steps // 3, 1))
+    typer.echo("starting the service with the testbed's judge (about 20 s)")
+    with serving("testbed", out / "service.log") as url:
+        train(recipe_of(_SETTING, 0, scale, testbed_folder(), out, url))
+    typer.echo(f"metrics are in {out}/{_SETTING.name}/seed-0/metrics.jsonl")
+
+
+if __name__ == "__main__":
+    typer.run(main)

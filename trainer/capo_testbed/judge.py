@@ -1,0 +1,222 @@
+"""Trains the testbed's judges, on critiques of what its policy writes.
+
+Prompts are the service's own, made by `capo prompt` with the template `judge.j2`. A tiny model does
+not learn from verdicts alone which steps are wrong, so while it is trained it is also taught, at
+every token of a solution, what would be right there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from capo_testbed import models, tasks
+from capo_testbed.common import (
+    Report,
+    Round,
+    Sizes,
+    Solution,
+    make_tasks,
+    policy_prompt,
+    sample,
+    stream,
+)
+from capo_testbed.models import Example
+from capo_testbed.tasks import Task
+
+TEMPLATE = Path(__file__).with_name("judge.j2")
+_TAG = "</step_"
+_LIST = re.compile(r"\[([\d, ]*)\]")
+# The weaker judges are the good one, stopped when it was this good.
+GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
+GOOD = 0.95  # what the good one should reach; rounds after that are spared
+
+
+def train_judges(
+    folder: Path, held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
+) -> dict[str, float]:
+    """Train the judge, and keep it at each grade on the way; the F1 of each.
+
+    It is the policy with more layers: those below find out which steps are wrong, and only what
+    is known in one layer can be listed by the next.
+    """
+    torch.manual_seed(seed)
+    rng = stream(f"{seed} judge")
+    policy = LlamaForCausalLM.from_pretrained(folder / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
+    model = models.deepened(policy, sizes.judge_layers - sizes.layers)
+
+    def rollouts(questions: Sequence[Task]) -> list[Solution]:
+        prompts = [policy_prompt(tokenizer, task.question) for task in questions]
+        texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
+        pairs = zip(questions, texts, strict=True)
+        # Now and then one is gibberish with a tag of the judge's in it, which is a single token.
+        return [Solution(t, text) for t, text in pairs if text.strip() and _TAG not in text]
+
+    def material(count: int) -> list[Example]:
+        """A third from the policy; the rest slips in every way, or not at all."""
+        found = rollouts(make_tasks(rng, count // 3))
+        for task in make_tasks(rng, count - len(found)):
+            slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
+            found.append(Solution(task, tasks.demonstrate(task, rng, slips)))
+        rng.shuffle(found)
+        return _critiques(found, folder / "policy", tokenizer)
+
+    tested = rollouts(held_out)
+    questions = _critiques(tested, folder / "policy", tokenizer)
+    scores: dict[str, float] = {}
+
+    def keep(name: str, score: float) -> None:
+        models.save(model, tokenizer, folder / name)
+        shutil.copy(TEMPLATE, folder / name)
+        scores[name] = score
+
+    def after(update: int, loss: float) -> None:
+        if update % (50 if len(scores) < len(GRADES) else 200):
+            return
+        score = _f1(model, tokenizer, questions, tested)
+        report(f"judge: update {update}, loss {loss:.3f}, step F1 {score:.3f}")
+        for name, least in GRADES.items():
+            if name not in scores and score >= least:
+                keep(name, score)
+
+    def train(each: Round) -> float:
+        models.train(
+            model, _endless(material(each.rollouts)), updates=each.updates, batch=sizes.batch,
+            learning_rate=each.learning_rate, probed=sizes.layers, stress=each.stress,
+            pad=tokenizer.pad_token_id, after=after,
+        )  # fmt: skip
+        return _f1(model, tokenizer, questions, tested)
+
+    score = 0.0
+    for number, each in enumerate(sizes.judge_rounds, 1):
+        if score < GOOD:
+            report(f"judge: round {number} of at most {len(sizes.judge_rounds)}")
+            score = train(each)
+    keep("judge", score)
+    return scores
+
+
+def _endless(examples: Sequence[Example]) -> Callable[[], Iterator[Example]]:
+    def again() -> Iterator[Example]:
+        while True:
+            yield from examples
+
+    return again
+
+
+def _critiques(
+    rollouts: Sequence[Solution], model: Path, tokenizer: PreTrainedTokenizerFast
+) -> list[Example]:
+    """The service's prompt for each rollout, then the right verdict."""
+    vocabulary = tokenizer.get_vocab().values()
+    closing = {i for i in vocabulary if tokenizer.decode([i]).startswith(_TAG)}
+    examples = []
+    for rollout, prompt in zip(rollouts, judge_prompts(rollouts, model), strict=True):
+        ids = prompt["prompt_token_ids"]
+        ends = [at for at, token in enumerate(ids) if token in closing]
+        lessons, steps = [], _lessons(tokenizer, rollout)
+        for end, step in zip(ends, steps, strict=True):
+            lessons.append((end - len(step.ids), step, end))
+        examples.append(_critique(tokenizer, rollout, ids, lessons))
+    return examples
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """One step's ids. `could`: at each, whether the step could still become right. `taught`: as
+    long as it could, the id that comes next in a right one."""
+
+    ids: list[int]
+    could: list[bool]
+    taught: list[int]
+
+
+def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> list[_Lesson]:
+    lessons = []
+    steps = tasks.split(rollout.response)
+    right = tasks.right_steps(rollout.task.question, steps)
+    for step, wanted in zip(steps, right, strict=True):
+        coded = tokenizer(step, add_special_tokens=False, return_offsets_mapping=True)
+        ids, could = coded["input_ids"], []
+        for _, end in coded["offset_mapping"]:
+            whole = end == len(step)
+            could.append(any(step == r if whole else r.startswith(step[:end]) for r in wanted))
+        # The last of what would be right is the next change, or the answer.
+        text = step if step in wanted else wanted[-1] if wanted else ""
+        due = tokenizer.encode(text, add_special_tokens=False)
+        same = 0
+        while same < min(len(due), len(ids)) and due[same] == ids[same]:
+            same += 1
+        lessons.append(_Lesson(ids, could, due[: same + 1]))
+    return lessons
+
+
+def _critique(
+    tokenizer: PreTrainedTokenizerFast, rollout: Solution, prompt: list[int],
+    lessons: Sequence[tuple[int, _Lesson, int]],
+) -> Example:  # fmt: skip
+    """A prompt and its verdict; lessons as (where the step starts, the step, its closing tag)."""
+    marks, taught, links, before = [], [], [], 0
+    judged = zip(lessons, rollout.wrong(), strict=True)
+    for index, ((start, step, end), wrong) in enumerate(judged):
+        # To list wrong steps in order is to know, at each, which came before it.
+        links.append((end, before))
+        before = min(index + 1, 15) if wrong else before
+        marks += [(start + i, not could) for i, could in enumerate(step.could)]
+        marks.append((end, wrong))
+        taught += [(start + i, token) for i, token in enumerate(step.taught)]
+    verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
+    ids = [*prompt, *verdict, tokenizer.eos_token_id]
+    return Example(ids, len(prompt), marks, taught, links)
+
+
+def _f1(
+    judge: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Example],
+    rollouts: Sequence[Solution],
+) -> float:  # fmt: skip
+    """Step F1 of single greedy critiques: wrong steps are what is looked for."""
+    judge.eval()
+    prompts = [example.ids[: example.start] for example in questions]
+    texts = sample(judge, tokenizer, prompts, temperature=0.0, max_new_tokens=24)
+    hits = called = there = 0
+    for text, rollout in zip(texts, rollouts, strict=True):
+        listed = _LIST.search(text)
+        named = {int(n) for n in re.findall(r"\d+", listed[1])} if listed else set()
+        wrong = {i for i, w in enumerate(rollout.wrong()) if w}
+        hits += len(named & wrong)
+        called += len(named)
+        there += len(wrong)
+    return 2 * hits / max(called + there, 1)
+
+
+def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict[str, Any]]:
+    """What the service would ask about rollouts, every other one with its reference."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sent, got = Path(scratch) / "rollouts.jsonl", Path(scratch) / "prompts.jsonl"
+        with sent.open("w", encoding="utf-8") as file:
+            for i, rollout in enumerate(rollouts):
+                line = {"question": rollout.task.question, "response": rollout.response}
+                if i % 2:
+                    line["reference"] = f"\\boxed{{{rollout.task.answer}}}"
+                file.write(json.dumps(line) + "\n")
+        command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
+        command += ["--critique-style", "verdict", "--set", "nonce_secret=testbed"]
+        # Whole verdicts are what it learns to write.
+        command += ["--set", "prefill=false"]
+        if model is not None:
+            command += ["--model", str(model), "--template", str(TEMPLATE)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own
+        with got.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]

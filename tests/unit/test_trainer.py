@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from capo_client.cli.main import app as capo_app
-from capo_testbed.cli import testbed
+from capo_testbed import cli as testbed_cli
 from capo_trainer import cli
 from capo_trainer.batch import make_batch
 from capo_trainer.data import Prompt, prompts_of_step
@@ -70,7 +70,7 @@ def test_a_recipe_that_cannot_be_right_is_refused(changes: dict[str, Any], messa
 def test_the_command_shows_every_value_and_explains_what_is_wrong(tmp_path: Path) -> None:
     app = type(capo_app)()
     app.command("train")(cli.train)
-    app.command("other")(testbed)
+    app.command("other")(testbed_cli.testbed)
     path = str(ROOT / "recipes" / "gsm8k_smollm2_cpu.toml")
     shown = CliRunner().invoke(app, ["train", "--config", path, "--dry-run", "--set", "steps=7"])
     assert shown.exit_code == 0 and '"steps": 7' in shown.output

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-Segment = tuple[str, bool]  # text, trusted
+PromptSegment = tuple[str, bool]  # text, trusted
 FINISHED_EARLY = "abort"
-UNLIMITED = 1_000_000  # `slots` of an engine without a limit of its own
+UNLIMITED = 1_000_000  # `slots` of a judge without a limit of its own
 _PROCESS = re.compile(rb"(# (HELP|TYPE) )?(process|python)_")
 
 
@@ -32,35 +32,54 @@ class EngineError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class JudgePrompt:
     """A prompt as the engine is given it: two chat turns of trusted and untrusted segments.
 
     `opening` begins the judge's own turn, where an engine can.
     """
 
-    system: tuple[Segment, ...]
-    user: tuple[Segment, ...]
+    system: tuple[PromptSegment, ...]
+    user: tuple[PromptSegment, ...]
     opening: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A prompt in the form that the engine sends: token ids, or chat messages.
+class TokenPrompt:
+    """A prompt as token ids.
 
-    `tokens` is its length in tokens; for chat messages it is None (only the server knows).
     `opening` is what of the critique it holds already, `thought` the marker of the thought that
     the chat template leaves open at its end.
     """
 
-    payload: list[int] | list[dict[str, str]]
-    tokens: int | None
+    ids: list[int]
     opening: str = ""
     thought: str = ""
 
+    @property
+    def tokens(self) -> int:
+        """Its length in tokens."""
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How one critique is sampled. `grammar` (GBNF) and `json_schema` say the same, or neither."""
+class ChatPrompt:
+    """A prompt as chat messages; only the server knows how many tokens it has."""
+
+    messages: list[dict[str, str]]
+    opening: str = ""
+    thought: str = ""
+    tokens: int | None = None
+
+
+EncodedPrompt = TokenPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class CritiqueSampling:
+    """How one critique is sampled.
+
+    `grammar` (GBNF) and `json_schema` are both set and equivalent, or both None.
+    """
 
     temperature: float
     top_p: float
@@ -69,8 +88,8 @@ class Sampling:
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
 
-    def of_critique(self, position: int) -> Sampling:
-        """As the critique at `position` samples: k critiques with one seed would be k copies."""
+    def of_critique(self, position: int) -> CritiqueSampling:
+        """For the critique at `position`: k critiques with one seed would be k copies."""
         if self.seed is None:
             return self
         return replace(self, seed=(self.seed * 0x9E3779B1 + position) & 0x7FFFFFFF)
@@ -87,14 +106,46 @@ class Completion:
     completion_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class JudgeLimits:
+    """What is known of a judge once it is loaded.
+
+    Attributes:
+        slots: critiques that it samples side by side; more of them wait inside it.
+        context_length: most tokens of prompt and critique together; None where unknown.
+        tokenizer_json: its own tokenizer as the text of a `tokenizer.json`, where there is one.
+    """
+
+    slots: int = UNLIMITED
+    context_length: int | None = None
+    tokenizer_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """How an engine is at this moment.
+
+    Attributes:
+        ready: whether a critique asked for now would be served.
+        dead: whether it is lost for good: only a new process brings it back.
+        ready_in: seconds until it is expected to be ready again; 0 where unknown.
+        restarts: how often it was lost and started again.
+    """
+
+    ready: bool
+    dead: bool = False
+    ready_in: float = 0.0
+    restarts: int = 0
+
+
 def engine_metrics(exposed: bytes) -> bytes:
     """Metrics in Prometheus' text format, without those of a Python process, which are ours."""
     lines = exposed.splitlines(keepends=True)
     return b"".join(line for line in lines if not _PROCESS.match(line))
 
 
-class Engine(Protocol):
-    """What runs the judge. One instance serves the whole process; all methods are task-safe."""
+class Backend(Protocol):
+    """What a critic runs on, from start to close."""
 
     @property
     def kind(self) -> str:
@@ -105,34 +156,10 @@ class Engine(Protocol):
         """The judge's name, as responses carry it."""
 
     @property
-    def context_length(self) -> int | None:
-        """Most tokens of prompt and critique together; None where the server does not tell."""
+    def status(self) -> EngineStatus:
+        """How it is at this moment."""
 
-    @property
-    def tokenizer_json(self) -> str | None:
-        """The judge's own tokenizer as the text of a `tokenizer.json`, where there is one."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether a critique asked for now would be served."""
-
-    @property
-    def ready_in(self) -> float:
-        """Seconds until it should be ready again, as far as is known; 0 where nothing is."""
-
-    @property
-    def restarts(self) -> int:
-        """How often it was lost and started again."""
-
-    @property
-    def slots(self) -> int:
-        """Critiques that it samples side by side; more of them wait inside it."""
-
-    @property
-    def dead(self) -> bool:
-        """Whether it is lost for good: nothing but a new process brings it back."""
-
-    async def start(self) -> None:
+    async def start(self) -> JudgeLimits:
         """Load the judge; returns when it is ready.
 
         Raises:
@@ -142,10 +169,19 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Give back everything that `start` took. May be called more than once."""
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    async def metrics(self) -> bytes:
+        """Its own metrics in Prometheus' text format; empty where it has none."""
+
+
+class Engine(Backend, Protocol):
+    """What runs the judge. One instance serves the whole process; all methods are task-safe."""
+
+    def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
         """Turn a prompt into what the engine sends. CPU work only; safe in any thread."""
 
-    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+    async def complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
         """Sample one critique. Cancelling the call frees the engine of it.
 
         Raises:
@@ -156,6 +192,3 @@ class Engine(Protocol):
 
     async def abort(self, request: str) -> None:
         """End a critique early: its `complete` returns at once with what there is."""
-
-    async def metrics(self) -> bytes:
-        """The engine's own metrics in Prometheus' text format; empty where it has none."""

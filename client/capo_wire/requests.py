@@ -130,6 +130,15 @@ class Rollout(RequestModel):
                 )
         return self
 
+    def prompt_text(self) -> str:
+        """The question as one text: a single user turn as it is, several turns with their roles."""
+        if self.question is not None:
+            return self.question
+        turns = self.messages or []
+        if len(turns) == 1 and turns[0].role == "user":
+            return turns[0].text()
+        return "\n\n".join(f"{turn.role}: {turn.text()}" for turn in turns)
+
 
 def _plain(value: Any) -> Any:
     """Arrays and tensors as lists and numbers; the value itself where it holds none."""

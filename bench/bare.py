@@ -16,7 +16,7 @@ from typing import Any
 
 import capo_wire as wire
 from capo_service.core.prompt import PromptTemplate
-from capo_service.engine.base import EncodedPrompt, Prompt
+from capo_service.engine.base import JudgePrompt, TokenPrompt
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.vllm import CPU_WORKER
@@ -51,8 +51,9 @@ def main() -> None:
         prompts, sampling = [], []
         for rollout in task["rollouts"]:
             prepared = prepare.prepare(wire.Rollout.model_validate(rollout), options)
+            assert isinstance(prepared.prompt, TokenPrompt)
             for position in range(options.voting.critiques):
-                prompts.append(tokens_input(prepared.prompt.payload))
+                prompts.append(tokens_input(prepared.prompt.ids))
                 sampling.append(sampled(prepared.sampling.of_critique(position)))
         started = time.perf_counter()
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
@@ -64,9 +65,8 @@ def main() -> None:
 def preparer(path: str, model: str, style: Any, secret: str) -> Preparer:
     encoder = PromptEncoder(path, {})
 
-    def encode(prompt: Prompt) -> EncodedPrompt:
-        ids = encoder.encode(prompt)
-        return EncodedPrompt(ids, len(ids), prompt.opening)
+    def encode(prompt: JudgePrompt) -> TokenPrompt:
+        return TokenPrompt(encoder.encode(prompt), prompt.opening)
 
     template: PromptTemplate = load_template(None, model)
     return Preparer(encode, None, template, {}, secret.encode(), Policy(style=style, prefill=True))

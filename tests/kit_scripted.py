@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from capo_service.engine.base import (
     FINISHED_EARLY,
     UNLIMITED,
+    ChatPrompt,
     Completion,
+    CritiqueSampling,
     EncodedPrompt,
     EngineDeadError,
-    Prompt,
-    Sampling,
+    EngineStatus,
+    JudgeLimits,
+    JudgePrompt,
 )
 
-Script = Callable[[str, Sampling], str]
+Script = Callable[[str, CritiqueSampling], str]
 
 
-def nothing_wrong(prompt: str, sampling: Sampling) -> str:
+def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:
     """The script of a judge that never finds anything wrong."""
     return '{"analysis": "fine", "incorrect_steps": []}'
 
@@ -52,15 +55,13 @@ class ScriptedEngine:
         self._started = False
 
     @property
-    def ready(self) -> bool:
-        return self._started and not self._dead.is_set()
+    def status(self) -> EngineStatus:
+        dead = self._dead.is_set()
+        return EngineStatus(self._started and not dead, dead, self.ready_in, self.restarts)
 
-    @property
-    def dead(self) -> bool:
-        return self._dead.is_set()
-
-    async def start(self) -> None:
+    async def start(self) -> JudgeLimits:
         self._started = True
+        return JudgeLimits(self.slots, self.context_length, self.tokenizer_json)
 
     async def close(self) -> None:
         self._started = False
@@ -68,15 +69,17 @@ class ScriptedEngine:
     def kill(self) -> None:
         self._dead.set()
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, prompt: JudgePrompt) -> ChatPrompt:
         text = "".join(text for text, _ in (*prompt.system, ("\n", True), *prompt.user))
-        return EncodedPrompt([{"role": "user", "content": text}], len(text))
+        return ChatPrompt([{"role": "user", "content": text}], tokens=len(text))
 
-    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
-        if not self.ready:
+    async def complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
+        if not self.status.ready:
             raise EngineDeadError("the scripted engine is dead")
-        [message] = prompt.payload
-        assert isinstance(message, dict)
+        assert isinstance(prompt, ChatPrompt)
+        [message] = prompt.messages
         self.prompts.append(message["content"])
         ended = self._aborts.setdefault(request, asyncio.Event())
         self.running += 1

@@ -12,7 +12,7 @@ from vllm.config import VllmConfig
 from vllm.usage.usage_lib import UsageContext
 
 from capo_service.engine import embedded
-from capo_service.engine.base import Prompt, Sampling
+from capo_service.engine.base import CritiqueSampling, JudgeLimits, JudgePrompt
 from capo_service.engine.vllm import VllmEngine, _Llm, engine_config, limits, slots_of
 
 CHOSEN = ("max_num_seqs", "max_num_batched_tokens")
@@ -67,27 +67,30 @@ def started_log() -> list[str]:
 @pytest.fixture
 async def engine(
     started_log: list[str], caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[VllmEngine]:
+) -> AsyncIterator[tuple[VllmEngine, JudgeLimits]]:
     """With a reasoning parser, as an operator passes it for a judge that thinks."""
     found = VllmEngine("embedded", {"reasoning_parser": "qwen3", "max_num_seqs": 5})
     with caplog.at_level(logging.INFO, "capo_service"):
-        await found.start()
+        judge_limits = await found.start()
     started_log += [record.getMessage() for record in caplog.records]
     try:
-        yield found
+        yield found, judge_limits
     finally:
         await found.close()
 
 
 async def test_a_reasoning_parser_does_not_switch_the_grammar_off(
-    engine: VllmEngine, started_log: list[str]
+    engine: tuple[VllmEngine, JudgeLimits], started_log: list[str]
 ) -> None:
+    judge, judge_limits = engine
     [line] = [line for line in started_log if line.startswith("vLLM's limits")]
     assert "max_num_seqs 5, max_num_batched_tokens 2048, context 8192 tokens, KV cache" in line
-    assert engine.slots == 5 and "unknown" not in line
-    prompt = engine.encode(Prompt((("Answer.", True),), (("What is 2 + 2?", True),)))
+    assert judge_limits.slots == 5 and "unknown" not in line
+    prompt = judge.encode(JudgePrompt((("Answer.", True),), (("What is 2 + 2?", True),)))
     grammar = 'root ::= "<verdict>" [01]{3} "</verdict>"'
     for seed in range(3):
-        answer = await engine.complete(f"r{seed}", prompt, Sampling(1.0, 0.9, 40, seed, grammar))
+        answer = await judge.complete(
+            f"r{seed}", prompt, CritiqueSampling(1.0, 0.9, 40, seed, grammar)
+        )
         assert answer.text.startswith("<verdict>") and answer.text.endswith("</verdict>")
         assert answer.finish_reason == "stop"

@@ -13,11 +13,11 @@ import pytest
 from capo_service.engine import openai, openai_start
 from capo_service.engine.base import (
     Completion,
+    CritiqueSampling,
     EngineBusyError,
     EngineDeadError,
     EngineError,
-    Prompt,
-    Sampling,
+    JudgePrompt,
 )
 from capo_service.engine.factory import make_engine
 from capo_service.engine.openai import OpenAIEngine
@@ -25,8 +25,8 @@ from capo_service.settings import Settings
 from kit_time import stepped
 
 BACKOFF_SECONDS = openai._BACKOFF_SECONDS
-PROMPT = Prompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
-SAMPLING = Sampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
+PROMPT = JudgePrompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
+SAMPLING = CritiqueSampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
 CHOICE = {"message": {"content": "said"}, "finish_reason": "stop"}
 USAGE = {
     "prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}
@@ -115,10 +115,10 @@ async def test_what_passes_is_tried_again(plan: list[Any]) -> None:
 )  # fmt: skip
 async def test_what_does_not_pass_is_told_apart(step: Any, error: type[Exception]) -> None:
     judge = await engine(Upstream(*[step] * 4))
-    assert judge.ready
+    assert judge.status.ready
     with pytest.raises(error):
         await judge.complete("c", judge.encode(PROMPT), SAMPLING)
-    assert judge.ready == (not isinstance(step, httpx.ConnectError))
+    assert judge.status.ready == (not isinstance(step, httpx.ConnectError))
     await judge.close()
 
 
@@ -154,14 +154,14 @@ async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it() -> None:
     judge = await engine(upstream)
     call = asyncio.create_task(judge.complete("one", judge.encode(PROMPT), SAMPLING))
     await asyncio.sleep(30)
-    assert judge.ready and not call.done()  # slow, and there
+    assert judge.status.ready and not call.done()  # slow, and there
     upstream.silent = True
     with pytest.raises(EngineDeadError, match="does not answer any more"):
         await asyncio.wait_for(call, 5 * openai._PROBE_SECONDS)
-    assert not judge.ready
+    assert not judge.status.ready
     upstream.silent = False
     await asyncio.sleep(2 * openai._PROBE_SECONDS)
-    assert judge.ready
+    assert judge.status.ready
     assert (await judge.complete("two", judge.encode(PROMPT), SAMPLING)).text == "said"
     await judge.close()
 
@@ -176,7 +176,7 @@ async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_los
     for number in range(40):
         await judge.complete(f"{number}", judge.encode(PROMPT), SAMPLING)
         await asyncio.sleep(openai._PROBE_SECONDS)
-    assert judge.ready and not slow.done()
+    assert judge.status.ready and not slow.done()
     slow.cancel()
     await asyncio.gather(slow, return_exceptions=True)
     await judge.close()
@@ -194,8 +194,9 @@ async def test_a_server_that_cannot_serve_the_judge_is_refused_at_the_start(
 
 
 async def test_a_server_without_a_model_list_is_trusted() -> None:
-    judge = await engine(Upstream(models=404))
-    assert judge.ready and judge.context_length is None
+    judge = OpenAIEngine("http://up", "judge", transport=httpx.MockTransport(Upstream(models=404)))
+    limits = await judge.start()
+    assert judge.status.ready and limits.context_length is None
     await judge.close()
 
 
@@ -228,7 +229,9 @@ def said(message: dict[str, Any], finish: Any = "stop", usage: Any = None) -> di
 async def asked(answer: Any, grammar: str | None = 'root ::= "x"') -> Completion:
     judge = await engine(Upstream(answer if isinstance(answer, str) else json.dumps(answer)))
     try:
-        sampling = Sampling(0.7, 0.9, 64, None, grammar, {"type": "object"} if grammar else None)
+        sampling = CritiqueSampling(
+            0.7, 0.9, 64, None, grammar, {"type": "object"} if grammar else None
+        )
         return await judge.complete("c", judge.encode(PROMPT), sampling)
     finally:
         await judge.close()

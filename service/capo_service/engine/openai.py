@@ -19,14 +19,18 @@ import httpx
 from capo_service.engine import control_tokens
 from capo_service.engine.base import (
     FINISHED_EARLY,
+    ChatPrompt,
     Completion,
+    CritiqueSampling,
     EncodedPrompt,
     EngineBusyError,
     EngineDeadError,
     EngineError,
-    Prompt,
-    Sampling,
-    Segment,
+    EngineStatus,
+    JudgeLimits,
+    JudgePrompt,
+    PromptSegment,
+    TokenPrompt,
     engine_metrics,
 )
 from capo_service.engine.openai_answer import completion_of, object_of
@@ -63,8 +67,6 @@ class OpenAIEngine:
     """
 
     kind = "openai"
-    ready_in = 0.0  # whoever runs the server knows
-    restarts = 0
 
     def __init__(
         self,
@@ -82,8 +84,7 @@ class OpenAIEngine:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.model = model
-        self.context_length: int | None = None
-        self.slots = concurrency
+        self._concurrency = concurrency
         self._prompt_form = prompt_form
         self._tokenizer = tokenizer or model
         self._template_kwargs = dict(template_kwargs or {})
@@ -114,22 +115,13 @@ class OpenAIEngine:
         self._prober = httpx.AsyncClient(**server)  # does not wait for a connection behind calls
 
     @property
-    def tokenizer_json(self) -> str | None:
-        return self._encoder.tokenizer_json if self._encoder else None
+    def status(self) -> EngineStatus:
+        return EngineStatus(self._ready)  # never dead: the server may come back
 
-    @property
-    def ready(self) -> bool:
-        return self._ready
-
-    @property
-    def dead(self) -> bool:
-        return False  # the server may come back
-
-    async def start(self) -> None:
+    async def start(self) -> JudgeLimits:
         card = await model_card(self._http, self.model, self._through)
         self._is_vllm = card.get("owned_by") == "vllm"
         length = card.get("max_model_len")
-        self.context_length = length if type(length) is int and length > 0 else None
         if self._prompt_form == "tokens" or (self._prompt_form == "auto" and self._is_vllm):
             try:
                 self._encoder = await asyncio.to_thread(
@@ -140,10 +132,15 @@ class OpenAIEngine:
                     raise
                 log.warning("sending chat text, control strings escaped: %s", error)
         if self._encoder is not None and self._constrains:
-            trial = Prompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
+            trial = JudgePrompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
             await check_grammar(self._http, self.model, self._encoder.encode(trial))
         self._ready = True
         self._watch = asyncio.create_task(self._watch_upstream())
+        return JudgeLimits(
+            slots=self._concurrency,
+            context_length=length if type(length) is int and length > 0 else None,
+            tokenizer_json=self._encoder.tokenizer_json if self._encoder else None,
+        )
 
     async def metrics(self) -> bytes:
         root = str(self._http.base_url).rstrip("/").removesuffix("/v1")
@@ -187,17 +184,17 @@ class OpenAIEngine:
         await self._http.aclose()
         await self._prober.aclose()
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
         if self._encoder is not None:
-            ids = self._encoder.encode(prompt)
-            return EncodedPrompt(ids, len(ids), prompt.opening, self._encoder.thought)
+            return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
         turns = [("system", prompt.system), ("user", prompt.user)]
-        return EncodedPrompt(
-            [{"role": role, "content": _text(segments)} for role, segments in turns if segments],
-            None,
+        return ChatPrompt(
+            [{"role": role, "content": _text(segments)} for role, segments in turns if segments]
         )
 
-    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+    async def complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
         call = asyncio.create_task(self._complete(prompt, sampling))
         self._calls[request] = call
         try:
@@ -218,16 +215,19 @@ class OpenAIEngine:
         if call is not None:
             call.cancel()  # closing the connection makes the server drop the request
 
-    async def _complete(self, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
-        tokens = self._encoder is not None
-        body = {
+    async def _complete(self, prompt: EncodedPrompt, sampling: CritiqueSampling) -> Completion:
+        tokens = isinstance(prompt, TokenPrompt)
+        body: dict[str, Any] = {
             "model": self.model,
-            ("prompt" if tokens else "messages"): prompt.payload,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             **self._constraint(sampling),
         }
+        if isinstance(prompt, TokenPrompt):
+            body["prompt"] = prompt.ids
+        else:
+            body["messages"] = prompt.messages
         if sampling.grammar is not None and not self._is_vllm:
             # A JSON schema leaves blanks and escapes free, which the bound does not count.
             body["max_tokens"] = 2 * sampling.max_tokens
@@ -238,7 +238,7 @@ class OpenAIEngine:
         answer = await self._post("/completions" if tokens else "/chat/completions", body)
         return completion_of(answer, constrained=sampling.grammar is not None)
 
-    def _constraint(self, sampling: Sampling) -> dict[str, Any]:
+    def _constraint(self, sampling: CritiqueSampling) -> dict[str, Any]:
         if sampling.grammar is None:
             return {}
         if self._is_vllm:
@@ -300,5 +300,5 @@ def _retry_after(response: httpx.Response) -> float:
         return 0.0
 
 
-def _text(segments: tuple[Segment, ...]) -> str:
+def _text(segments: tuple[PromptSegment, ...]) -> str:
     return "".join(text if trusted else control_tokens.escape(text) for text, trusted in segments)

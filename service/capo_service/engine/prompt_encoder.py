@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from capo_service.engine import control_tokens
-from capo_service.engine.base import Prompt, Segment
+from capo_service.engine.base import JudgePrompt, PromptSegment
 
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template holds them
 _LONGEST_MARKER = 60
@@ -60,7 +60,7 @@ class PromptEncoder:
         self._plain_markers = [m for m in control_tokens.markers(frame) if m not in known]
         self._ids = lru_cache(maxsize=_SHARED_SEGMENTS)(self._encode_segment)
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: JudgePrompt) -> list[int]:
         """The prompt's token ids, ending where the judge begins to write."""
         segments = [
             (self.before, True), *prompt.system, (self.between, True), *prompt.user,
@@ -71,7 +71,7 @@ class PromptEncoder:
             ids += self._ids(segment)
         return ids
 
-    def _encode_segment(self, segment: Segment) -> list[int]:
+    def _encode_segment(self, segment: PromptSegment) -> list[int]:
         text, trusted = segment
         if trusted:
             return self._trusted.encode(text, add_special_tokens=False).ids
@@ -103,8 +103,8 @@ def _fresh(data: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _merge_trusted(segments: list[Segment]) -> list[Segment]:
-    merged: list[Segment] = []
+def _merge_trusted(segments: list[PromptSegment]) -> list[PromptSegment]:
+    merged: list[PromptSegment] = []
     for text, trusted in segments:
         if merged and trusted and merged[-1][1]:
             merged[-1] = (merged[-1][0] + text, True)

@@ -22,12 +22,15 @@ from capo_service.engine import embedded
 from capo_service.engine.base import (
     FINISHED_EARLY,
     Completion,
+    CritiqueSampling,
     EncodedPrompt,
     EngineBusyError,
     EngineDeadError,
     EngineError,
-    Prompt,
-    Sampling,
+    EngineStatus,
+    JudgeLimits,
+    JudgePrompt,
+    TokenPrompt,
     engine_metrics,
 )
 from capo_service.engine.local_models import local_model
@@ -73,49 +76,42 @@ class VllmEngine:
         self._arguments: AsyncEngineArgs | None = None
         self._supervisor: Supervisor[_Llm] = Supervisor(self._load, hang_seconds)
         self._encoder: PromptEncoder | None = None
-        self.context_length: int | None = None
-        self.slots = 1
+        self._limits = JudgeLimits()
 
     @property
-    def tokenizer_json(self) -> str | None:
-        return self._encoder.tokenizer_json if self._encoder else None
+    def status(self) -> EngineStatus:
+        keeper = self._supervisor
+        return EngineStatus(
+            ready=keeper.runner is not None,
+            dead=keeper.dead,
+            ready_in=keeper.ready_in,
+            restarts=keeper.restarts,
+        )
 
-    @property
-    def ready(self) -> bool:
-        return self._supervisor.runner is not None
-
-    @property
-    def ready_in(self) -> float:
-        return self._supervisor.ready_in
-
-    @property
-    def restarts(self) -> int:
-        return self._supervisor.restarts
-
-    @property
-    def dead(self) -> bool:
-        return self._supervisor.dead
-
-    async def start(self) -> None:
+    async def start(self) -> JudgeLimits:
         path = await asyncio.to_thread(self._prepare)
         log.info("loading %s with vLLM", self.model)
         await self._supervisor.start()
         log.info("%s from %s is ready", self.model, path)
+        return self._limits
 
     async def _load(self) -> _Llm:
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        assert self._arguments is not None, "start() comes first"  # noqa: S101
+        assert self._arguments is not None and self._encoder is not None, "start() comes first"  # noqa: S101
         config = await asyncio.to_thread(engine_config, self._arguments)
         llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
-        self.context_length = llm.model_config.max_model_len
-        self.slots = slots_of(llm.vllm_config)
+        self._limits = JudgeLimits(
+            slots_of(llm.vllm_config), llm.model_config.max_model_len, self._encoder.tokenizer_json
+        )
         log.info("%s", limits(llm.vllm_config))
         runner = _Llm(llm)
         # What is made at first use is made now; and a judge that cannot write is not ready.
-        warm_up = self.encode(Prompt((("Say a.", True),), (("Well?", True),)))
+        warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
         try:
-            await runner.complete("warm-up", warm_up, Sampling(1.0, 0.9, 1, 0, 'root ::= "a"'))
+            await runner.complete(
+                "warm-up", warm_up, CritiqueSampling(1.0, 0.9, 1, 0, 'root ::= "a"')
+            )
         except BaseException:
             await runner.end(lost=True)
             raise
@@ -149,12 +145,14 @@ class VllmEngine:
     async def close(self) -> None:
         await self._supervisor.close()
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, prompt: JudgePrompt) -> TokenPrompt:
         assert self._encoder is not None, "start() comes first"  # noqa: S101
-        ids = self._encoder.encode(prompt)
-        return EncodedPrompt(ids, len(ids), prompt.opening, self._encoder.thought)
+        return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
 
-    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+    async def complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
+        assert isinstance(prompt, TokenPrompt), "not encoded here"  # noqa: S101
         runner = self._supervisor.runner
         if runner is None:
             raise EngineDeadError("the judge's engine is being started again")
@@ -249,7 +247,9 @@ class _Llm:
         await asyncio.to_thread(self._llm.shutdown)
         await asyncio.to_thread(self._reaper.close)
 
-    async def complete(self, request: str, prompt: EncodedPrompt, sampling: Sampling) -> Completion:
+    async def complete(
+        self, request: str, prompt: TokenPrompt, sampling: CritiqueSampling
+    ) -> Completion:
         from vllm.exceptions import GracefulHTTPError, VLLMError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
@@ -259,7 +259,7 @@ class _Llm:
             # With a reasoning parser vLLM applies a grammar only after the end of a thought, which
             # our prompts never show; where the critique begins, no thought is open.
             async for output in self._llm.generate(
-                tokens_input(prompt.payload),
+                tokens_input(prompt.ids),
                 _sampling_params(sampling),
                 request,
                 reasoning_ended=True,
@@ -272,12 +272,12 @@ class _Llm:
         except VLLMError as error:
             raise EngineError(str(error)) from error
         if final is None:
-            return Completion("", FINISHED_EARLY, prompt.tokens or 0)
+            return Completion("", FINISHED_EARLY, prompt.tokens)
         sampled = final.outputs[0]
         return Completion(
             text=sampled.text,
             finish_reason=str(sampled.finish_reason or FINISHED_EARLY),
-            prompt_tokens=prompt.tokens or 0,
+            prompt_tokens=prompt.tokens,
             cached_tokens=final.num_cached_tokens or 0,
             completion_tokens=len(sampled.token_ids),
         )
@@ -308,7 +308,7 @@ def _used(process: psutil.Process) -> float | None:
     return float(times.user + times.system)
 
 
-def _sampling_params(sampling: Sampling) -> Any:
+def _sampling_params(sampling: CritiqueSampling) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 

@@ -26,6 +26,7 @@ from capo_client.encoding import (
     tokens_of,
 )
 from capo_client.retry import RETRYABLE, RetryPolicy, retry_after
+from capo_wire.validation import first_error
 
 Position = int
 Answer = wire.Credited | wire.Failed
@@ -47,15 +48,13 @@ def make_options(**given: Any) -> dict[str, Any]:
     try:
         checked = wire.CreditOptions.model_validate(present)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        field, detail = first_error(error)
         raise errors.InvalidRequestError(
             wire.Problem(
                 type="urn:capo:problem:invalid-request",
                 title="The request is not valid",
                 status=422,
-                detail=f"{field}: {message}",
+                detail=detail,
                 field=field,
             )
         ) from None

@@ -106,7 +106,7 @@ def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> Non
         (["--engine", "openai"], {}, "engine openai needs upstream"),
         (["--engine", "magic"], {}, "engine: "),
         (["--config", "nowhere.toml"], {}, "config file nowhere.toml is not there"),
-        (["--engine-arg", "oops"], {}, "write name=value"),
+        (["--engine-arg", "oops"], {}, "write NAME=VALUE"),
         (["--template", "nowhere.j2"], {}, "template nowhere.j2 is not a file"),
     ],
 )

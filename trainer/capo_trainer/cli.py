@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from capo_client.cli import console
 from capo_trainer.recipe import RecipeError, load_recipe
+from capo_wire.assignments import parse_pairs
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
     For several processes: accelerate launch -m capo_client train --config RECIPE.
     """
     try:
-        recipe = load_recipe(config, _pairs(setting))
+        recipe = load_recipe(config, parse_pairs(setting, "--set"))
         if dry_run:
             typer.echo(recipe.model_dump_json(indent=2))
             typer.echo(
@@ -50,20 +50,6 @@ def train(
     except (RecipeError, TrainingStopped, SamplingError) as error:
         _stop("train", error)
     typer.echo(f"the trained policy is in {target}")
-
-
-def _pairs(given: list[str] | None) -> dict[str, Any]:
-    """`name=value` pairs; values are JSON where they parse as such, else text."""
-    found: dict[str, Any] = {}
-    for pair in given or ():
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise RecipeError(f"--set {pair}: write name=value")
-        try:
-            found[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name.strip()] = value
-    return found
 
 
 def _stop(command: str, error: Exception) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from capo_trainer.algorithm import Advantage, Average
+from capo_wire.validation import field_path, message_of
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -277,11 +278,11 @@ def make_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
 
 
 def _explain(item: Any) -> str:
-    name = ".".join(str(part) for part in item["loc"])
+    name = field_path(item["loc"])
     if item["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(item["loc"][-1]), _names(), n=1)
         return f"unknown setting {name}" + (f" (did you mean {close[0]}?)" if close else "")
-    message = item["msg"].removeprefix("Value error, ")
+    message = message_of(item)
     return f"{name}: {message}" if name else message
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capo_client import errors
+from capo_wire.validation import field_path, message_of
 
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 and the signal's number
 
@@ -85,9 +86,9 @@ def explained(command: str) -> Iterator[None]:
         complain(command, error)
         raise typer.Exit(3) from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        complain(command, f"{where}: {first['msg']}, not {first['input']!r}")
+        item = error.errors(include_url=False)[0]
+        where = field_path(item["loc"])
+        complain(command, f"{where}: {message_of(item)}, not {item['input']!r}")
         raise typer.Exit(2) from None
     except (errors.CapoError, ValueError) as error:
         complain(command, error)

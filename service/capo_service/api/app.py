@@ -32,6 +32,7 @@ from capo_service.api.problems import ProblemError
 from capo_service.engine.base import Engine
 from capo_service.pipeline.service import Runtime
 from capo_service.settings import Settings
+from capo_wire.validation import field_path, message_of
 
 _NAMES = {404: "not-found", 405: "method-not-allowed"}
 
@@ -101,9 +102,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_query(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"][1:]))
+        field = field_path(first["loc"][1:])
         return problems.response(
-            problems.make("invalid-request", f"in the URL, {field}: {first['msg']}", field)
+            problems.make("invalid-request", f"in the URL, {field}: {message_of(first)}", field)
         )
 
     @app.exception_handler(Exception)

@@ -14,13 +14,14 @@ from starlette.types import Scope
 import capo_wire as wire
 from capo_service import version
 from capo_service.api import problems
-from capo_service.api.parsing import first_error, read_body
+from capo_service.api.parsing import read_body
 from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.core import alignment
 from capo_service.pipeline.prepare import limit
 from capo_service.pipeline.served_tokenizers import Vocabulary
 from capo_service.pipeline.service import Runtime
 from capo_service.scheduling.api_keys import Key
+from capo_wire.validation import first_error
 
 _FOLDER = Path(__file__).parent.parent / "ui"
 # Nothing but our own files; the page itself may call other services, to compare judges.

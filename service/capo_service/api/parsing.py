@@ -17,6 +17,7 @@ import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.json_splitting import split
 from capo_service.concurrency.cpu_thread import off_loop
+from capo_wire.validation import first_error
 
 Item = wire.Rollout | wire.Failed
 
@@ -204,17 +205,3 @@ def _item(rollout: Any, name: str) -> Item:
 
 def _refused(name: str, detail: str, field: str | None = None) -> wire.Failed:
     return wire.Failed(id=name, error=problems.make("invalid-rollout", detail, field))
-
-
-def first_error(error: ValidationError) -> tuple[str | None, str]:
-    """Field and message of the first error, and how many there are beside it."""
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
-    first = errors[0]
-    field = ""
-    for part in first["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown field"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return field or None, (f"{field}: " if field else "") + message + more

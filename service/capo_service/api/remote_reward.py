@@ -26,6 +26,7 @@ from capo_service.scheduling.api_keys import Key
 from capo_wire.aggregate import agreement, columns, log_metrics, mean_reward
 from capo_wire.answers import response_of
 from capo_wire.labels import reference_of
+from capo_wire.validation import first_error
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -108,7 +109,9 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
         try:
             wanted = options.credit_options()
         except ValidationError as error:
-            raise problems.error("invalid-request", f"in the URL: {_first(error)}") from None
+            raise problems.error(
+                "invalid-request", f"in the URL: {first_error(error)[1]}"
+            ) from None
         if len(rollouts) > runtime.settings.max_rollouts:
             raise problems.error(
                 "too-large",
@@ -191,21 +194,17 @@ async def _read(request: Request, model: type[M], runtime: Runtime) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        field = ".".join(map(str, error.errors(include_url=False)[0]["loc"]))
-        raise problems.error("invalid-request", f"{field}: {_first(error)}", field) from None
+        field, detail = first_error(error)
+        raise problems.error("invalid-request", detail, field) from None
 
 
 def _rollout(label: Any, **fields: Any) -> wire.Rollout:
     try:
         return wire.Rollout(reference=reference_of(label), **fields)
     except ValidationError as error:
-        raise problems.error("invalid-rollout", _first(error)) from None
+        raise problems.error("invalid-rollout", first_error(error)[1]) from None
     except ValueError as error:
         raise problems.error("invalid-rollout", str(error), "label") from None
-
-
-def _first(error: ValidationError) -> str:
-    return error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
 
 
 def _response(query: str, prompt: str) -> str:

@@ -15,13 +15,14 @@ from typing import Annotated, Any
 import typer
 
 import capo_wire as wire
-from capo_service.cli.options import StyleOption, TemplateOption, parse_pairs
+from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import EncodedPrompt, Prompt
 from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.prepare import Preparer
 from capo_service.settings import Settings, load
+from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
 _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}

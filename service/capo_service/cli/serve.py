@@ -14,11 +14,12 @@ import typer
 from capo_service.api.app import create_app
 from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.api.uvicorn_protocol import raise_file_limit
-from capo_service.cli.options import StyleOption, TemplateOption, parse_pairs
+from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.concurrency import gc_tuning
 from capo_service.engine.factory import make_engine
 from capo_service.observability import logs, tracing
-from capo_service.settings import Settings, SettingsError, load
+from capo_service.settings import Settings, load
+from capo_wire.assignments import parse_pairs
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def serve(
         if arguments := parse_pairs(engine_arg, "--engine-arg"):
             overrides["engine_args"] = arguments
         settings = load(config, **overrides)
-    except SettingsError as error:
+    except ValueError as error:
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
     raise typer.Exit(run(settings))

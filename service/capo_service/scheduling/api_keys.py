@@ -19,6 +19,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from capo_wire.validation import first_error
+
 Role = Literal["credit", "info", "metrics"]
 ANONYMOUS = "anonymous"
 _ROUNDING = 1e-6  # rollouts; sums of seconds are not exact, and the wait told must be enough
@@ -217,6 +219,4 @@ def _read(path: Path) -> list[Key]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise KeyFileError(f"the key file {path}: {where}: {first['msg']}") from None
+        raise KeyFileError(f"the key file {path}: {first_error(error)[1]}") from None

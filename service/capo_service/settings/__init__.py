@@ -20,6 +20,7 @@ from capo_service.core.suspicion import CAPPED, Action, Reason
 from capo_service.engine import testbed
 from capo_service.pipeline.prepare import Policy
 from capo_service.settings import environment
+from capo_wire.validation import field_path, message_of
 
 # pydantic's error about a default that hangs on a field which is itself in error.
 _FOLLOWS = "default_factory_not_called"
@@ -313,10 +314,10 @@ def _protected(settings: Settings, key: str) -> Settings:
 
 
 def _explain(error: Any, known: set[str]) -> str:
-    name = ".".join(str(part) for part in error["loc"])
+    name = field_path(error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown setting {name}{environment.suggestion(name, known)}"
-    message: str = error["msg"].removeprefix("Value error, ")
+    message = message_of(error)
     if not name:
         return message
     value = "" if error["loc"][0] in _SECRETS else f", not {error['input']!r}"

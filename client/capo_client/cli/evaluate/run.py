@@ -20,6 +20,8 @@ from capo_client.cli.evaluate.measures import Judged
 from capo_client.cli.evaluate.report import VARIED, Labels
 from capo_client.cli.file_job import FileJob, FileJobError
 from capo_client.client import CreditClient
+from capo_wire.assignments import parse_pairs
+from capo_wire.validation import first_error
 
 _COMMAND = "capo eval"
 _BATCH, _REQUESTS = 4, 16  # rollouts in a request, and requests at once
@@ -83,10 +85,7 @@ def evaluate(
             )
             greedy, _ = _judge(client, source, "greedy", deadline, {"method": "greedy", **varied})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        console.complain(_COMMAND, f"{where}: {message}" if where else message)
+        console.complain(_COMMAND, first_error(error)[1])
         raise typer.Exit(2) from None
     except (FormatError, FileJobError) as error:
         console.complain(_COMMAND, error)
@@ -115,24 +114,19 @@ def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         FormatError: it is not of this form, or cannot be varied here.
     """
-    found: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        name = name.replace("-", "_")
-        if not equals:
-            raise FormatError(f"--set {pair}: write NAME=VALUE")
+    try:
+        values = parse_pairs(pairs, "--set")
+    except ValueError as error:
+        raise FormatError(str(error)) from None
+    for name, value in values.items():
         if name in ("n", "temperature", "seed"):
-            raise FormatError(f"--set {pair}: use --{name} {value}")
+            raise FormatError(f"--set {name}={value}: use --{name} {value}")
         if name not in VARIED:
             raise FormatError(
-                f"--set {pair}: capo eval can vary {', '.join(VARIED)}; other settings are the "
-                "service's, so start `capo serve` with them and evaluate into another --out"
+                f"--set {name}={value}: capo eval can vary {', '.join(VARIED)}; other settings are "
+                "the service's, so start `capo serve` with them and evaluate into another --out"
             )
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
+    return values
 
 
 def _folder(file: Path, out: Path | None) -> Path:

@@ -8,6 +8,7 @@ labels         a data set's label -> `reference`
 token_offsets  sampled ids -> `response` and `token_offsets`
 aggregate      a rollout's credit as one number, its agreement, metrics for a trainer's log
 jsonlines      files of rollouts
+retry_policy   which failures are temporary, and how long to wait
 """
 
 from capo_wire.base import (

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from capo_client import errors
 from capo_client._request_state import refusal
-from capo_client.addresses import Proxy
+from capo_wire.proxies import Proxy
 
 M = TypeVar("M", bound=BaseModel)
 

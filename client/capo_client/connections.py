@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import httpx
 
 from capo_client._tls import PROBE_SECONDS, request_timeout, tls
-from capo_client.addresses import Proxy, proxy_for
+from capo_client.addresses import proxy_for
 from capo_client.balance import Balancer
 from capo_client.errors import ConfigurationError
+from capo_wire.proxies import Proxy
 
 # Less than the 5 s after which uvicorn closes an idle connection: one that is about to be closed
 # would lose the request.

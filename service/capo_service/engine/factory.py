@@ -6,6 +6,7 @@ import importlib.util
 
 from capo_service.engine.base import Engine
 from capo_service.settings import Settings
+from capo_wire.proxies import Proxy, proxy_for
 
 _NO_VLLM = (
     "the judge runs in vLLM, which {}: pip install 'capo-credit[service,gpu]' (NVIDIA), or "
@@ -21,10 +22,9 @@ def make_engine(settings: Settings) -> Engine:
         ValueError: what it needs is not installed.
     """
     if settings.engine == "openai":
-        from capo_client.addresses import proxy_for
         from capo_service.engine.openai import OpenAIEngine
 
-        proxy = proxy_for(settings.upstream or "")
+        proxy = _proxy_to(settings.upstream or "")
         key = settings.upstream_api_key
         return OpenAIEngine(
             settings.upstream or "",
@@ -55,3 +55,15 @@ def make_engine(settings: Settings) -> Engine:
         settings.chat_template_kwargs,
         settings.engine_hang_seconds,
     )
+
+
+def _proxy_to(upstream: str) -> Proxy | None:
+    import httpx
+
+    proxy = proxy_for(upstream)
+    if proxy is not None:
+        try:
+            httpx.AsyncHTTPTransport(proxy=proxy.url, verify=False)  # never connects
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ValueError(proxy.unusable(upstream, error)) from None
+    return proxy

@@ -53,9 +53,9 @@ def test_the_file_can_change_and_a_bad_one_leaves_the_keys(tmp_path: Path) -> No
     assert ring.find("Bearer a") is None and ring.find("Bearer c") is not None
     for bad, said in [
         ("[[key]\n", "cannot be read"),
-        ('[[key]]\nname = "x"\nsha256 = "short"\n', "key.0.sha256"),
-        (entry("x", "a", 'role = "credit"'), "key.0.role"),
-        (entry("x", "a", 'roles = ["root"]'), "key.0.roles"),
+        ('[[key]]\nname = "x"\nsha256 = "short"\n', r"key\[0\].sha256"),
+        (entry("x", "a", 'role = "credit"'), r"key\[0\].role"),
+        (entry("x", "a", 'roles = ["root"]'), r"key\[0\].roles"),
         (entry("x", "a") + entry("x", "b"), "more than one key is named x"),
     ]:
         path.write_text(bad)

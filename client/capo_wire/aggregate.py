@@ -1,34 +1,37 @@
-"""One number for a rollout, for frameworks that take no more, and figures for their logs."""
+"""One number per rollout, for frameworks that take a scalar reward, and metrics for their logs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capo_wire import Credited
+from capo_wire.responses import Credited, Step
 
 
 def mean_reward(result: Credited) -> float:
-    """The mean of the token rewards; where no tokens were sent, the mean over characters.
+    """The mean of the token rewards; without tokens, the mean of step rewards over characters.
 
-    Under eq. 1 that is w_whole * r_v - w_process * (share of tokens in wrong steps).
+    Under eq. 1 of the paper this is w_whole * r_v - w_process * (share of tokens in wrong steps).
     """
     if result.token_rewards:
         return sum(result.token_rewards) / len(result.token_rewards)
     sizes = [step.span[1] - step.span[0] for step in result.steps]
-    weighed = sum(step.reward * size for step, size in zip(result.steps, sizes, strict=True))
-    return weighed / max(sum(sizes), 1)
+    total = sum(step.reward * size for step, size in zip(result.steps, sizes, strict=True))
+    return total / max(sum(sizes), 1)
 
 
-def agreement(result: Credited) -> float | None:
-    """Share of critiques on the larger side, in [0.5, 1]: the mean over steps.
+def majority_share(wrong: int, valid: int) -> float:
+    """Share of the valid critiques of a step that are on the larger side, in [0.5, 1]."""
+    return max(wrong, valid - wrong) / valid
 
-    None where a step has fewer than two valid critiques, which agree with nothing.
+
+def agreement(steps: Sequence[Step]) -> float | None:
+    """How far the critiques of a rollout agree: mean over its steps of `majority_share`.
+
+    None where a step has fewer than two valid critiques.
     """
-    votes = [step.votes for step in result.steps]
-    if not votes or min(each.valid for each in votes) < 2:
+    if not steps or min(step.votes.valid for step in steps) < 2:
         return None
-    sides = [max(each.wrong, each.valid - each.wrong) / each.valid for each in votes]
-    return sum(sides) / len(sides)
+    return sum(majority_share(step.votes.wrong, step.votes.valid) for step in steps) / len(steps)
 
 
 METRICS = (
@@ -44,27 +47,27 @@ METRICS = (
 def log_metrics(
     steps: int, wrong: int, agreed: float | None, credited: bool, suspicious: bool
 ) -> dict[str, float]:
-    """Numbers for a framework's own metrics, of the names in METRICS.
+    """Metrics of one rollout, by the names in METRICS.
 
-    A number that is not known is left out, and has no part in a mean: of a rollout that was not
-    credited only `capo_fallback` is known, and without steps there is no rate.
+    Unknown metrics are left out, so that they do not enter a mean: a rollout that was not credited
+    has `capo_fallback` alone, and one without steps has no rate.
     """
     if not credited:
         return {"capo_fallback": 1.0}
-    found = {
+    metrics = {
         "capo_fallback": 0.0,
         "capo_steps": float(steps),
         "capo_wrong_steps": float(wrong),
         "capo_suspicious": float(suspicious),
     }
     if steps:
-        found["capo_wrong_step_rate"] = wrong / steps
+        metrics["capo_wrong_step_rate"] = wrong / steps
     if agreed is not None:
-        found["capo_agreement"] = agreed
-    return found
+        metrics["capo_agreement"] = agreed
+    return metrics
 
 
 def columns(rows: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
-    """Metrics of n rollouts -> n numbers for each name that one of them has; None where unknown."""
+    """Metrics of n rollouts as columns of length n, None where unknown; empty ones are left out."""
     names = [name for name in METRICS if any(name in row for row in rows)]
     return {name: [row.get(name) for row in rows] for name in names}

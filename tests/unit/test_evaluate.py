@@ -139,7 +139,7 @@ def test_figures_of_a_judge_whose_worth_is_known() -> None:
     # Steps called wrong by a share s of 16 critiques: right at 1, so over-confident between.
     error, bins = measures.calibration(measures.shares(judged))
     assert error is not None and 0 < error < 0.2 and sum(b["steps"] for b in bins) == 400 * 8
-    agreed = measures.agreement(judged)
+    agreed = measures.critique_agreement(judged)
     assert agreed == pytest.approx(0.93, abs=0.03)
 
 
@@ -151,4 +151,4 @@ def test_what_was_not_judged_counts_as_missed() -> None:
         line["f1"] == 0 and line["recall"] == 0 and line["precision"] is None for line in lines
     )
     assert measures.calibration([]) == (None, [])
-    assert measures.agreement([Judged(clean, (None,), None)]) is None
+    assert measures.critique_agreement([Judged(clean, (None,), None)]) is None

@@ -109,7 +109,7 @@ def from_credit(answer: wire.Credited, flags: list[bool] | None) -> Scored:
         outcome=None if answer.outcome is None else answer.outcome.value,
         steps=len(answer.steps),
         wrong=sum(step.wrong for step in answer.steps),
-        agreement=agreement(answer),
+        agreement=agreement(answer.steps),
         suspicion=tuple(each.reason for each in answer.suspicion),
     )
 

@@ -219,7 +219,7 @@ def _metrics(result: wire.Credited) -> dict[str, float]:
     return log_metrics(
         len(result.steps),
         wrong,
-        agreement(result),
+        agreement(result.steps),
         credited=True,
         suspicious=bool(result.suspicion),
     )

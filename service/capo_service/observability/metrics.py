@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 import capo_wire as wire
+from capo_wire.aggregate import agreement
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _LATE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
@@ -235,17 +236,6 @@ class Telemetry:
     def expose(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-def agreement(steps: Sequence[wire.Step]) -> float | None:
-    """Mean over steps of the share of valid critiques on the larger side; None for one critique."""
-    if not steps or min(step.votes.valid for step in steps) < 2:
-        return None
-    shares = [
-        max(step.votes.wrong, step.votes.valid - step.votes.wrong) / step.votes.valid
-        for step in steps
-    ]
-    return sum(shares) / len(shares)
 
 
 def _outcome(outcome: wire.Outcome | None) -> str:

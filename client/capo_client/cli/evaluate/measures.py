@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from capo_client.cli.evaluate.formats import Example
 from capo_wire import VotingMethod
+from capo_wire.aggregate import majority_share
 
 METHODS: tuple[VotingMethod, ...] = get_args(VotingMethod)
 _DRAWS = 8  # subsets of k critiques that a figure is the mean of
@@ -193,13 +194,16 @@ def calibration(points: Sequence[tuple[float, bool]]) -> tuple[float | None, lis
     return (error if points else None), told
 
 
-def agreement(judged: Sequence[Judged]) -> float | None:
-    """Mean over all steps of the share of critiques that say what most do; None for one."""
-    found = []
+def critique_agreement(judged: Sequence[Judged]) -> float | None:
+    """Mean over the steps of all examples of the share of critiques on the larger side.
+
+    Unlike `capo_wire.aggregate.agreement` it is pooled over steps, and the votes of the symbolic
+    critic are left out. None without an example that has two valid critiques.
+    """
+    shares = []
     for each in judged:
         valid = [critique for critique in each.critiques if critique is not None]
         if len(valid) > 1:
             for step in range(len(each.example.steps)):
-                count = sum(step in critique for critique in valid)
-                found.append(max(count, len(valid) - count) / len(valid))
-    return sum(found) / len(found) if found else None
+                shares.append(majority_share(sum(step in c for c in valid), len(valid)))
+    return sum(shares) / len(shares) if shares else None

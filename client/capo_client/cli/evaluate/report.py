@@ -99,7 +99,7 @@ def build(
         "temperature": voting.temperature,
         "seed": seed,
         "table": measures.table(judged, n, resamples, seed),
-        "agreement": measures.agreement(judged),
+        "agreement": measures.critique_agreement(judged),
         "cost": _cost(results, seconds, n),
         "calibration": {"error": error, "bins": bins},
     }

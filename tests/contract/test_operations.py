@@ -324,4 +324,4 @@ def test_a_new_key_is_told_once_and_its_entry_can_be_appended(tmp_path: Path) ->
     with serving(ScriptedEngine(), settings(tmp_path, api_keys_file=keys)) as service:
         assert post(service, value).status_code == 200
     bad = subprocess.run([*command[:-1], "no good"], capture_output=True, text=True)
-    assert bad.returncode == 2 and "is no name for a key" in bad.stderr
+    assert bad.returncode == 2 and "is not a valid key name" in bad.stderr

@@ -83,7 +83,7 @@ class Admitting(RuleBasedStateMachine):
             self.settle()
 
     async def work(self, request: Open, position: int, cost: int) -> None:
-        async with self.admission.turn(request.ticket, cost):
+        async with self.admission.slot(request.ticket, cost):
             request.running.add(position)
             try:
                 await request.finish[position].wait()

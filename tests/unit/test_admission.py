@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from capo_service.scheduling.admission import (
     Admission,
     DrainingError,
-    DrainRate,
     QueueFullError,
     Ticket,
 )
-from capo_service.scheduling.fair_queue import Share
+from capo_service.scheduling.fair_queue import QueueShare
+from capo_service.scheduling.throughput import DrainRate
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
         return self.now
 
 
-def taken(share: Share[str], tokens: int, cost: Callable[[str], float]) -> Counter[str]:
+def taken(share: QueueShare[str], tokens: int, cost: Callable[[str], float]) -> Counter[str]:
     """Tokens by who got them, of the first so many."""
     found: Counter[str] = Counter()
     while found.total() < tokens:
@@ -41,7 +41,7 @@ def taken(share: Share[str], tokens: int, cost: Callable[[str], float]) -> Count
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 50), min_size=2))
 def test_tokens_are_shared_equally_whatever_an_item_costs(costs: dict[str, int]) -> None:
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     for name, cost in costs.items():
         for _ in range(2000 // cost):
             share.push([(name, 1.0)], name, cost)
@@ -51,7 +51,7 @@ def test_tokens_are_shared_equally_whatever_an_item_costs(costs: dict[str, int])
 
 @given(st.floats(0.5, 20), st.floats(0.5, 20))
 def test_shares_follow_their_weights(one: float, other: float) -> None:
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     for _ in range(1000):
         share.push([("one", one)], "one", 1)
         share.push([("other", other)], "other", 1)
@@ -60,7 +60,7 @@ def test_shares_follow_their_weights(one: float, other: float) -> None:
 
 
 def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     for _ in range(300):
         share.push([("busy", 1.0)], "busy", 1)
     for _ in range(100):
@@ -69,7 +69,7 @@ def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
         share.push([("late", 1.0)], "late", 1)
     assert taken(share, 100, lambda _: 1)["late"] == pytest.approx(50, abs=1)
     # One that asks again and again for much gets no more than its share of tokens either.
-    share = Share()
+    share = QueueShare()
     for _ in range(1000):
         share.push([("small", 1.0)], "small", 1)
     got: Counter[str] = Counter()
@@ -83,7 +83,7 @@ def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
 
 
 def test_who_comes_back_again_and_again_has_saved_nothing_up_either() -> None:
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     for _ in range(300):
         share.push([("busy", 1.0)], "busy", 1)
     for _ in range(100):
@@ -103,7 +103,7 @@ class Queue(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.share: Share[tuple[str, str, int]] = Share()
+        self.share: QueueShare[tuple[str, str, int]] = QueueShare()
         self.waiting: list[tuple[str, str, int]] = []
         self.costs: dict[int, int] = {}
         self.number = 0
@@ -175,13 +175,13 @@ def test_a_draining_queue_takes_nothing() -> None:
 def test_the_wait_is_told_from_the_measured_rate(cost: int, seconds: float, ahead: int) -> None:
     clock = Clock()
     rate = DrainRate(clock)
-    assert rate.seconds(ahead) is None
+    assert rate.expected_seconds(ahead) is None
     for _ in range(100):
         clock.now += seconds
-        rate.passed(True, cost)
+        rate.record(True, cost)
         clock.now += 3.0  # idle, which says nothing about how fast work is
-        rate.passed(False)
-    assert rate.seconds(ahead) == pytest.approx(ahead * seconds / cost, rel=0.1)
+        rate.record(False)
+    assert rate.expected_seconds(ahead) == pytest.approx(ahead * seconds / cost, rel=0.1)
 
 
 def test_a_rate_that_changed_is_soon_told() -> None:
@@ -190,8 +190,8 @@ def test_a_rate_that_changed_is_soon_told() -> None:
     for speed in (100, 10):
         for _ in range(180):
             clock.now += 1
-            rate.passed(True, speed)
-    found = rate.seconds(100)
+            rate.record(True, speed)
+    found = rate.expected_seconds(100)
     assert found is not None and 8 < found <= 10.5
 
 
@@ -202,7 +202,7 @@ def test_retry_after_is_at_least_a_second_and_at_most_a_minute() -> None:
 
     async def work() -> None:
         for number in range(10):
-            async with admission.turn(Ticket("r"), 10):
+            async with admission.slot(Ticket("r"), 10):
                 clock.now += 5.0
             # A few rollouts, of which the first are slow, say nothing yet.
             assert admission.expected_wait(20) == (1 if number < 4 else 10)
@@ -226,12 +226,12 @@ def told_in_a_burst(
     more = 100 * tokens
 
     async def one(ticket: Ticket, end: asyncio.Event) -> None:
-        async with admission.turn(ticket, tokens):
+        async with admission.slot(ticket, tokens):
             await end.wait()
 
     async def story() -> None:
         for _ in range(before):  # one at a time, as fast each
-            async with admission.turn(Ticket("before"), tokens):
+            async with admission.slot(Ticket("before"), tokens):
                 clock.now += seconds
         ticket = Ticket("burst")
         with admission.admit(rollouts, rollouts * tokens, ticket):
@@ -284,11 +284,11 @@ def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:
         go = asyncio.Event()
 
         async def hold() -> None:
-            async with admission.turn(Ticket("first"), 1):
+            async with admission.slot(Ticket("first"), 1):
                 await go.wait()
 
         async def wait(ticket: Ticket) -> None:
-            async with admission.turn(ticket, tokens):
+            async with admission.slot(ticket, tokens):
                 got.append(ticket)
 
         async with asyncio.TaskGroup() as group:
@@ -306,7 +306,7 @@ def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:
 
 
 def test_what_comes_before_an_item_is_told_from_what_waits() -> None:
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     assert share.until_served([("a", 1.0), ("r1", 1.0)], 7) == 7
     for _ in range(100):
         share.push([("a", 1.0), ("r1", 1.0)], "x", 10)
@@ -322,7 +322,7 @@ def test_what_comes_before_an_item_is_told_from_what_waits() -> None:
 @given(st.data())
 def test_an_item_is_not_served_later_than_was_told(data: st.DataObject) -> None:
     """While nobody else comes, and up to one item of each share that is under way."""
-    share: Share[str] = Share()
+    share: QueueShare[str] = QueueShare()
     paths = [[(key, weight), (request, 1.0)] for key, weight in (("a", 1.0), ("b", 8.0))
              for request in "xy"]  # fmt: skip
     for path, cost in data.draw(st.lists(st.tuples(st.sampled_from(paths), st.integers(1, 9)))):
@@ -346,12 +346,12 @@ def test_what_waits_is_not_counted_as_begun_too() -> None:
         go = asyncio.Event()
 
         async def work() -> None:
-            async with admission.turn(Ticket("old", "a"), 100):
+            async with admission.slot(Ticket("old", "a"), 100):
                 await go.wait()
 
         with admission.admit(20, 2000, Ticket("old", "a")):
             for _ in range(10):  # 100 tokens a second
-                async with admission.turn(Ticket("old", "a"), 100):
+                async with admission.slot(Ticket("old", "a"), 100):
                     clock.now += 1.0
             async with asyncio.TaskGroup() as group:
                 for _ in range(10):
@@ -376,7 +376,7 @@ def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -
     async def story() -> None:
         with admission.admit(20, 2000, Ticket("old", "a")):
             for _ in range(10):  # 100 tokens a second, measured while the judge is full
-                async with admission.turn(Ticket("old", "a"), 100):
+                async with admission.slot(Ticket("old", "a"), 100):
                     clock.now += 1.0
             # 1,000 tokens are left, which take 10 s.
             with admission.admit(1, 100, Ticket("patient", "a"), seconds=20):
@@ -402,7 +402,7 @@ def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
 
     async def story() -> None:
         async def work(seconds: float, cut_off: bool) -> None:
-            async with admission.turn(Ticket("r"), 100):
+            async with admission.slot(Ticket("r"), 100):
                 clock.now += seconds
                 if cut_off:
                     raise asyncio.CancelledError
@@ -411,7 +411,7 @@ def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await work(30.0, cut_off=True)
         with admission.admit(1, 100, Ticket("probe"), seconds=30):  # nobody is there
-            async with admission.turn(Ticket("probe"), 100):
+            async with admission.slot(Ticket("probe"), 100):
                 with pytest.raises(QueueFullError, match="too long for its deadline") as refused:
                     admission.admit(1, 100, Ticket("second"), seconds=30).__enter__()
                 assert refused.value.retry_after == 21
@@ -421,14 +421,14 @@ def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
                     pass
         for _ in range(5):  # fast again, because there were few
             await work(2.0, cut_off=False)
-        async with admission.turn(Ticket("probe"), 100):
+        async with admission.slot(Ticket("probe"), 100):
             with admission.admit(1, 100, Ticket("second"), seconds=30):
                 pass
         # Who hangs up early says nothing about the judge.
-        before = admission._pace.seconds(100)
+        before = admission._pace.least_seconds(100)
         with contextlib.suppress(asyncio.CancelledError):
             await work(0.1, cut_off=True)
-        assert admission._pace.seconds(100) == before
+        assert admission._pace.least_seconds(100) == before
 
     asyncio.run(story())
 
@@ -460,7 +460,7 @@ def test_no_place_is_lost_whoever_gives_up_and_when(
         admission = Admission(10**9, places)
 
         async def work(number: int, rest: int) -> None:
-            async with admission.turn(Ticket(f"r{number % 5}", f"k{number % 2}"), 1 + number):
+            async with admission.slot(Ticket(f"r{number % 5}", f"k{number % 2}"), 1 + number):
                 assert admission.running <= places
                 for _ in range(rest):
                     await asyncio.sleep(0)

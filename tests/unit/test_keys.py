@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 
 from capo_service.scheduling.api_keys import (
     ANONYMOUS,
-    Key,
+    ApiKey,
     KeyFileError,
     KeyRing,
-    Quota,
-    QuotaError,
-    QuotaTooSmallError,
     digest,
     make_key,
 )
+from capo_service.scheduling.quota import Quota, QuotaError, QuotaTooSmallError
 
 
 def entry(name: str, value: str, more: str = "") -> str:
@@ -75,12 +73,12 @@ def test_a_key_that_was_made_works_and_the_file_does_not_hold_it(tmp_path: Path)
     assert value not in made and len(value) > 40
     found = KeyRing((), path).find(f"Bearer {value}")
     assert found is not None and found.name == "team-a"
-    with pytest.raises(KeyFileError, match="no name for a key"):
+    with pytest.raises(KeyFileError, match="is not a valid key name"):
         make_key("two words")
 
 
-def key(**limits: int) -> Key:
-    return Key.model_validate({"name": "k", "sha256": "0" * 64, **limits})
+def key(**limits: int) -> ApiKey:
+    return ApiKey.model_validate({"name": "k", "sha256": "0" * 64, **limits})
 
 
 def test_what_is_unanswered_counts_until_it_is_answered() -> None:

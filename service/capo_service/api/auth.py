@@ -10,7 +10,7 @@ from fastapi import Request
 
 from capo_service.api import problems
 from capo_service.observability.metrics import Telemetry
-from capo_service.scheduling.api_keys import Key, KeyFileError, KeyRing, Role
+from capo_service.scheduling.api_keys import ApiKey, KeyFileError, KeyRing, Role
 from capo_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,14 +29,14 @@ class Access:
         self.keys = KeyRing(plain, settings.api_keys_file)
         self._telemetry = telemetry
 
-    def require(self, role: Role) -> Callable[[Request], Key]:
+    def require(self, role: Role) -> Callable[[Request], ApiKey]:
         """A dependency: the caller's key, which must have this role.
 
         Raises (when called):
             ProblemError: 401 without a key of ours, 403 for one without the role.
         """
 
-        def caller(request: Request) -> Key:
+        def caller(request: Request) -> ApiKey:
             key = self.keys.find(request.headers.get("authorization"))
             if key is None:
                 raise problems.error("unauthorized", "send Authorization: Bearer <an API key>")

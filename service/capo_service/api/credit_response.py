@@ -20,7 +20,7 @@ from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.observability.metrics import Asked, Telemetry
 from capo_service.pipeline.rollout import Clock
 from capo_service.pipeline.service import Answer, Runtime
-from capo_service.scheduling.api_keys import Key
+from capo_service.scheduling.api_keys import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def counted(telemetry: Telemetry) -> Iterator[Asked]:
 class Call:
     """One call of `POST /credit`: its results, and what is told beside them."""
 
-    def __init__(self, runtime: Runtime, batch: Batch, started: float, key: Key) -> None:
+    def __init__(self, runtime: Runtime, batch: Batch, started: float, key: ApiKey) -> None:
         self.id = f"cr_{secrets.token_hex(8)}"
         self.clock = Clock()
         self.patience = runtime.settings.read_seconds

@@ -20,7 +20,7 @@ from capo_service.core import alignment
 from capo_service.pipeline.prepare import limit
 from capo_service.pipeline.served_tokenizers import Vocabulary
 from capo_service.pipeline.service import Runtime
-from capo_service.scheduling.api_keys import Key
+from capo_service.scheduling.api_keys import ApiKey
 from capo_wire.validation import first_error
 
 _FOLDER = Path(__file__).parent.parent / "ui"
@@ -73,7 +73,7 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
     @app.get("/live", summary="Recent activity of the service, for the live view")
     async def live(
         after: float = 0.0,
-        key: Key = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here
+        key: ApiKey = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here
     ) -> wire.Live:
         return runtime.live.seen_by(key, runtime.engine.model, after)
 

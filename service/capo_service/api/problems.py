@@ -15,7 +15,7 @@ from capo_service.engine.base import EngineBusyError, EngineDeadError
 from capo_service.observability.logs import rollouts as rollout_log
 from capo_service.pipeline.critiques import NoValidCritiqueError
 from capo_service.scheduling.admission import DrainingError, QueueFullError
-from capo_service.scheduling.api_keys import QuotaError, QuotaTooSmallError
+from capo_service.scheduling.quota import QuotaError, QuotaTooSmallError
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from capo_service.api.credit_response import Call, counted, until_disconnect
 from capo_service.api.parsing import Batch, read_body
 from capo_service.observability.metrics import Asked
 from capo_service.pipeline.service import Runtime
-from capo_service.scheduling.api_keys import Key
+from capo_service.scheduling.api_keys import ApiKey
 from capo_wire.aggregate import agreement, columns, log_metrics, mean_reward
 from capo_wire.answers import response_of
 from capo_wire.labels import reference_of
@@ -101,7 +101,7 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
 
     async def credited(
         request: Request,
-        key: Key,
+        key: ApiKey,
         rollouts: Sequence[wire.Rollout],
         options: RemoteOptions,
         asked: Asked,

@@ -10,7 +10,7 @@ import capo_wire as wire
 from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.prepare import conversation
 from capo_service.scheduling.admission import Admission
-from capo_service.scheduling.api_keys import ANONYMOUS, Key
+from capo_service.scheduling.api_keys import ANONYMOUS, ApiKey
 
 SECONDS = 2.0
 _SAMPLES = 450  # a quarter of an hour
@@ -62,7 +62,7 @@ class Live:
             queued_tokens=self._admission.queued_tokens, **self._telemetry.totals(),
         )  # fmt: skip
 
-    def seen_by(self, key: Key, model: str, after: float = 0.0) -> wire.Live:
+    def seen_by(self, key: ApiKey, model: str, after: float = 0.0) -> wire.Live:
         """What a caller may see: all samples, and its own rollouts; all of them with `metrics`.
 
         Args:

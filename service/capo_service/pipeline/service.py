@@ -33,7 +33,8 @@ from capo_service.pipeline.rollout import Clock, Judging, critique_tokens, finge
 from capo_service.pipeline.served_tokenizers import Vocabulary, load_vocabularies
 from capo_service.pipeline.verifier import Verifier
 from capo_service.scheduling.admission import Admission, DrainingError, QueueFullError, Ticket
-from capo_service.scheduling.api_keys import Key, QuotaError, QuotaTooSmallError
+from capo_service.scheduling.api_keys import ApiKey
+from capo_service.scheduling.quota import QuotaError, QuotaTooSmallError
 from capo_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ class Runtime:
         await self._results.close()
 
     async def credit(
-        self, batch: Batch, clock: Clock, key: Key
+        self, batch: Batch, clock: Clock, key: ApiKey
     ) -> AsyncGenerator[tuple[int, Answer], None]:
         """The answers of a batch with their positions, as they finish.
 

@@ -1,9 +1,9 @@
-"""Who is let in, and whose turn it is: a bounded queue in tokens, fair, that can drain.
+"""Admission control and scheduling: a bounded, fair queue, counted in tokens, that can drain.
 
-A request is admitted whole or refused whole; nothing admitted is dropped but by its own deadline.
-Turns are shared in tokens: between training and evaluation by weight, then equally between keys,
-then between the requests of a key, so that a long request does not make a short one wait for all
-of it.
+A request is admitted or refused as a whole; an admitted rollout is dropped only at its deadline.
+The judge's tokens are shared between training and evaluation by weight, then equally between API
+keys, then equally between the requests of a key, so that a short request does not wait for all of
+a long one.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from capo_service.scheduling.fair_queue import Path, Share
+from capo_service.scheduling.fair_queue import Path, QueueShare
+from capo_service.scheduling.throughput import DrainRate, Pace
 from capo_wire import Priority
 
-# Of nine tokens, while both wait. Evaluation comes after training, and still comes.
+# While both wait, training gets 8 of 9 tokens, and evaluation is not starved.
 _WEIGHTS: dict[Priority, float] = {"training": 8.0, "evaluation": 1.0}
-_HALF_LIFE = 15.0  # seconds of work after which a measured rate counts for half
-_LONGEST_WAIT = 60  # seconds that a caller is told to wait at most: rates change within a minute
-_LEAST_ANSWERED = 5  # rollouts, before a rate counts: the first are slow, and few of many are ready
-_NEWEST = 0.2  # share of the newest rollout in the pace
-_CERTAINTY = 0.7  # of a deadline: what should take longer is not taken on
+_MAX_RETRY_AFTER = 60  # seconds: rates change within a minute
+_SAFETY = 0.7  # share of a deadline that the expected time must fit into
 
 
 class QueueFullError(Exception):
-    """No room for the request now. `retry_after`: whole seconds until there should be."""
+    """The request cannot be admitted now. `retry_after`: whole seconds until it should be."""
 
-    def __init__(self, retry_after: int, why: str = "the queue is full") -> None:
-        super().__init__(f"{why}; room is expected in {retry_after} s")
+    def __init__(self, retry_after: int, reason: str = "the queue is full") -> None:
+        super().__init__(f"{reason}; room is expected in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -41,7 +39,7 @@ class DrainingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """In whose name a rollout waits."""
+    """What a rollout's place in the queue depends on: its request, API key and priority."""
 
     request: str
     key: str = ""
@@ -49,71 +47,19 @@ class Ticket:
 
     @property
     def path(self) -> Path:
+        """Names and weights of the shares that the rollout waits in, from the root down."""
         weight = _WEIGHTS[self.priority]
         return ((self.priority, weight), (self.key, 1.0), (self.request, 1.0))
 
 
-class DrainRate:
-    """Tokens that are answered in a second of work, lately."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._tokens = self._seconds = 0.0
-        self._answered = 0  # rollouts
-        self._at = clock()
-
-    def passed(self, busy: bool, tokens: float = 0.0) -> None:
-        """Time passed since the last call, busy or not, and so many tokens were answered."""
-        now = self._clock()
-        elapsed, self._at = now - self._at, now
-        if busy:
-            faded = 0.5 ** (elapsed / _HALF_LIFE)
-            self._seconds = self._seconds * faded + elapsed
-            self._tokens = self._tokens * faded
-        self._tokens += tokens
-        self._answered += tokens > 0
-
-    def seconds(self, tokens: float) -> float | None:
-        """How long so many tokens take; None where too little was measured."""
-        if self._answered < _LEAST_ANSWERED:
-            return None
-        return tokens * self._seconds / self._tokens
-
-
-class Pace:
-    """Seconds of judging for each token of a rollout, lately.
-
-    A judge that was slowed down may answer nothing in time, and then there is no rate to measure;
-    but what was cut off at its deadline has taken at least so long.
-    """
-
-    def __init__(self) -> None:
-        self._seconds = self._weight = 0.0
-
-    def took(self, seconds: float, tokens: int, finished: bool) -> None:
-        """A rollout of so many tokens took so long, or longer if it was not finished."""
-        each = seconds / tokens
-        if finished or each > self._seconds:
-            self._seconds += _NEWEST * (each - self._seconds)
-            self._weight += _NEWEST * (1.0 - self._weight)
-
-    def seconds(self, tokens: float) -> float:
-        """How long a rollout of so many tokens should take, at least: it starts from 0."""
-        return tokens * self._seconds
-
-    def measured(self, tokens: float) -> float:
-        """How long a rollout of so many tokens takes on the average; 0 where nothing is known."""
-        return tokens * self._seconds / self._weight if self._weight else 0.0
-
-
 class Admission:
-    """Bounds accepted work to `max_queued` tokens, and the rollouts judged at once.
+    """Bounds the accepted work to `max_queued` tokens, and the rollouts judged at once.
 
     Args:
         max_queued: tokens of all rollouts that are accepted and not yet answered.
         max_running: rollouts that the judge works on at once.
-        is_full: whether the judge can take up no more. Only then does more work mean more waiting,
-            and only the rate that is measured then tells how long.
+        is_full: whether the judge can take no more work. Only then does more work mean a longer
+            wait, so only the rate measured meanwhile predicts that wait.
         clock: seconds.
     """
 
@@ -128,7 +74,7 @@ class Admission:
         self.max_running = max_running
         self.accepted = 0  # rollouts
         self.accepted_tokens = 0
-        self.queued_tokens = 0  # of rollouts that wait for their turn
+        self.queued_tokens = 0  # of rollouts that wait for a slot
         self.running = 0
         self.draining = False
         self._is_full = is_full
@@ -136,75 +82,81 @@ class Admission:
         self._rate, self._full_rate = DrainRate(clock), DrainRate(clock)
         self._pace = Pace()
         self._clock = clock
-        self._waiting: Share[asyncio.Future[None]] = Share()
-        self._left: dict[str, int] = {}  # tokens of open requests that are not answered yet
+        self._waiting: QueueShare[asyncio.Future[None]] = QueueShare()
+        self._unanswered: dict[str, int] = {}  # tokens by open request
         self._idle = asyncio.Event()
         self._idle.set()
 
     def expected_wait(self, tokens: float) -> int:
-        """Whole seconds, at least 1, until so many of the accepted tokens are answered."""
+        """Whole seconds, 1 to 60, until so many of the accepted tokens are answered."""
         self._measure()
-        return _whole(self._until_answered(self._rate, tokens))
+        return _retry_after(self._until_answered(self._rate, tokens))
 
     def _until_answered(self, rate: DrainRate, tokens: float) -> float | None:
         """Seconds until so many tokens are answered; None where too little was measured.
 
         A rate that was measured while fewer rollouts were judged at once, or before most of those
-        that are judged now have ended, is too low by far. By Little's law all that are judged at
-        once are answered in the time that one takes, so the lower of both times holds.
+        judged now have ended, is far too low. By Little's law all rollouts judged at once are
+        answered in the time that one takes, so the lower of both estimates holds.
         """
-        measured = rate.seconds(tokens)
+        measured = rate.expected_seconds(tokens)
         if measured is None:
             return None
-        at_once = max(self.running, min(self.accepted, self.max_running), 1)
-        return min(measured, self._pace.measured(tokens) / at_once)
+        concurrency = max(self.running, min(self.accepted, self.max_running), 1)
+        return min(measured, self._pace.mean_seconds(tokens) / concurrency)
 
     def _measure(self, answered: int = 0) -> None:
-        self._rate.passed(self.running > 0 or answered > 0, answered)
-        self._full_rate.passed(self._was_full, answered if self._was_full else 0)
+        self._rate.record(self.running > 0 or answered > 0, answered)
+        self._full_rate.record(self._was_full, answered if self._was_full else 0)
         self._was_full = self._waiting.waiting > 0 or self._is_full()
 
     def _check_deadline(self, ticket: Ticket, rollouts: int, tokens: int, seconds: float) -> None:
-        """Refuse what would be answered too late.
+        """Refuse a request that would miss its deadline.
 
         Raises:
             QueueFullError: it would.
         """
         self._measure()
-        alone = self._pace.seconds(tokens / rollouts)
-        if self.running and alone > _CERTAINTY * seconds:
-            # Fewer at once are judged faster: the next is let in when none is being judged.
+        in_time = _SAFETY * seconds
+        alone = self._pace.least_seconds(tokens / rollouts)
+        if self.running and alone > in_time:
+            # Fewer at once are judged faster: the next is admitted when none is being judged.
             raise QueueFullError(
-                _whole(_CERTAINTY * seconds),
+                _retry_after(in_time),
                 f"recent rollouts take about {alone:.0f} s, too long for its deadline of "
                 f"{seconds:.0f} s",
             )
         if not self._was_full:
             return
-        begun = sum(self._left.values()) - self._waiting.cost
-        work = max(begun, 0.0) + self._waiting.until_served(ticket.path, tokens)
-        expected = self._until_answered(self._full_rate, work)
+        running = max(sum(self._unanswered.values()) - self._waiting.cost, 0.0)
+        ahead = running + self._waiting.until_served(ticket.path, tokens)
+        expected = self._until_answered(self._full_rate, ahead)
         itself = self._until_answered(self._full_rate, tokens)
         if expected is None or itself is None:
             return
-        in_time = _CERTAINTY * seconds
-        if itself > in_time:  # it can never be answered in time as a whole; what is done, is
+        if itself > in_time:  # it cannot be answered in time as a whole, but a part of it can
             expected -= itself
         if expected > in_time:
             raise QueueFullError(
-                _whole(expected - in_time),
-                f"its turn would come after its deadline of {seconds:.0f} s",
+                _retry_after(expected - in_time),
+                f"the request would be served after its deadline of {seconds:.0f} s",
             )
 
     @contextmanager
     def admit(
         self, rollouts: int, tokens: int, ticket: Ticket, seconds: float = math.inf
     ) -> Iterator[None]:
-        """Hold room for a request of so many rollouts and tokens, to be answered in `seconds`.
+        """Hold queue capacity for a request until it is answered.
+
+        Args:
+            rollouts: how many it has.
+            tokens: of all its rollouts.
+            ticket: of the request.
+            seconds: until its deadline.
 
         Raises:
             DrainingError: the service is stopping.
-            QueueFullError: there is no room now, or too much is before it.
+            QueueFullError: the queue is full, or the request would miss its deadline.
         """
         if self.draining:
             raise DrainingError
@@ -214,35 +166,35 @@ class Admission:
         self._check_deadline(ticket, rollouts, tokens, seconds)
         self.accepted += rollouts
         self.accepted_tokens += tokens
-        self._left[ticket.request] = tokens
+        self._unanswered[ticket.request] = tokens
         self._idle.clear()
         try:
             yield
         finally:
             self.accepted -= rollouts
             self.accepted_tokens -= tokens
-            del self._left[ticket.request]
+            del self._unanswered[ticket.request]
             if not self.accepted:
                 self._idle.set()
 
     @asynccontextmanager
-    async def turn(self, ticket: Ticket, tokens: int) -> AsyncIterator[None]:
-        """Wait for, and hold, one of the `max_running` places, for a rollout of so many tokens."""
+    async def slot(self, ticket: Ticket, tokens: int) -> AsyncIterator[None]:
+        """Wait for one of the `max_running` slots, and hold it, for a rollout of `tokens`."""
         if self.running < self.max_running and not self._waiting.waiting:
             self._measure()
             self.running += 1
         else:
-            await self._wait(ticket, tokens)  # the place is handed over by whoever leaves it
+            await self._wait(ticket, tokens)  # a rollout that ends hands its slot over
         answered, began = 0, self._clock()
         try:
             yield
             answered = tokens
         finally:
-            self._pace.took(self._clock() - began, tokens, finished=answered > 0)
+            self._pace.record(self._clock() - began, tokens, finished=answered > 0)
             self._measure(answered)
-            if ticket.request in self._left:
-                self._left[ticket.request] -= tokens
-            self._pass_on()
+            if ticket.request in self._unanswered:
+                self._unanswered[ticket.request] -= tokens
+            self._hand_over_slot()
 
     async def _wait(self, ticket: Ticket, tokens: int) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -252,23 +204,23 @@ class Admission:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self._pass_on()  # the place came together with the cancellation
+                self._hand_over_slot()  # the slot came together with the cancellation
             else:
                 self._waiting.discard(ticket.path, future)
             raise
         finally:
             self.queued_tokens -= tokens
 
-    def _pass_on(self) -> None:
+    def _hand_over_slot(self) -> None:
         while self._waiting.waiting:
             future = self._waiting.pop()
-            if not future.done():  # cancelled, and about to take itself out of the queue
+            if not future.done():  # else cancelled, and about to leave the queue by itself
                 future.set_result(None)
                 return
         self.running -= 1
 
     async def drain(self, seconds: float) -> bool:
-        """Take no new work and wait for the accepted; whether it all ended in time."""
+        """Refuse new work and wait for the accepted; whether all of it ended in time."""
         self.draining = True
         try:
             async with asyncio.timeout(seconds):
@@ -278,6 +230,5 @@ class Admission:
         return True
 
 
-def _whole(seconds: float | None) -> int:
-    """Seconds that a caller is told to wait."""
-    return 1 if seconds is None else min(max(1, math.ceil(seconds)), _LONGEST_WAIT)
+def _retry_after(seconds: float | None) -> int:
+    return 1 if seconds is None else min(max(1, math.ceil(seconds)), _MAX_RETRY_AFTER)

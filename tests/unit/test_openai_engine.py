@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine import openai, openai_start
+from capo_service.engine import openai_start, openai_upstream
 from capo_service.engine.base import (
     Completion,
     CritiqueSampling,
@@ -24,7 +24,8 @@ from capo_service.engine.openai import OpenAIEngine
 from capo_service.settings import Settings
 from kit_time import stepped
 
-BACKOFF_SECONDS = openai._BACKOFF_SECONDS
+BACKOFF_SECONDS = openai_upstream._BACKOFF_SECONDS
+JITTER = openai_upstream._JITTER
 PROMPT = JudgePrompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
 SAMPLING = CritiqueSampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
 CHOICE = {"message": {"content": "said"}, "finish_reason": "stop"}
@@ -61,7 +62,7 @@ class Upstream:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(openai_upstream, "_BACKOFF_SECONDS", 0.001)
 
 
 async def engine(upstream: Upstream, **given: Any) -> OpenAIEngine:
@@ -156,11 +157,11 @@ async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it() -> None:
     await asyncio.sleep(30)
     assert judge.status.ready and not call.done()  # slow, and there
     upstream.silent = True
-    with pytest.raises(EngineDeadError, match="does not answer any more"):
-        await asyncio.wait_for(call, 5 * openai._PROBE_SECONDS)
+    with pytest.raises(EngineDeadError, match="no longer responds"):
+        await asyncio.wait_for(call, 5 * openai_upstream._PROBE_SECONDS)
     assert not judge.status.ready
     upstream.silent = False
-    await asyncio.sleep(2 * openai._PROBE_SECONDS)
+    await asyncio.sleep(2 * openai_upstream._PROBE_SECONDS)
     assert judge.status.ready
     assert (await judge.complete("two", judge.encode(PROMPT), SAMPLING)).text == "said"
     await judge.close()
@@ -175,7 +176,7 @@ async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_los
     upstream.silent = True
     for number in range(40):
         await judge.complete(f"{number}", judge.encode(PROMPT), SAMPLING)
-        await asyncio.sleep(openai._PROBE_SECONDS)
+        await asyncio.sleep(openai_upstream._PROBE_SECONDS)
     assert judge.status.ready and not slow.done()
     slow.cancel()
     await asyncio.gather(slow, return_exceptions=True)
@@ -211,12 +212,14 @@ async def test_an_upstream_that_is_waited_for_is_logged_once(
 
 def test_attempts_outlast_a_restart_of_a_second() -> None:
     """At the shortest of their jitter."""
-    assert sum(BACKOFF_SECONDS * 2**n * 0.5 for n in range(1, openai._ATTEMPTS)) > 3
+    assert (
+        sum(BACKOFF_SECONDS * 2**n * (1 - JITTER) for n in range(openai_upstream._ATTEMPTS - 1)) > 3
+    )
 
 
 async def test_500_is_the_servers_fault_where_the_server_is_not_ready() -> None:
     judge = await engine(Upstream(*[500] * 4))
-    judge._ready = False
+    judge._upstream.ready = False
     with pytest.raises(EngineDeadError, match="answered 500"):
         await judge.complete("c", judge.encode(PROMPT), SAMPLING)
     await judge.close()
@@ -462,4 +465,4 @@ def test_serve_heeds_the_environments_proxies(
         return
     made = make_engine(given)
     assert isinstance(made, OpenAIEngine)
-    assert made._through == way.removeprefix("through ")
+    assert made._upstream.proxy_name == way.removeprefix("through ")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
 
-Span = tuple[int, int]
+from capo_wire.segmentation import Span
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Bytes that form no character for so many tokens never will: a hostile rollout must not cost

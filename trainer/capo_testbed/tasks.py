@@ -24,6 +24,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from capo_wire.segmentation import blank_line_steps
+
 SEPARATOR = "\n\n"
 _LARGEST = 69  # of every number on the true path
 _NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana")
@@ -189,7 +191,7 @@ def _written(change: Change, value: int, rng: random.Random, slips: Slips) -> tu
 
 def split(response: str) -> list[str]:
     """The steps of a response, as the service's segmenter `blank_line` cuts them."""
-    return [step for step in re.split(r"\n[ \t]*\n\s*", response.strip()) if step.strip()]
+    return blank_line_steps(response)
 
 
 def right_steps(question: str, steps: Sequence[str]) -> list[tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from capo_trainer.recipe import Recipe
 from capo_trainer.reward_client import Bundles, CreditLink
 from capo_trainer.sampling import Asked, Rollout, Sampler, encode_prompt
 from capo_trainer.verify import Verifier, named_function
+from capo_wire.segmentation import blank_line_steps
 
-# As the service cuts steps (segment.method blank_line).
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _BUNDLE = 16
 
 
@@ -102,11 +100,6 @@ class Evaluator:
                 wrong[i] = credit.wrong
         lengths = [len(rollout.ids) for rollout in rollouts]
         return [Judged(*each) for each in zip(outcomes, wrong, lengths, strict=True)]
-
-
-def blank_line_steps(text: str) -> list[str]:
-    """The steps of a text, cut on blank lines of any line end, without the blanks around them."""
-    return [step for step in _BLANK_LINE.split(text.strip()) if step.strip()]
 
 
 def summary(judged: Sequence[Judged]) -> dict[str, float]:

@@ -1,55 +1,20 @@
-"""Text -> step spans (CAPO, section 3.2: the paper cuts a rollout on blank lines).
+"""All segmenters of the service: those of `capo_wire.segmentation`, and cuts that a caller gives.
 
-Every function returns character spans `(start, end)` that tile the text: the first starts at 0,
-each starts where the one before ends, the last ends at `len(text)`. Blank text between steps
-belongs to the step before it. Blank text alone has no step: the result is `[]`.
-
-All of it takes linear time, whatever the text or the caller's pattern holds.
+Spans tile the text as described there, and all of it takes linear time, whatever the text or the
+caller's pattern holds.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Literal
 
 import re2
 
 from capo_service.core.errors import InputError
+from capo_wire.segmentation import Span, blank_line, newline, sentence, tile
 
-Span = tuple[int, int]
-
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
-_NEWLINE = re.compile(r"\n\s*")
-# A run of full stops is looked at once, from its first character: linear even for "......".
-_SENTENCE_END = re.compile(
-    r"""(?<![.!?…])[.!?…]++["'”’)\]}*_]*+\s+|[。！？]++["”’」』)]*+\s*|\n\s*"""  # noqa: RUF001  # typographic quotes and full stops are meant
-)
-_NOT_AN_END = re.compile(
-    r"(?:(?:^|\n)\s*\(?\d{1,3}|\b(?:Mr|Mrs|Ms|Dr|St|vs|cf|e\.g|i\.e|approx|Eq|Fig|No))\Z"
-)
-_LOOK_BACK = 12  # characters; longer than anything _NOT_AN_END can match
-
-
-def blank_line(text: str) -> list[Span]:
-    """Cut where a blank line ends: the paper's steps."""
-    return _tile(text, (match.end() for match in _BLANK_LINE.finditer(text)))
-
-
-def newline(text: str) -> list[Span]:
-    """Cut at every line that holds text."""
-    return _tile(text, (match.end() for match in _NEWLINE.finditer(text)))
-
-
-def sentence(text: str) -> list[Span]:
-    """Cut after every sentence and at every line, but not after `1.` or `e.g.`."""
-    cuts = []
-    for match in _SENTENCE_END.finditer(text):
-        before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
-        if match[0][0] != "." or not _NOT_AN_END.search(before):
-            cuts.append(match.end())
-    return _tile(text, cuts)
+__all__ = ["Span", "blank_line", "by_pattern", "given", "newline", "sentence"]
 
 
 def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "before") -> list[Span]:
@@ -69,7 +34,7 @@ def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "befor
             f"segment.pattern is not a valid RE2 pattern: {reason}", field="segment.pattern"
         ) from None
     matches = compiled.finditer(text)
-    return _tile(text, (m.start() if cut == "before" else m.end() for m in matches))
+    return tile(text, (m.start() if cut == "before" else m.end() for m in matches))
 
 
 def given(text: str, spans: Sequence[Span]) -> list[Span]:
@@ -100,7 +65,7 @@ def given(text: str, spans: Sequence[Span]) -> list[Span]:
         reached = end
     if text[reached:].strip():
         raise _outside(reached, len(text), "steps")
-    return _tile(text, [start for start, _ in spans[1:]])
+    return tile(text, [start for start, _ in spans[1:]])
 
 
 def _outside(start: int, end: int, field: str) -> InputError:
@@ -110,16 +75,3 @@ def _outside(start: int, end: int, field: str) -> InputError:
         "have empty token_offsets then)",
         field=field,
     )
-
-
-def _tile(text: str, cuts: Iterable[int]) -> list[Span]:
-    edges = pairwise([0, *cuts, len(text)])
-    starts = [start for start, end in edges if not _is_blank(text, start, end)]
-    if not starts:
-        return []
-    starts[0] = 0
-    return list(pairwise([*starts, len(text)]))
-
-
-def _is_blank(text: str, start: int, end: int) -> bool:
-    return not text[start:end].strip()

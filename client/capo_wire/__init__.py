@@ -1,59 +1,72 @@
-"""The wire of the reward service: the one definition, used by the service and by every client.
+"""The wire of the reward service, and the rules that both of its sides must agree on.
 
-It imports pydantic and the standard library, and nothing else of this project. The models are here;
-what both sides must agree on beside them has modules of its own:
+The models of requests and responses are here. These modules hold the rules:
 
-answers        where the final answer of a text stands, and whether two are the same
-labels         a data set's label -> `reference`
-token_offsets  sampled ids -> `response` and `token_offsets`
 aggregate      a rollout's credit as one number, its agreement, metrics for a trainer's log
+answers        the final answer of a text, and whether two answers are equal
+assignments    `name=value` options of commands
 jsonlines      files of rollouts
+labels         a data set's label -> `reference`
+proxies        the proxy that the environment names for a URL
 retry_policy   which failures are temporary, and how long to wait
+segmentation   text -> steps
+special_text   thoughts and end-of-turn tokens in what a model wrote
+token_offsets  sampled ids -> `response` and `token_offsets`
+validation     pydantic's errors as sentences
+
+The package imports pydantic and the standard library. `answers.compare` needs math-verify, and
+`token_offsets` the tokenizer that it is given. Modules without models do not import pydantic.
 """
 
-from capo_wire.base import (
-    VERSION,
-    CritiqueStyle,
-    Include,
-    Position,
-    Priority,
-    RequestModel,
-    ResponseModel,
-    RewardScheme,
-    SegmentMethod,
-    Span,
-    TokenId,
-    VotingMethod,
-)
-from capo_wire.inspection import Info, Live, Recent, Sample, Tokens, TokensRequest
-from capo_wire.requests import (
-    DEFAULT_CRITIQUES,
-    MOST_CRITIQUES,
-    ChatTurn,
-    CreditOptions,
-    CreditRequest,
-    Reward,
-    Rollout,
-    Segment,
-    TextPart,
-    Voting,
-)
-from capo_wire.responses import (
-    Credited,
-    CreditResponse,
-    CreditSummary,
-    Critique,
-    Failed,
-    Outcome,
-    Problem,
-    Result,
-    Step,
-    Suspicion,
-    Timing,
-    Unchecked,
-    Usage,
-    Votes,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capo_wire.base import (
+        VERSION,
+        CritiqueStyle,
+        Include,
+        Position,
+        Priority,
+        RequestModel,
+        ResponseModel,
+        RewardScheme,
+        SegmentMethod,
+        Span,
+        TokenId,
+        VotingMethod,
+    )
+    from capo_wire.inspection import Info, Live, Recent, Sample, Tokens, TokensRequest
+    from capo_wire.requests import (
+        DEFAULT_CRITIQUES,
+        MOST_CRITIQUES,
+        ChatTurn,
+        CreditOptions,
+        CreditRequest,
+        Reward,
+        Rollout,
+        Segment,
+        TextPart,
+        Voting,
+    )
+    from capo_wire.responses import (
+        Credited,
+        CreditResponse,
+        CreditSummary,
+        Critique,
+        Failed,
+        Outcome,
+        Problem,
+        Result,
+        Step,
+        Suspicion,
+        Timing,
+        Unchecked,
+        Usage,
+        Votes,
+    )
 
 __all__ = [
     "DEFAULT_CRITIQUES",
@@ -99,3 +112,16 @@ __all__ = [
     "Voting",
     "VotingMethod",
 ]
+
+_MODELS = ("base", "requests", "responses", "inspection")
+
+
+def __getattr__(name: str) -> Any:
+    # Models are imported at their first use, as pydantic does with its own, because the service's
+    # core imports modules of this package and must not import pydantic.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in _MODELS:
+        models = vars(import_module(f"{__name__}.{module}"))
+        globals().update({each: models[each] for each in __all__ if each in models})
+    return globals()[name]

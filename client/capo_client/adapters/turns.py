@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from capo_wire.token_offsets import Span, decode_with_offsets
+from capo_wire.segmentation import Span
+from capo_wire.token_offsets import decode_with_offsets
 
 # Between turns: they are two steps under `blank_line`, and "12" and "5" do not become "125".
 BETWEEN_TURNS = "\n\n"

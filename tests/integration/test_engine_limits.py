@@ -10,10 +10,13 @@ import pytest
 from vllm import AsyncEngineArgs
 from vllm.config import VllmConfig
 from vllm.usage.usage_lib import UsageContext
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from capo_service.engine import embedded
 from capo_service.engine.base import CritiqueSampling, JudgeLimits, JudgePrompt
-from capo_service.engine.vllm import VllmEngine, _Llm, engine_config, limits, slots_of
+from capo_service.engine.cpu_worker import check_patched
+from capo_service.engine.vllm import VllmEngine, describe_limits, engine_config, slots_of
+from capo_service.engine.vllm_runner import VllmRunner
 
 CHOSEN = ("max_num_seqs", "max_num_batched_tokens")
 
@@ -39,7 +42,7 @@ def test_the_limits_count_every_rank() -> None:
     config = engine_config(arguments(max_num_seqs=7))
     config.parallel_config.data_parallel_size = 4
     assert slots_of(config) == 28
-    assert "each of 4 data-parallel ranks" in limits(config)
+    assert "each of 4 data-parallel ranks" in describe_limits(config)
 
 
 async def test_ranks_that_differ_have_answered_the_ping() -> None:
@@ -51,12 +54,26 @@ async def test_ranks_that_differ_have_answered_the_ping() -> None:
         async def is_sleeping(self) -> bool:
             raise RuntimeError(self.said)
 
-    runner = object.__new__(_Llm)
+    runner = object.__new__(VllmRunner)
     runner._llm = Ranks()  # type: ignore[assignment]
     await runner.ping()
     Ranks.said = "the socket is closed"
     with pytest.raises(RuntimeError, match="socket"):
         await runner.ping()
+
+
+def test_a_vllm_that_no_longer_rewinds_generators_is_refused_in_words() -> None:
+    class WithoutMethod:
+        pass
+
+    class WithoutRewind:
+        def _bookkeeping_sync(self) -> None:
+            self.discard_request_mask = self.generators = None
+
+    check_patched(GPUModelRunner)
+    for runner in (WithoutMethod, WithoutRewind):
+        with pytest.raises(RuntimeError, match=r"_bookkeeping_sync.*capo-credit pins"):
+            check_patched(runner)
 
 
 @pytest.fixture(scope="module")

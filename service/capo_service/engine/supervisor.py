@@ -1,8 +1,7 @@
-"""Keeps an engine running: sees that it died or hangs, ends what is left of it, starts it again.
+"""Keeps an engine running: detects that it died or hangs, ends its processes, starts it again.
 
-An engine is lost when its process is gone, or when it answers no ping: for a few seconds while it
-cannot be working either (one of its processes is stopped, or all use no processor time), or for
-`hang_seconds` whatever it does.
+An engine is lost when its process is gone, or when it answers no heartbeat: for 3 s with zero CPU
+use (or with a stopped process), or for `hang_seconds` regardless of CPU use.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from capo_service.engine.base import EngineDeadError
 
 log = logging.getLogger(__name__)
 
-_PERIOD = 0.5  # seconds between looks
-_STILL_SECONDS = 3.0  # without an answer and without work
-_QUICK_SECONDS = 30.0  # an engine that is lost sooner than this after its start did not recover
-_MOST_FAILURES = 3  # in a row, and the engine is given up
+_PERIOD = 0.5  # seconds between checks
+_IDLE_SECONDS = 3.0  # without a heartbeat and without CPU use
+_QUICK_SECONDS = 30.0  # an engine that is lost within this time of its start did not recover
+_MAX_FAILURES = 3  # in a row; then the engine is not started again
 _PAUSE_SECONDS = 1.0  # before a second start in a row; doubled at each further one
 
 
@@ -32,28 +31,29 @@ class Runner(Protocol):
         """Whether it is known to be gone."""
 
     async def ping(self) -> None:
-        """Return when the engine itself has answered."""
+        """The heartbeat: returns when the engine itself has answered."""
 
-    def processor_seconds(self) -> float:
-        """Processor time that its processes have used; any number that grows with it.
+    def cpu_seconds(self) -> float:
+        """CPU time that its processes have used, or any number that grows with it.
 
-        Where one of them is stopped, the others only wait for it: then it is 0.
+        0 while one of them is stopped: the others only wait for it.
         """
 
     async def end(self, lost: bool) -> None:
-        """End its processes, by force where it is lost; who waits gets an EngineDeadError."""
+        """End its processes, by SIGKILL if it is lost; pending calls get an EngineDeadError."""
 
 
 R = TypeVar("R", bound=Runner)
 
 
 class Supervisor(Generic[R]):
-    """Holds the engine that runs now.
+    """Holds the engine that currently runs.
 
     Args:
         load: starts an engine and returns when it is ready.
-        hang_seconds: without an answer, after which an engine counts as lost although it works.
-        clock: seconds.
+        hang_seconds: seconds without a heartbeat after which an engine is lost although it uses
+            CPU time.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Supervisor(Generic[R]):
         self._hang_seconds = hang_seconds
         self._clock = clock
         self._runner: R | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._load_seconds = 0.0  # of the last start
         self._began = self._ready_at = clock()
         self.restarts = 0
@@ -81,7 +81,7 @@ class Supervisor(Generic[R]):
 
     @property
     def ready_in(self) -> float:
-        """Seconds until an engine that is being started should be ready: as long as last time."""
+        """Seconds until the engine is expected to be ready, if loading takes as long as before."""
         if self._runner is not None:
             return 0.0 if not self._runner.failed else self._load_seconds
         return max(self._load_seconds - (self._clock() - self._began), 0.0)
@@ -89,13 +89,13 @@ class Supervisor(Generic[R]):
     async def start(self) -> None:
         """Start the engine, and keep it running from then on."""
         await self._start()
-        self._keeper = asyncio.create_task(self._keep())
+        self._task = asyncio.create_task(self._supervise())
 
     async def close(self) -> None:
         """End the engine. May be called more than once."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         await self._end(lost=False)
 
     async def _start(self) -> None:
@@ -109,27 +109,18 @@ class Supervisor(Generic[R]):
         if runner is not None:
             await runner.end(lost)
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         failures = 0
         while True:
             if self._runner is not None:
-                try:
-                    why = await self._until_lost(self._runner)
-                except Exception:
-                    # One that cannot be watched could hang unseen.
-                    log.exception("watching the engine failed")
-                    why = "it can no longer be watched"
-                log.error("the engine is lost: %s", why)
+                reason = await self._loss_of(self._runner)
+                log.error("the engine is lost: %s", reason)
                 self._began = self._clock()
                 quick = self._clock() - self._ready_at < _QUICK_SECONDS
                 failures = failures + 1 if quick else 1
-            if failures >= _MOST_FAILURES:
-                log.error("the engine was lost %d times in a row; it is given up", failures)
-                self.dead = True
-                try:
-                    await self._end(lost=True)
-                except Exception:
-                    log.exception("the processes of the lost engine could not be stopped")
+            if failures >= _MAX_FAILURES:
+                log.error("the engine was lost %d times in a row; not restarting it", failures)
+                await self._give_up()
                 return
             try:
                 await self._end(lost=True)
@@ -137,19 +128,31 @@ class Supervisor(Generic[R]):
                     await asyncio.sleep(_PAUSE_SECONDS * 2.0 ** (failures - 2))
                 self.restarts += 1
                 await self._start()
-                log.warning("the engine is back after %.0f s", self._load_seconds)
+                log.warning("the engine is ready again after %.0f s", self._load_seconds)
             except Exception:
                 failures += 1
-                log.exception("the engine cannot be started again")
+                log.exception("the engine cannot be restarted")
+
+    async def _give_up(self) -> None:
+        self.dead = True
+        try:
+            await self._end(lost=True)
+        except Exception:
+            log.exception("the processes of the lost engine could not be ended")
+
+    async def _loss_of(self, runner: R) -> str:
+        """Return when an engine is lost, with the reason."""
+        try:
+            return await self._until_lost(runner)
+        except Exception:
+            log.exception("supervising the engine failed")
+            return "it can no longer be supervised"  # and could hang unnoticed
 
     async def _until_lost(self, runner: R) -> str:
-        """Return when an engine is lost, and say why.
-
-        Only time that this process has seen pass counts: if it was stopped itself, or its machine
-        was, the engine is not to blame.
-        """
-        silent = still = 0.0
-        used, looked = runner.processor_seconds(), self._clock()
+        # Only time that this process has seen pass counts: if the process or its machine was
+        # suspended, the engine is not the cause.
+        silent = idle = 0.0
+        used, checked = runner.cpu_seconds(), self._clock()
         ping = asyncio.create_task(runner.ping())
         try:
             while not runner.failed:
@@ -157,20 +160,20 @@ class Supervisor(Generic[R]):
                 if ping.done():
                     error = ping.exception()
                     if error is None:
-                        silent = still = 0.0
-                    elif not isinstance(error, EngineDeadError):  # of that, `failed` tells
-                        log.warning("the engine answered a ping with an error: %r", error)
+                        silent = idle = 0.0
+                    elif not isinstance(error, EngineDeadError):  # which also sets `failed`
+                        log.warning("the engine answered a heartbeat with an error: %r", error)
                     await asyncio.sleep(_PERIOD)
                     ping = asyncio.create_task(runner.ping())
-                seen = min(self._clock() - looked, 2 * _PERIOD)
-                spent, looked = runner.processor_seconds(), self._clock()
-                silent += seen
-                still = 0.0 if spent > used else still + seen
-                used = spent
-                if still >= _STILL_SECONDS:
-                    return f"it has neither answered nor worked for {still:.1f} s"
+                elapsed = min(self._clock() - checked, 2 * _PERIOD)
+                now_used, checked = runner.cpu_seconds(), self._clock()
+                silent += elapsed
+                idle = 0.0 if now_used > used else idle + elapsed
+                used = now_used
+                if idle >= _IDLE_SECONDS:
+                    return f"no heartbeat for {idle:.1f} s, with zero CPU use"
                 if silent >= self._hang_seconds:
-                    return f"it has not answered for {silent:.0f} s"
+                    return f"no heartbeat for {silent:.0f} s"
             return "its process is gone"
         finally:
             ping.cancel()

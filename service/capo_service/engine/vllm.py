@@ -1,8 +1,8 @@
 """The judge in this process tree: vLLM's AsyncLLM.
 
 vLLM schedules everything; the service adds no batching. Every critique is a request of its own,
-so that each can be ended alone; automatic prefix caching makes the k critiques of a rollout share
-its prompt, and the rollouts of a question their beginning.
+so that each can be aborted alone; automatic prefix caching makes the k critiques of a rollout share
+its prompt, and the rollouts of a question its first part.
 """
 
 from __future__ import annotations
@@ -10,23 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from capo_service.engine import embedded
 from capo_service.engine.base import (
-    FINISHED_EARLY,
     Completion,
     CritiqueSampling,
     EncodedPrompt,
-    EngineBusyError,
     EngineDeadError,
-    EngineError,
     EngineStatus,
     JudgeLimits,
     JudgePrompt,
@@ -34,18 +27,18 @@ from capo_service.engine.base import (
     engine_metrics,
 )
 from capo_service.engine.local_models import local_model
-from capo_service.engine.orphan_reaper import Reaper
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.supervisor import Supervisor
+from capo_service.engine.vllm_runner import VllmRunner
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
     from vllm.config import VllmConfig
-    from vllm.v1.engine.async_llm import AsyncLLM
 
 log = logging.getLogger(__name__)
 
-# vLLM would leave one core of few unused; all of them, unbound, are faster (1.25 times on 2).
+# On so few cores vLLM would leave one unused; all of them, without binding threads to cores, are
+# faster (1.25 times on 2).
 _FEW_CORES = 4
 CPU_WORKER = "capo_service.engine.cpu_worker.SeedsOnCpu"
 
@@ -57,7 +50,8 @@ class VllmEngine:
         model: the judge.
         engine_args: any field of vLLM's `AsyncEngineArgs`, passed through.
         template_kwargs: extra variables for the judge's chat template.
-        hang_seconds: without an answer, after which a working engine counts as hanging.
+        hang_seconds: seconds without a response after which an engine that uses CPU time counts
+            as hanging.
     """
 
     kind = "vllm"
@@ -74,18 +68,18 @@ class VllmEngine:
         self._engine_args = dict(engine_args or {})
         self._template_kwargs = dict(template_kwargs or {})
         self._arguments: AsyncEngineArgs | None = None
-        self._supervisor: Supervisor[_Llm] = Supervisor(self._load, hang_seconds)
         self._encoder: PromptEncoder | None = None
+        self._supervisor: Supervisor[VllmRunner] = Supervisor(self._load, hang_seconds)
         self._limits = JudgeLimits()
 
     @property
     def status(self) -> EngineStatus:
-        keeper = self._supervisor
+        supervisor = self._supervisor
         return EngineStatus(
-            ready=keeper.runner is not None,
-            dead=keeper.dead,
-            ready_in=keeper.ready_in,
-            restarts=keeper.restarts,
+            ready=supervisor.runner is not None,
+            dead=supervisor.dead,
+            ready_in=supervisor.ready_in,
+            restarts=supervisor.restarts,
         )
 
     async def start(self) -> JudgeLimits:
@@ -95,29 +89,33 @@ class VllmEngine:
         log.info("%s from %s is ready", self.model, path)
         return self._limits
 
-    async def _load(self) -> _Llm:
-        from vllm.v1.engine.async_llm import AsyncLLM
+    async def close(self) -> None:
+        await self._supervisor.close()
 
-        assert self._arguments is not None and self._encoder is not None, "start() comes first"  # noqa: S101
-        config = await asyncio.to_thread(engine_config, self._arguments)
-        llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
-        self._limits = JudgeLimits(
-            slots_of(llm.vllm_config), llm.model_config.max_model_len, self._encoder.tokenizer_json
-        )
-        log.info("%s", limits(llm.vllm_config))
-        runner = _Llm(llm)
-        # What is made at first use is made now; and a judge that cannot write is not ready.
-        warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
-        try:
-            await runner.complete(
-                "warm-up", warm_up, CritiqueSampling(1.0, 0.9, 1, 0, 'root ::= "a"')
-            )
-        except BaseException:
-            await runner.end(lost=True)
-            raise
-        return runner
+    async def metrics(self) -> bytes:
+        from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
+
+        return engine_metrics(generate_latest(REGISTRY))
+
+    def encode(self, prompt: JudgePrompt) -> TokenPrompt:
+        assert self._encoder is not None, "start() comes first"  # noqa: S101
+        return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
+
+    async def complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
+        assert isinstance(prompt, TokenPrompt), "encoded by another engine"  # noqa: S101
+        runner = self._supervisor.runner
+        if runner is None:
+            raise EngineDeadError("the judge's engine is restarting")
+        return await runner.complete(request, prompt, sampling)
+
+    async def abort(self, request: str) -> None:
+        if (runner := self._supervisor.runner) is not None:
+            await runner.abort(request)
 
     def _prepare(self) -> str:
+        """Resolve the judge and its arguments; returns where its files are."""
         try:
             from vllm import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -137,35 +135,33 @@ class VllmEngine:
         if current_platform.is_cpu():
             arguments["worker_extension_cls"] = CPU_WORKER
             # oneDNN compiles a matrix product for each number of tokens that a batch has had, and
-            # keeps 1,024 of them: hours of growth, and no more speed than with a few.
+            # caches 1,024 of them: memory grows for hours, and a few are as fast.
             os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
         self._arguments = AsyncEngineArgs(**arguments | local | self._engine_args)
         return path
 
-    async def close(self) -> None:
-        await self._supervisor.close()
+    async def _load(self) -> VllmRunner:
+        from vllm.v1.engine.async_llm import AsyncLLM
 
-    def encode(self, prompt: JudgePrompt) -> TokenPrompt:
-        assert self._encoder is not None, "start() comes first"  # noqa: S101
-        return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
-
-    async def complete(
-        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
-    ) -> Completion:
-        assert isinstance(prompt, TokenPrompt), "not encoded here"  # noqa: S101
-        runner = self._supervisor.runner
-        if runner is None:
-            raise EngineDeadError("the judge's engine is being started again")
-        return await runner.complete(request, prompt, sampling)
-
-    async def abort(self, request: str) -> None:
-        if (runner := self._supervisor.runner) is not None:
-            await runner.abort(request)
-
-    async def metrics(self) -> bytes:
-        from prometheus_client import REGISTRY, generate_latest  # where vLLM registers its own
-
-        return engine_metrics(generate_latest(REGISTRY))
+        assert self._arguments is not None and self._encoder is not None, "start() comes first"  # noqa: S101
+        config = await asyncio.to_thread(engine_config, self._arguments)
+        llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
+        log.info("%s", describe_limits(llm.vllm_config))
+        self._limits = JudgeLimits(
+            slots=slots_of(llm.vllm_config),
+            context_length=llm.model_config.max_model_len,
+            tokenizer_json=self._encoder.tokenizer_json,
+        )
+        runner = VllmRunner(llm)
+        # Compiles what vLLM compiles at first use; and a judge that cannot generate is not ready.
+        warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
+        sampling = CritiqueSampling(1.0, 0.9, max_tokens=1, seed=0, grammar='root ::= "a"')
+        try:
+            await runner.complete("warm-up", warm_up, sampling)
+        except BaseException:
+            await runner.end(lost=True)
+            raise
+        return runner
 
 
 def engine_config(arguments: AsyncEngineArgs) -> VllmConfig:
@@ -184,7 +180,7 @@ def slots_of(config: VllmConfig) -> int:
     return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
 
 
-def limits(config: VllmConfig) -> str:
+def describe_limits(config: VllmConfig) -> str:
     """The limits that an engine runs with, as one line for the log."""
     scheduler, ranks = config.scheduler_config, config.parallel_config.data_parallel_size
     cache = config.cache_config.kv_cache_size_tokens
@@ -197,127 +193,3 @@ def limits(config: VllmConfig) -> str:
     if ranks > 1:
         parts.append(f"each of {ranks} data-parallel ranks")
     return f"vLLM's limits: {', '.join(parts)} (change with engine_args)"
-
-
-class _Llm:
-    """One AsyncLLM and its processes."""
-
-    def __init__(self, llm: AsyncLLM) -> None:
-        self._llm = llm
-        manager = llm.engine_core.resources.engine_manager
-        self._processes = _family([p.pid for p in getattr(manager, "processes", ())])
-        self._reaper = Reaper(process.pid for process in self._processes)
-        parallel = llm.vllm_config.parallel_config
-        self._is_here = (
-            bool(self._processes)
-            and parallel.nnodes == 1
-            and parallel.distributed_executor_backend != "ray"
-        )
-
-    @property
-    def failed(self) -> bool:
-        return bool(self._llm.errored)
-
-    async def ping(self) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
-
-        try:
-            await self._llm.is_sleeping()  # answered by the engine's own loop, between two steps
-        except VllmDeadError as error:
-            raise EngineDeadError("the judge's engine died") from error
-        except RuntimeError as error:
-            if "returned different" not in str(error):  # then every data-parallel rank answered
-                raise
-
-    def processor_seconds(self) -> float:
-        if not self._is_here:  # it may be waiting for other machines, which cannot be seen
-            return time.monotonic()
-        used = [_used(process) for process in self._processes]
-        return 0.0 if None in used else sum(seconds or 0.0 for seconds in used)
-
-    async def end(self, lost: bool) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
-
-        if lost:
-            for process in self._processes:
-                with suppress(psutil.Error):
-                    process.kill()
-            # As vLLM does itself where it sees the end before its own shutdown.
-            self._llm.output_processor.propagate_error(VllmDeadError())
-        await asyncio.to_thread(self._llm.shutdown)
-        await asyncio.to_thread(self._reaper.close)
-
-    async def complete(
-        self, request: str, prompt: TokenPrompt, sampling: CritiqueSampling
-    ) -> Completion:
-        from vllm.exceptions import GracefulHTTPError, VLLMError
-        from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
-
-        final = None
-        try:
-            # With a reasoning parser vLLM applies a grammar only after the end of a thought, which
-            # our prompts never show; where the critique begins, no thought is open.
-            async for output in self._llm.generate(
-                tokens_input(prompt.ids),
-                _sampling_params(sampling),
-                request,
-                reasoning_ended=True,
-            ):
-                final = output
-        except VllmDeadError as error:
-            raise EngineDeadError("the judge's engine died") from error
-        except GracefulHTTPError as error:  # its own queue limits, set by engine arguments
-            raise EngineBusyError(str(error)) from error
-        except VLLMError as error:
-            raise EngineError(str(error)) from error
-        if final is None:
-            return Completion("", FINISHED_EARLY, prompt.tokens)
-        sampled = final.outputs[0]
-        return Completion(
-            text=sampled.text,
-            finish_reason=str(sampled.finish_reason or FINISHED_EARLY),
-            prompt_tokens=prompt.tokens,
-            cached_tokens=final.num_cached_tokens or 0,
-            completion_tokens=len(sampled.token_ids),
-        )
-
-    async def abort(self, request: str) -> None:
-        with suppress(Exception):  # an engine that has just died has nothing to abort
-            await self._llm.abort(request)
-
-
-def _family(pids: Iterable[int]) -> list[psutil.Process]:
-    """Processes, and those that they have started."""
-    found: list[psutil.Process] = []
-    for pid in pids:
-        with suppress(psutil.Error):
-            process = psutil.Process(pid)
-            found += [process, *process.children(recursive=True)]
-    return found
-
-
-def _used(process: psutil.Process) -> float | None:
-    """Processor seconds; None while it is stopped, 0 where it is gone."""
-    try:
-        if process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
-            return None
-        times = process.cpu_times()
-    except (psutil.Error, OSError):  # OSError: this process has no file descriptor left to look
-        return 0.0
-    return float(times.user + times.system)
-
-
-def _sampling_params(sampling: CritiqueSampling) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-    constraint = StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        structured_outputs=constraint,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )

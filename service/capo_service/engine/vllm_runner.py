@@ -1,0 +1,154 @@
+"""One AsyncLLM and its processes: what the supervisor watches, ends and replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from capo_service.engine.base import (
+    FINISHED_EARLY,
+    Completion,
+    CritiqueSampling,
+    EngineBusyError,
+    EngineDeadError,
+    EngineError,
+    TokenPrompt,
+)
+from capo_service.engine.orphan_reaper import Reaper
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+class VllmRunner:
+    """Implements `supervisor.Runner` for vLLM.
+
+    Args:
+        llm: an engine that was just created; its processes are ended with this service.
+    """
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm = llm
+        manager = llm.engine_core.resources.engine_manager
+        self._processes = _with_descendants([p.pid for p in getattr(manager, "processes", ())])
+        self._reaper = Reaper(process.pid for process in self._processes)
+        parallel = llm.vllm_config.parallel_config
+        self._is_local = (
+            bool(self._processes)
+            and parallel.nnodes == 1
+            and parallel.distributed_executor_backend != "ray"
+        )
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._llm.errored)
+
+    async def ping(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        try:
+            await self._llm.is_sleeping()  # answered by the engine's own loop, between two steps
+        except VllmDeadError as error:
+            raise EngineDeadError("the judge's engine died") from error
+        except RuntimeError as error:
+            if "returned different" not in str(error):  # then every data-parallel rank answered
+                raise
+
+    def cpu_seconds(self) -> float:
+        if not self._is_local:  # it may be waiting for other machines, whose CPU use is unknown
+            return time.monotonic()
+        used = [_cpu_seconds(process) for process in self._processes]
+        return 0.0 if None in used else sum(seconds or 0.0 for seconds in used)
+
+    async def end(self, lost: bool) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        if lost:
+            for process in self._processes:
+                with suppress(psutil.Error):
+                    process.kill()
+            # As vLLM does where it notices the end of a process before its own shutdown.
+            self._llm.output_processor.propagate_error(VllmDeadError())
+        await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._reaper.close)
+
+    async def complete(
+        self, request: str, prompt: TokenPrompt, sampling: CritiqueSampling
+    ) -> Completion:
+        """Sample one critique; errors as in `Engine.complete`."""
+        from vllm.exceptions import GracefulHTTPError, VLLMError
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        final = None
+        try:
+            # With a reasoning parser vLLM applies a grammar only after the end of a thought, which
+            # our prompts never contain; no thought is open where the critique begins.
+            async for output in self._llm.generate(
+                tokens_input(prompt.ids),
+                _sampling_params(sampling),
+                request,
+                reasoning_ended=True,
+            ):
+                final = output
+        except VllmDeadError as error:
+            raise EngineDeadError("the judge's engine died") from error
+        except GracefulHTTPError as error:  # its own queue limits, set by engine arguments
+            raise EngineBusyError(str(error)) from error
+        except VLLMError as error:
+            raise EngineError(str(error)) from error
+        if final is None:
+            return Completion("", FINISHED_EARLY, prompt.tokens)
+        sampled = final.outputs[0]
+        return Completion(
+            text=sampled.text,
+            finish_reason=str(sampled.finish_reason or FINISHED_EARLY),
+            prompt_tokens=prompt.tokens,
+            cached_tokens=final.num_cached_tokens or 0,
+            completion_tokens=len(sampled.token_ids),
+        )
+
+    async def abort(self, request: str) -> None:
+        """End a critique early; unknown requests are ignored."""
+        with suppress(Exception):  # an engine that has just died has nothing to abort
+            await self._llm.abort(request)
+
+
+def _with_descendants(pids: Iterable[int]) -> list[psutil.Process]:
+    processes: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            processes += [process, *process.children(recursive=True)]
+    return processes
+
+
+def _cpu_seconds(process: psutil.Process) -> float | None:
+    """CPU seconds; None while the process is stopped, 0 if it is gone."""
+    try:
+        if process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return None
+        times = process.cpu_times()
+    except (psutil.Error, OSError):  # OSError: this process has no free file descriptor to read it
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _sampling_params(sampling: CritiqueSampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    constraint = StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        structured_outputs=constraint,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -20,7 +20,7 @@ _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")  # \s holds \r: line ends may be \r
 _NEWLINE = re.compile(r"\n\s*")
 # A run of full stops is matched once, from its first character: linear even for "......".
 _SENTENCE_END = re.compile(
-    r"""(?<![.!?…])[.!?…]++["'”’)\]}*_]*+\s+|[。！？]++["”’」』)]*+\s*|\n\s*"""  # noqa: RUF001  # typographic quotes and full stops are meant
+    r"""(?<![.!?…])[.!?…]++["'”’)\]}*_]*+\s+|[。！？]++["”’」』)]*+\s*|\n\s*"""
 )
 _NOT_AN_END = re.compile(
     r"(?:(?:^|\n)\s*\(?\d{1,3}|\b(?:Mr|Mrs|Ms|Dr|St|vs|cf|e\.g|i\.e|approx|Eq|Fig|No))\Z"

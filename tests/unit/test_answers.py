@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_service.core import thoughts
 from capo_wire.answers import UnfinishedThoughtError, compare, final_answer, reference_answer
 from capo_wire.answers.compare import UnreadableReferenceError, verify
+from capo_wire.special_text import after_thoughts
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(.+)` \| `(.+)` \| (yes|no) \|$", re.M)
@@ -640,10 +640,10 @@ def test_what_could_not_be_checked_differs_from_wrong(response: str, reason: str
 def test_thoughts_are_cut_as_the_service_cuts_those_of_judges(begin: str, end: str) -> None:
     text = f"{begin}It is \\boxed{{1}}.{end}It is \\boxed{{2}}."
     assert final_answer(text) == "2"
-    assert thoughts.behind(text) == "It is \\boxed{2}."
+    assert after_thoughts(text) == "It is \\boxed{2}."
     without_opening = text[len(begin) :]
     assert final_answer(without_opening) == "2"
-    assert thoughts.behind(text.partition(end)[0]) is None
+    assert after_thoughts(text.partition(end)[0]) is None
     with pytest.raises(UnfinishedThoughtError):
         final_answer(text.partition(end)[0])
 

@@ -5,12 +5,12 @@ examples that are run as tests. `compare` needs math-verify, the rest only the s
 """
 
 from capo_wire.answers.find import (
-    END_TOKENS,
     UnfinishedThoughtError,
     final_answer,
     reference_answer,
     response_of,
 )
+from capo_wire.special_text import END_TOKENS
 
 __all__ = [
     "END_TOKENS",

@@ -30,19 +30,7 @@ from capo_wire.answers.values import (
     last_value,
     math_spans,
 )
-
-# Special tokens that frameworks leave at the end of a decoded response.
-END_TOKENS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<|return|>",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_turn>",
-    "</s>",
-    "<eos>",
-)
+from capo_wire.special_text import END_TOKENS, after_thoughts, content_end
 
 
 class UnfinishedThoughtError(ValueError):
@@ -60,10 +48,8 @@ def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS)
             "a query does not begin with its prompt, so where its response begins is not known: "
             "are prompts cut to fit the policy's context?"
         )
-    text = query[len(prompt) :].rstrip()
-    while ended := next((end for end in end_tokens if end and text.endswith(end)), None):
-        text = text[: -len(ended)].rstrip()
-    return text
+    text = query[len(prompt) :]
+    return text[: content_end(text, end_tokens)]
 
 
 def final_answer(response: str, of_words: bool = False) -> str | None:
@@ -81,7 +67,7 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
     Raises:
         UnfinishedThoughtError: the response ends inside a thought.
     """
-    text = _without_thoughts(_END.sub("\n", response.translate(_INVISIBLE))).strip()
+    text = _without_thoughts(response.translate(_INVISIBLE)).strip()
     text = _until_next_question(text)
     marked = _marked(text, of_words)
     if marked is not None or cut_in_box(text):
@@ -96,7 +82,7 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
 
 def last_option(response: str) -> str | None:
     """The last letter of a multiple choice that a response without a marked answer names."""
-    text = _without_thoughts(_END.sub("\n", response))
+    text = _without_thoughts(response)
     letters = _LETTER.findall(text)
     return letters[-1] if letters else None
 
@@ -138,30 +124,9 @@ _STANDS_FOR_NONE = re.compile(
 )
 
 
-# ---------------------------------------------------------------------------------- thoughts
-
-# Markers of the model families that vLLM's reasoning parsers know, as in the service's core; the
-# opening one may stand in the prompt. Not Granite's, which are sentences that any policy may write.
-_NAME = r"(?:[\w.-]{1,12}[:|])?(?:longcat_)?think(?:ing)?|thoughts?|reasoning|analysis"
-_TURN = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>\s{0,4}"
-_THOUGHT_END = re.compile(
-    rf"</(?:{_NAME})>|\[/THINK(?:ING)?\]|◁/think▷|<\|end_of_(?:thought|thinking)\|>"
-    r"|<\|END_THINKING\|>(?:\s?<\|START_RESPONSE\|>)?|<unused95>|<\|inner_suffix\|>"
-    rf"|{_TURN}final[^<]{{0,60}}<\|message\|>|assistantfinal(?=[A-Z\W\d])",
-    re.I,
-)
-_THOUGHT_BEGIN = re.compile(
-    rf"<(?:{_NAME})>|\[THINK(?:ING)?\]|◁think▷|<\|begin_of_(?:thought|thinking)\|>"
-    r"|<\|START_THINKING\|>|<unused94>|<\|inner_prefix\|>"
-    rf"|{_TURN}(?:analysis|commentary)[^<]{{0,60}}<\|message\|>",
-    re.I,
-)
-
-
-def _without_thoughts(text: str) -> str:
-    ends = [match.end() for match in _THOUGHT_END.finditer(text)]
-    text = text[ends[-1] :] if ends else text
-    if _THOUGHT_BEGIN.search(text):
+def _without_thoughts(response: str) -> str:
+    text = after_thoughts(_END.sub("\n", response))
+    if text is None:
         raise UnfinishedThoughtError("the response ends inside its thought")
     return text
 

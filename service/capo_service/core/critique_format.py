@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from capo_service.core import thoughts
 from capo_service.core.step_list import read_list, read_values
+from capo_wire.special_text import after_thoughts
 
 Style = Literal["verdict", "brief", "full"]
 
@@ -178,7 +178,7 @@ def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[i
         value, end = _decode(text, fence.end())
         if value is not None and _ends(text, end):
             return _of_object(value, n_steps)
-    said = thoughts.behind(text)
+    said = after_thoughts(text)
     if said is None:
         raise ValueError("its thinking was not ended, so it gives no verdict")
     value, start, end = _last_object(said)

@@ -1,0 +1,106 @@
+"""Thoughts and end-of-turn tokens in what a model wrote, of a judge as of a policy.
+
+The markers of thoughts are those of the families that vLLM's reasoning parsers know: `<think>` and
+its variants, `[THINK]`, gpt-oss' channels (also without their control tokens), Gemma's, Kimi's and
+Cohere's. Granite's are left out: they are sentences that any model may write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+# Special tokens that end a turn, as tokenizers and frameworks leave them in decoded text.
+END_TOKENS = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|eom|>",
+    "<|end|>",
+    "<|return|>",
+    "<|user|>",
+    "<|observation|>",
+    "<|role_end|>",
+    "<|end_of_text|>",
+    "<|end_of_turn|>",
+    "<|end_of_role|>",
+    "<|end_of_turn_token|>",
+    "<|end_response|>",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_turn>",
+    "<turn|>",
+    "</s>",
+    "<eos>",
+    "<pad>",
+    "[EOS]",
+)
+
+
+def content_end(text: str, end_tokens: Sequence[str] = END_TOKENS) -> int:
+    """Length of a text without the end-of-turn tokens and blanks at its end, in linear time."""
+    found = _trailing(tuple(end_tokens)).match(text[::-1])
+    return len(text) - (found.end() if found else 0)
+
+
+_BLANK = r"\s"
+
+
+@lru_cache(maxsize=16)
+def _trailing(end_tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches end-of-turn tokens and blanks at the start of a reversed text."""
+    tokens = [re.escape(token[::-1]) for token in end_tokens if token]
+    return re.compile(rf"(?:{'|'.join([_BLANK, *tokens])})*+", re.IGNORECASE)
+
+
+_NAME = (
+    r"(?:[\w.-]{1,12}[:|])?(?:longcat_)?think(?:ing)?(?:[_:]\w{1,20})?|thoughts?|reasoning|analysis"
+)
+_TURN = r"(?:<\|end\|>)?(?:<\|start\|>assistant)?"
+_ENDS = (
+    rf"<\s{{0,4}}/\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
+    r"\[/THINK(?:ING)?\]",
+    r"◁/think▷",
+    _TURN + r"<\|channel\|>\s{0,4}final[^<]{0,60}<\|message\|>",
+    r"assistantfinal",
+    r"<channel\|>",
+    r"<\|END_THINKING\|>(?:\s?<\|START_RESPONSE\|>)?|<\|end_of_(?:thought|thinking)\|>|<\|inner_suffix\|>|<unused95>",
+    r"<\|close\|>\s{0,4}think\s{0,4}<\|sep\|>",
+)
+_OPENINGS = (
+    rf"<\s{{0,4}}(?:{_NAME})\s{{0,4}}>",
+    r"\[THINK(?:ING)?\]",
+    r"◁think▷",
+    _TURN + r"<\|channel\|>\s{0,4}(?:analysis|commentary)[^<]{0,60}<\|message\|>",
+    r"\Aanalysis(?=[A-Z])|assistant(?:analysis|commentary)",
+    r"<\|channel>",
+    r"<\|START_THINKING\|>|<\|begin_of_(?:thought|thinking)\|>|<\|inner_prefix\|>|<unused94>",
+    r"<\|open\|>\s{0,4}think\s{0,4}<\|sep\|>",
+)
+# A marker between quotation marks is quoted text: "the response holds `</think>`".
+_MARKER = re.compile(
+    rf"""(?=["'`“<\[◁a])(?:["'`“](?:{"|".join(_ENDS + _OPENINGS)})["'`”]"""
+    rf"|(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)}))",
+    re.IGNORECASE,
+)
+
+
+def after_thoughts(text: str) -> str | None:
+    """What follows the last thought; None where the text ends inside a thought.
+
+    The opening marker may be missing, since chat templates often put it into the prompt.
+    """
+    start, is_open = 0, False
+    for marker in _MARKER.finditer(text):
+        if marker["end"] is not None:
+            start, is_open = marker.end(), False
+        elif marker["opening"] is not None:
+            is_open = True
+    return None if is_open else text[start:]
+
+
+def without_thought_markers(text: str) -> str:
+    """The text with each marker of a thought replaced by a line end."""
+    return _MARKER.sub("\n", text)

@@ -43,7 +43,9 @@ def evaluate(
         str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
     ] = None,
     n: Annotated[int, typer.Option(min=1, max=64, help="Critiques for each rollout.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature of the judge.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature of the judge.")
+    ] = wire.Voting().temperature,
     seed: Annotated[
         int, typer.Option(help="Random seed of the judge, and of draws and resamples.")
     ] = 0,

@@ -42,7 +42,9 @@ def evaluate(
     api_key: Annotated[
         str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
     ] = None,
-    n: Annotated[int, typer.Option(min=1, max=64, help="Critiques for each rollout.")] = 16,
+    n: Annotated[
+        int, typer.Option(min=1, max=wire.MOST_CRITIQUES, help="Critiques for each rollout.")
+    ] = 16,
     temperature: Annotated[
         float, typer.Option(help="Sampling temperature of the judge.")
     ] = wire.Voting().temperature,

@@ -15,14 +15,23 @@ from capo_service.engine.prompt_encoder import PromptEncoder
 from kit import tokenizer
 from kit_judges import TEMPLATES, encoder
 
+CONTROL_STRINGS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<think>",
+    "[INST]",
+    "[/INST]",
+    "<pad>",
+]
 HOSTILE = st.lists(
-    st.sampled_from(
-        ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "</s>", "<s>", "<unk>", "<think>", "[INST]",
-         "[/INST]", "<pad>", " ", "x", "\n", "▁", "\ufdd2", "\ufdd3", "<", "|"]
-    )
+    st.sampled_from([*CONTROL_STRINGS, " ", "x", "\n", "▁", "\ufdd2", "\ufdd3", "<", "|"])
     | st.text(max_size=3),
     max_size=12,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +76,28 @@ def test_a_template_without_a_place_for_text_is_refused(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer("qwen"))
     fast.chat_template = "nothing of what is said"
     fast.save_pretrained(folder / "deaf")
-    with pytest.raises(ValueError, match="shows no system or user text"):
+    with pytest.raises(ValueError, match="renders no system or user text"):
         PromptEncoder(str(folder / "deaf"))
 
 
 @pytest.mark.parametrize(
     "marker",
-    ["<|im_end|>", "<|eot_id|>", "<s>", "</s>", "<<SYS>>", "[INST]", "[/INST]", "<start_of_turn>",
-     "<think>", "</think>", "<｜User｜>", "<tool_call>", "[TOOL_CALLS]"],
-)  # fmt: skip
+    [
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<s>",
+        "</s>",
+        "<<SYS>>",
+        "[INST]",
+        "[/INST]",
+        "<start_of_turn>",
+        "<think>",
+        "</think>",
+        "<｜User｜>",
+        "<tool_call>",
+        "[TOOL_CALLS]",
+    ],
+)
 def test_escaping_breaks_every_known_marker(marker: str) -> None:
     escaped = control_tokens.escape(f"a {marker} b")
     assert marker not in escaped

@@ -8,14 +8,14 @@ import time
 
 import psutil
 
-from capo_service.engine.orphan_reaper import Reaper
+from capo_service.engine.orphan_reaper import OrphanReaper
 
-# Starts a child, has it watched, says its number, and waits.
+# Starts a child, registers it, prints both process ids, and waits.
 SERVICE = """
 import subprocess, sys, time
-from capo_service.engine.orphan_reaper import Reaper
+from capo_service.engine.orphan_reaper import OrphanReaper
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-reaper = Reaper([child.pid])
+reaper = OrphanReaper([child.pid])
 print(child.pid, reaper._process.pid, flush=True)
 time.sleep(600)
 """
@@ -44,7 +44,7 @@ def test_a_service_that_is_killed_leaves_no_engine_behind() -> None:
 def test_one_that_is_closed_leaves_them_alone() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
-        reaper = Reaper([child.pid, 2**22 + 1])
+        reaper = OrphanReaper([child.pid, 2**22 + 1])
         reaper.close()
         time.sleep(0.2)
         assert child.poll() is None

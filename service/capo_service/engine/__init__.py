@@ -1,1 +1,1 @@
-"""Where critiques come from: one Protocol (`base`), and the engines that keep it."""
+"""What runs the judge: one Protocol (`base`) and the engines that implement it."""

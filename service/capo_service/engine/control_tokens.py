@@ -1,8 +1,8 @@
 """Escaping of control strings, where a judge can only be sent text.
 
-A chat server turns text such as `<|im_end|>` into control tokens, whoever wrote it. In untrusted
-text every string that looks like such a marker gets a zero-width space (U+200B) after its first
-character: it reads the same and is no marker any more.
+A chat server turns text such as `<|im_end|>` into control tokens, also where a rollout wrote it. In
+untrusted text every string that looks like such a marker gets a zero-width space (U+200B) after its
+first character: it looks the same and is no longer a marker.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def escape(text: str) -> str:
     return _MARKER.sub(lambda match: match[0] + _BREAK, text)
 
 
-def markers(frame: str) -> list[str]:
+def template_markers(frame: str) -> list[str]:
     """The strings in a chat template's own text that look like control markers."""
-    found = re.findall(r"<\|?/?[^\s<>|]{1,40}\|?>|<<?/?[A-Z]+>>?|\[/?[A-Z][A-Z_]+\]", frame)
-    return sorted(set(found), key=len, reverse=True)
+    markers = re.findall(r"<\|?/?[^\s<>|]{1,40}\|?>|<<?/?[A-Z]+>>?|\[/?[A-Z][A-Z_]+\]", frame)
+    return sorted(set(markers), key=len, reverse=True)
 
 
 def break_markers(text: str, known: Iterable[str]) -> str:

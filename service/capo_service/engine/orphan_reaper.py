@@ -1,8 +1,8 @@
-"""Ends an engine's processes when the service that started them is gone, however it went.
+"""Ends an engine's processes when the service that started them is gone, however it ended.
 
-A service that is killed outright takes nobody with it: its engine would live on and hold the GPU's
-memory, and the service that is started next could not load. So a small process waits at the end of
-a pipe that only the service holds open.
+A service that gets SIGKILL cannot end its children: its engine would keep running and hold the
+GPU's memory, and the next service could not load. So a small process waits for the end of a pipe
+that only the service holds open.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Reaper:
-    """Watches over processes of this service until `close`.
+class OrphanReaper:
+    """Ends processes of this service with it, until `close`.
 
     Args:
-        pids: of the processes.
+        pids: ids of the processes.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
-        named = [f"{pid}:{_born(pid)}" for pid in pids]
-        # Alone in its session, so that a signal to the service's group does not end it first.
+        processes = [f"{pid}:{_start_time(pid)}" for pid in pids]
+        # In a session of its own, so that a signal to the service's group does not end it first.
         self._process = subprocess.Popen(  # noqa: S603  # our own file
-            [sys.executable, "-I", "-S", __file__, *named],
+            [sys.executable, "-I", "-S", __file__, *processes],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
 
     def close(self) -> None:
-        """Watch no longer; the processes are left alone."""
+        """Stop; the processes keep running."""
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
 
 
-def _born(pid: int) -> str:
-    """When a process was started, in the kernel's ticks; empty where there is none."""
+def _start_time(pid: int) -> str:
+    """When a process was started, in clock ticks since boot; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -49,12 +49,12 @@ def _born(pid: int) -> str:
 
 
 def main() -> None:
-    """Wait until the pipe's other end is closed, then end the processes that are named."""
+    """Wait until the pipe's other end is closed, then end the processes in the arguments."""
     while os.read(0, 4096):
         pass
-    for named in sys.argv[1:]:
-        pid, _, born = named.partition(":")
-        if born and _born(int(pid)) == born:  # and not another one of the same number
+    for process in sys.argv[1:]:
+        pid, _, started = process.partition(":")
+        if started and _start_time(int(pid)) == started:  # not a later process with the same id
             with suppress(OSError):
                 os.kill(int(pid), signal.SIGKILL)
 

@@ -1,8 +1,8 @@
-"""Prompt -> token ids of the judge, with control tokens where the template puts them, only there.
+"""Prompt -> the judge's token ids, with control tokens only where its chat template has them.
 
-The judge's chat template is rendered once, around two markers; its text becomes control tokens as
-usual. Untrusted segments are encoded apart by a copy of the tokenizer that knows no added tokens,
-so that `<|im_end|>` in a rollout is plain pieces.
+The chat template is rendered once, around two markers; its text becomes control tokens as usual.
+Untrusted segments are encoded separately by a copy of the tokenizer without added tokens, so that
+`<|im_end|>` in a rollout becomes ordinary tokens.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from capo_service.engine import control_tokens
 from capo_service.engine.base import JudgePrompt, PromptSegment
 
-_SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template holds them
+_SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template contains them
 _LONGEST_MARKER = 60
 _OPENED_THOUGHT = re.compile(
     r"(?:<[\w:|]{0,20}think\w{0,20}>|\[THINK\]|◁think▷)\s*\Z", re.IGNORECASE
 )
-_SHARED_SEGMENTS = 4096  # our words, tags and questions: the same for every rollout of a question
+_SHARED_SEGMENTS = 4096  # template, tags and questions: the same in a question's rollouts
 
 
 class PromptEncoder:
     """Encodes prompts for one judge.
 
     Raises:
-        ValueError: the tokenizer cannot be loaded, or its chat template shows no user turn.
+        ValueError: the tokenizer cannot be loaded, or its chat template renders no user turn.
     """
 
     def __init__(self, model: str, template_kwargs: Mapping[str, Any] | None = None) -> None:
@@ -54,18 +54,16 @@ class PromptEncoder:
         self.control_ids = frozenset(token["id"] for token in added) - {unknown}
         self.before, self.between, self.after = _frame(tokenizer, dict(template_kwargs or {}))
         opened = _OPENED_THOUGHT.search(self.after[-_LONGEST_MARKER:])
-        self.thought = opened[0] if opened else ""  # that the template leaves open
+        self.thought = opened[0] if opened else ""  # opened by the template and not closed
         known = {token["content"] for token in added}
         frame = self.before + self.between + self.after
-        self._plain_markers = [m for m in control_tokens.markers(frame) if m not in known]
+        self._plain_markers = [m for m in control_tokens.template_markers(frame) if m not in known]
         self._ids = lru_cache(maxsize=_SHARED_SEGMENTS)(self._encode_segment)
 
     def encode(self, prompt: JudgePrompt) -> list[int]:
-        """The prompt's token ids, ending where the judge begins to write."""
-        segments = [
-            (self.before, True), *prompt.system, (self.between, True), *prompt.user,
-            (self.after + prompt.opening, True),
-        ]  # fmt: skip
+        """The prompt's token ids, up to where the judge begins to write."""
+        segments = [(self.before, True), *prompt.system, (self.between, True), *prompt.user]
+        segments.append((self.after + prompt.opening, True))
         ids: list[int] = []
         for segment in _merge_trusted(segments):
             ids += self._ids(segment)
@@ -76,11 +74,11 @@ class PromptEncoder:
         if trusted:
             return self._trusted.encode(text, add_special_tokens=False).ids
         text = control_tokens.break_markers(text, self._plain_markers)
-        text = text.encode("utf-8", "replace").decode()  # the tokenizer takes no lone surrogates
+        text = text.encode("utf-8", "replace").decode()  # the tokenizer refuses lone surrogates
         ids = self._untrusted.encode(text, add_special_tokens=False).ids
         if self.control_ids.isdisjoint(ids):
             return ids
-        # A vocabulary may hold a control string as an ordinary piece: spell it by characters.
+        # A vocabulary may hold a control string as an ordinary token: spell it by characters.
         return [
             index
             for position, original in enumerate(ids)
@@ -124,13 +122,13 @@ def _frame(tokenizer: Any, kwargs: dict[str, Any]) -> tuple[str, str, str]:
             rendered = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **kwargs
             )
-        except Exception:  # noqa: S112  # templates raise anything on roles they do not know
+        except Exception:  # noqa: S112  # templates raise anything for roles they do not know
             continue
-        before, found_system, rest = rendered.partition(_SYSTEM)
-        between, found_user, after = rest.partition(_USER)
-        if found_system and found_user and _USER not in after and _SYSTEM not in rest:
+        before, has_system, rest = rendered.partition(_SYSTEM)
+        between, has_user, after = rest.partition(_USER)
+        if has_system and has_user and _USER not in after and _SYSTEM not in rest:
             return before, between, after
     raise ValueError(
-        "the judge's chat template shows no system or user text; pass --chat-template-kwargs, or "
+        "the judge's chat template renders no system or user text; pass --chat-template-kwargs, or "
         "serve the model with a corrected template"
     )

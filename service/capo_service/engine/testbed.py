@@ -1,19 +1,20 @@
-"""The testbed's judges: tiny models that `capo testbed` (the trainer's) makes on this machine.
+"""The testbed's judges: tiny models that `capo testbed` trains on this machine.
 
-They judge one kind of arithmetic story and nothing else. `testbed` is the good one; `testbed-f80`
+They judge one kind of arithmetic story and nothing else. `testbed` has step F1 0.95; `testbed-f80`
 and `testbed-f60` are deliberately weaker.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from capo_service.engine.embedded import cache
 
 _FOLDERS = {"testbed": "judge", "testbed-f80": "judge-f80", "testbed-f60": "judge-f60"}
 NAMES = frozenset(_FOLDERS)
 
-# A model of a million parameters on a CPU: small everything, and no compiler.
+# A model of a million parameters on a CPU: small buffers, and no compilation.
 ARGUMENTS = {
     "dtype": "float32",
     "kv_cache_memory_bytes": 256 << 20,
@@ -23,9 +24,12 @@ ARGUMENTS = {
     "enforce_eager": True,
 }
 
+# The form of critique that they were trained on.
+SETTINGS: dict[str, Any] = {"critique_style": "verdict", "prefill": False}
+
 
 def folder(name: str) -> Path:
-    """Where the judge lies.
+    """The judge's folder.
 
     Raises:
         ValueError: it was not made yet.

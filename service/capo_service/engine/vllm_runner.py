@@ -19,7 +19,7 @@ from capo_service.engine.base import (
     EngineError,
     TokenPrompt,
 )
-from capo_service.engine.orphan_reaper import Reaper
+from capo_service.engine.orphan_reaper import OrphanReaper
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -36,7 +36,7 @@ class VllmRunner:
         self._llm = llm
         manager = llm.engine_core.resources.engine_manager
         self._processes = _with_descendants([p.pid for p in getattr(manager, "processes", ())])
-        self._reaper = Reaper(process.pid for process in self._processes)
+        self._reaper = OrphanReaper(process.pid for process in self._processes)
         parallel = llm.vllm_config.parallel_config
         self._is_local = (
             bool(self._processes)

@@ -20,8 +20,9 @@ from capo_service.engine.base import JudgePrompt, TokenPrompt
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.vllm import CPU_WORKER
+from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.judge_template import load_template
-from capo_service.pipeline.prepare import Policy, Preparer
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 
 
 def main() -> None:
@@ -51,10 +52,11 @@ def main() -> None:
         prompts, sampling = [], []
         for rollout in task["rollouts"]:
             prepared = prepare.prepare(wire.Rollout.model_validate(rollout), options)
-            assert isinstance(prepared.prompt, TokenPrompt)
+            asked = prepared.task
+            assert asked is not None and isinstance(asked.prompt, TokenPrompt)
             for position in range(options.voting.critiques):
-                prompts.append(tokens_input(prepared.prompt.ids))
-                sampling.append(sampled(prepared.sampling.of_critique(position)))
+                prompts.append(tokens_input(asked.prompt.ids))
+                sampling.append(sampled(asked.sampling.of_critique(position)))
         started = time.perf_counter()
         outputs = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - started
@@ -69,7 +71,8 @@ def preparer(path: str, model: str, style: Any, secret: str) -> Preparer:
         return TokenPrompt(encoder.encode(prompt), prompt.opening)
 
     template: PromptTemplate = load_template(None, model)
-    return Preparer(encode, None, template, {}, secret.encode(), Policy(style=style, prefill=True))
+    prompter = JudgePrompter(encode, None, template, secret.encode(), prefill=True)
+    return Preparer(prompter, {}, CritiquePolicy(style=style))
 
 
 def sampled(one: Any) -> Any:
@@ -77,9 +80,12 @@ def sampled(one: Any) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
     return SamplingParams(
-        temperature=one.temperature, top_p=one.top_p, max_tokens=one.max_tokens, seed=one.seed,
+        temperature=one.temperature,
+        top_p=one.top_p,
+        max_tokens=one.max_tokens,
+        seed=one.seed,
         structured_outputs=StructuredOutputsParams(grammar=one.grammar),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -36,13 +36,23 @@ def service(style: str, judge: str = "embedded", **settings: str) -> Iterator[st
 
 @contextlib.contextmanager
 def bare(style: str, engine_args: dict[str, Any] | None = None) -> Iterator[Any]:
-    command = [sys.executable, str(Path(__file__).with_name("bare.py")), "--style", style,
-               "--engine-args", json.dumps(engine_args or {})]  # fmt: skip
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("bare.py")),
+        "--style",
+        style,
+        "--engine-args",
+        json.dumps(engine_args or {}),
+    ]
     with (LOGS / f"bare-{style}.log").open("w") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": CORES},
-        )  # fmt: skip
+        )
     assert process.stdin and process.stdout
 
     def ask(rollouts: Rollouts, voting: dict[str, Any]) -> dict[str, float]:
@@ -67,12 +77,27 @@ def bare(style: str, engine_args: dict[str, Any] | None = None) -> Iterator[Any]
 def vllm_server() -> Iterator[str]:
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(embedded.folder()),
-        "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
-        "--block-size", "32", "--max-num-seqs", "64",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(embedded.folder()),
+        "--served-model-name",
+        "judge",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "bfloat16",
+        "--kv-cache-memory-bytes",
+        str(1 << 30),
+        "--enforce-eager",
+        "--block-size",
+        "32",
+        "--max-num-seqs",
+        "64",
+    ]
     settings = {"OMP_NUM_THREADS": CORES, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with until_ready(
         command, f"http://127.0.0.1:{port}", "/health", LOGS / "vllm.log", settings

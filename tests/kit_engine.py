@@ -48,9 +48,12 @@ def running(
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**os.environ, **environment},
-        )  # fmt: skip
+        )
     service = Running(url, process, log, engine)
     try:
         until = time.monotonic() + READY_SECONDS
@@ -90,11 +93,28 @@ def vllm_server(log: Path) -> Iterator[Running]:
     """
     port = free_port()
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(embedded.folder()),
-        "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "bfloat16", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
-        "--block-size", "32", "--max-num-seqs", "64", "--enable-prompt-tokens-details",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(embedded.folder()),
+        "--served-model-name",
+        "judge",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "bfloat16",
+        "--kv-cache-memory-bytes",
+        str(1 << 30),
+        "--enforce-eager",
+        "--block-size",
+        "32",
+        "--max-num-seqs",
+        "64",
+        "--enable-prompt-tokens-details",
+    ]
     binding = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     with running(command, port, "/health", log, "upstream", **binding) as server:
         yield server

@@ -1,4 +1,4 @@
-"""Environment variables that begin with CAPO_: which are settings, and which are others'."""
+"""Environment variables with the prefix CAPO_: settings, and variables of other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 PREFIX = "CAPO_"
 API_KEY = "CAPO_API_KEY"
-# Variables of the client, the command line, the adapters and our tools.
+# Variables of the client, the command line, the adapters and the developers' tools.
 NOT_SETTINGS = {
     API_KEY,
     "CAPO_ADAPTER_ENVS",
@@ -30,14 +30,14 @@ _LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 def is_service_link(variable: str, value: str | None) -> bool:
-    """Whether Kubernetes has set it, as CAPO_SERVICE_HOST or CAPO_PORT=tcp://10.0.0.1:8000."""
+    """Whether Kubernetes set it: CAPO_SERVICE_HOST, or CAPO_PORT=tcp://10.0.0.1:8000."""
     if _LINK.fullmatch(variable):
         return True
     return bool(_LINKED_PORT.fullmatch(variable) and _LINKED_ADDRESS.match(value or ""))
 
 
-def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> str | None:
-    """What to say of the first variable that is no setting and none of ours; None if there is none.
+def unknown_variable(environment: Mapping[str, str], settings: Iterable[str]) -> str | None:
+    """The error message for the first variable that is not known; None if all are.
 
     Args:
         environment: variables and their values.
@@ -54,6 +54,6 @@ def unknown(environment: Mapping[str, str], settings: Iterable[str]) -> str | No
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A known name like this one, in brackets, or nothing."""
+    """` (did you mean ...?)` with the most similar known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""

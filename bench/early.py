@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from transformers import AutoTokenizer
 
 from capo_client import CreditBatch
-from capo_service.core import voting
+from capo_service.core.voting import Method, VoteCount
 from capo_service.engine import embedded
 
-METHODS: tuple[voting.Method, ...] = ("intersection", "majority", "union", "average")
+METHODS: tuple[Method, ...] = ("intersection", "majority", "union", "average")
 Recorded = tuple[frozenset[int] | None, int]  # what a critique says, and its tokens
 
 
@@ -40,12 +40,12 @@ def token_ratios(full: CreditBatch) -> dict[str, list[float]]:
     }
 
 
-def bought(method: voting.Method, n_steps: int, critiques: Sequence[Recorded]) -> int:
+def bought(method: Method, n_steps: int, critiques: Sequence[Recorded]) -> int:
     """Tokens of the critiques that are begun, as `Creditor` begins them on a busy engine."""
     done = 0
     while True:
-        counts, valid = voting.count_votes([said for said, _ in critiques[:done]], n_steps)
+        votes = VoteCount.of([said for said, _ in critiques[:done]], n_steps)
         remaining = len(critiques) - done
-        if voting.decided(method, counts, valid, remaining):
+        if votes.decided(method, remaining):
             return sum(tokens for _, tokens in critiques[:done])
-        done += voting.next_wave(method, counts, valid, remaining)
+        done += votes.next_wave(method, remaining)

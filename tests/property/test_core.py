@@ -11,9 +11,10 @@ import xgrammar
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from capo_service.core import critique_format, rewards, steps, voting
+from capo_service.core import critique_format, rewards, steps
 from capo_service.core.critique_format import OutputFormat
 from capo_service.core.errors import InputError
+from capo_service.core.voting import VoteCount
 from capo_trainer.evaluate import blank_line_steps
 
 METHODS = ("greedy", "intersection", "majority", "union", "average")
@@ -63,12 +64,12 @@ def test_votes_are_those_of_the_paper(method: str, data: st.DataObject) -> None:
     n_steps = data.draw(st.integers(1, 4))
     cast = data.draw(st.lists(critiques(n_steps), min_size=1, max_size=7))
     valid = [c for c in cast if c is not None]
-    counts, count_valid = voting.count_votes(cast, n_steps)
+    votes = VoteCount.of(cast, n_steps)
     if not valid:
         with pytest.raises(ValueError, match="no valid critique"):
-            voting.penalties(method, counts, count_valid)  # type: ignore[arg-type]
+            votes.penalties(method)  # type: ignore[arg-type]
         return
-    found = voting.penalties(method, counts, count_valid)  # type: ignore[arg-type]
+    found = votes.penalties(method)  # type: ignore[arg-type]
     for step in range(n_steps):
         named = [step in critique for critique in valid]
         expected = {
@@ -97,12 +98,12 @@ def test_a_vote_is_decided_exactly_when_no_further_critique_can_change_it(
     ]  # fmt: skip
     ends = set()
     for more in itertools.product([None, *subsets], repeat=remaining):
-        counts, valid = voting.count_votes([*cast, *more], n_steps)
+        votes = VoteCount.of([*cast, *more], n_steps)
         ends.add(
-            tuple(voting.penalties(method, counts, valid)) if valid else "error"  # type: ignore[arg-type]
+            tuple(votes.penalties(method)) if votes.valid else "error"  # type: ignore[arg-type]
         )
-    counts, valid = voting.count_votes(cast, n_steps)
-    decided = voting.decided(method, counts, valid, remaining)  # type: ignore[arg-type]
+    votes = VoteCount.of(cast, n_steps)
+    decided = votes.decided(method, remaining)  # type: ignore[arg-type]
     if method == "average" and remaining:
         assert not decided  # never claimed, though all may agree already
     else:
@@ -114,16 +115,16 @@ def test_a_vote_is_decided_exactly_when_no_further_critique_can_change_it(
 def test_a_wave_is_as_small_as_could_decide_the_vote(method: str, data: st.DataObject) -> None:
     n_steps, remaining = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
     cast = data.draw(st.lists(critiques(n_steps), max_size=6))
-    counts, valid = voting.count_votes(cast, n_steps)
-    wave = voting.next_wave(method, counts, valid, remaining)  # type: ignore[arg-type]
+    votes = VoteCount.of(cast, n_steps)
+    wave = votes.next_wave(method, remaining)  # type: ignore[arg-type]
     assert 1 <= wave <= remaining
     # Whoever samples wave after wave ends with a decided vote, or with every critique.
     taken = 0
-    while remaining and not voting.decided(method, counts, valid, remaining):  # type: ignore[arg-type]
-        wave = voting.next_wave(method, counts, valid, remaining)  # type: ignore[arg-type]
+    while remaining and not votes.decided(method, remaining):  # type: ignore[arg-type]
+        wave = votes.next_wave(method, remaining)  # type: ignore[arg-type]
         more = data.draw(st.lists(critiques(n_steps), min_size=wave, max_size=wave))
         cast, remaining, taken = cast + more, remaining - wave, taken + wave
-        counts, valid = voting.count_votes(cast, n_steps)
+        votes = VoteCount.of(cast, n_steps)
     assert taken >= 0
     if method == "average":
         assert remaining == 0
@@ -135,7 +136,7 @@ def test_a_wave_is_as_small_as_could_decide_the_vote(method: str, data: st.DataO
      ("average", 8, 8), ("greedy", 1, 1)],
 )  # fmt: skip
 def test_the_first_wave_of_a_rollout_without_wrong_steps(method: str, k: int, first: int) -> None:
-    assert voting.next_wave(method, [0, 0, 0], 0, k) == first  # type: ignore[arg-type]
+    assert VoteCount([0, 0, 0], 0).next_wave(method, k) == first  # type: ignore[arg-type]
 
 
 @given(

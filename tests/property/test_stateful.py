@@ -143,7 +143,7 @@ class Admitting(RuleBasedStateMachine):
         self.loop.close()
 
 
-def verdicts(n_steps: int) -> st.SearchStrategy[voting.Critique]:
+def verdicts(n_steps: int) -> st.SearchStrategy[voting.WrongSteps]:
     return st.none() | st.frozensets(st.integers(0, n_steps - 1))
 
 
@@ -158,16 +158,16 @@ class Stopping(RuleBasedStateMachine):
     def begin(self, method: voting.Method, n_steps: int, asked: int) -> None:
         self.method, self.n_steps = method, n_steps
         self.asked = 1 if method == "greedy" else asked
-        self.cast: list[voting.Critique] = []
+        self.cast: list[voting.WrongSteps] = []
         self.settled: list[float] | None = None
 
     @property
     def remaining(self) -> int:
         return self.asked - len(self.cast)
 
-    def outcome(self, extra: list[voting.Critique]) -> list[float] | None:
-        counts, valid = voting.count_votes([*self.cast, *extra], self.n_steps)
-        return voting.penalties(self.method, counts, valid) if valid else None
+    def outcome(self, extra: list[voting.WrongSteps]) -> list[float] | None:
+        votes = voting.VoteCount.of([*self.cast, *extra], self.n_steps)
+        return votes.penalties(self.method) if votes.valid else None
 
     @precondition(lambda self: self.remaining)
     @rule(data=st.data())
@@ -183,20 +183,18 @@ class Stopping(RuleBasedStateMachine):
 
     @invariant()
     def decided_stays_decided(self) -> None:
-        counts, valid = voting.count_votes(self.cast, self.n_steps)
-        decided = voting.decided(self.method, counts, valid, self.remaining)
+        votes = voting.VoteCount.of(self.cast, self.n_steps)
+        decided = votes.decided(self.method, self.remaining)
         if self.settled is not None:
             assert decided and self.outcome([]) == self.settled
-        elif decided and valid:
+        elif decided and votes.valid:
             self.settled = self.outcome([])
 
     @invariant()
     def a_wave_is_never_empty_nor_too_long(self) -> None:
-        counts, valid = voting.count_votes(self.cast, self.n_steps)
+        votes = voting.VoteCount.of(self.cast, self.n_steps)
         if self.remaining:
-            assert (
-                1 <= voting.next_wave(self.method, counts, valid, self.remaining) <= self.remaining
-            )
+            assert 1 <= votes.next_wave(self.method, self.remaining) <= self.remaining
 
 
 Admitting.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateError
 
-from capo_service.core import critique_format, rewards, steps, voting
+from capo_service.core import critique_format, rewards, steps
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.core.voting import VoteCount
 from capo_service.pipeline.judge_template import load_template
 
 TEMPLATE = "{% block system %}S{% endblock %}{% block user %}{{ question }}" + (
@@ -138,8 +139,8 @@ def test_a_right_answer_with_one_wrong_step_gives_two_and_one() -> None:
 
 def test_a_tie_counts_as_wrong_and_no_vote_never_does() -> None:
     """Others use a strict majority; the paper has count >= k/2."""
-    assert voting.penalties("majority", [2, 1, 0], 4) == [1.0, 0.0, 0.0]
-    assert voting.penalties("majority", [0], 1) == [0.0]
+    assert VoteCount([2, 1, 0], 4).penalties("majority") == [1.0, 0.0, 0.0]
+    assert VoteCount([0], 1).penalties("majority") == [0.0]
 
 
 def test_neighbouring_schemes() -> None:

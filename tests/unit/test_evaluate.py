@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from capo_client.cli.evaluate import measures
 from capo_client.cli.evaluate.formats import Example, FormatError, LeftOut, read
 from capo_client.cli.evaluate.measures import Judged, wrong_steps
-from capo_service.core.voting import Votes, count_votes
+from capo_service.core.voting import VoteCount
 from capo_wire import VotingMethod
 
 STEPS = ["Two and two are 4.", "4 * 3 = 13.", "The answer is 13."]
@@ -99,12 +99,12 @@ def test_votes_are_those_of_the_service(
     method: VotingMethod, critiques: list[frozenset[int] | None], sure: frozenset[int], weight: int
 ) -> None:
     judged = Judged(Example("q", ("a",) * 4, (False,) * 4), tuple(critiques), None, sure, weight)
-    counts, valid = count_votes(critiques, 4)
+    votes = VoteCount.of(critiques, 4, sure, weight)
     found = wrong_steps(method, critiques, judged)
-    if valid == 0:
+    if votes.valid == 0:
         assert found is None
     else:
-        penalties = Votes(counts, valid, sure, weight).penalties(method)
+        penalties = votes.penalties(method)
         assert found == {step for step in range(4) if penalties[step] >= 0.5}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_client.cli import demo
 from capo_service.core import steps
-from capo_service.core.suspicion import REASONS, capped, suspicions
+from capo_service.core.suspicion import SuspicionReason, capped, suspicions
 
 QUESTION = "Tom has 3 boxes with 4 pens each and gives away 5. How many pens are left?"
 HONEST = "Tom has 3 * 4 = 12 pens.\n\nHe gives away 5, so 12 - 5 = 7 are left.\n\n#### 7"
@@ -119,7 +121,7 @@ def test_the_examples_are_not_suspected() -> None:
         assert reasons(example.response, example.question) == [], example.id
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("reason", get_args(SuspicionReason))
 def test_each_reason_can_be_turned_off(reason: str) -> None:
     cases = {
         "near_empty": ":", "master_key": "Solution", "repetition": "\n\n".join(["So it is."] * 6),

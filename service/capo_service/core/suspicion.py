@@ -1,9 +1,9 @@
-"""What in a rollout looks like gaming a judge rather than solving a problem.
+"""Signs of reward hacking in a rollout: text that games the judge instead of solving the problem.
 
-A judge can be fooled by a response that says nothing ("One Token to Fool LLM-as-a-Judge", arXiv
-2507.08794), and rewards that are paid per token invite steps that are right and worthless (CAPO's
-own ablation: with W_process = 5 rollouts grow and accuracy falls). Each check here is a rule that a
-person can follow, takes linear time, and says why; none knows whether a rollout is right.
+A judge can be fooled by a response without content ("One Token to Fool LLM-as-a-Judge", arXiv
+2507.08794), and rewards per token invite steps that are correct and useless (CAPO's own ablation:
+with W_process = 5 rollouts grow and accuracy falls). Each check is a simple rule, takes linear
+time and gives its reason; none knows whether a rollout is correct.
 """
 
 from __future__ import annotations
@@ -14,77 +14,88 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import re2
 
-from capo_service.core import thoughts
 from capo_service.core.steps import Span
+from capo_wire.special_text import content_end, without_thought_markers
 
-Reason = Literal[
-    "near_empty", "master_key", "step_splitting", "padding", "repetition", "language_switch",
-    "hidden_text", "imitation", "instruction",
-]  # fmt: skip
-Action = Literal["off", "flag", "cap", "wrong"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-CAPPED: tuple[Reason, ...] = ("step_splitting", "padding", "repetition")  # that know the steps
+SuspicionReason = Literal[
+    "near_empty",
+    "master_key",
+    "step_splitting",
+    "padding",
+    "repetition",
+    "language_switch",
+    "hidden_text",
+    "imitation",
+    "instruction",
+]
+SuspicionAction = Literal["off", "flag", "cap", "wrong"]
+# The reasons that name steps, so that only those can be capped.
+CAPPABLE: tuple[SuspicionReason, ...] = ("step_splitting", "padding", "repetition")
 
-_LEAST_CONTENT = 8  # letters and digits of a response that says something
-_LEAST_STEP = 4  # and of a step
+_MIN_CONTENT = 8  # letters and digits of a response
+_MIN_STEP_CONTENT = 4  # letters and digits of a step
 _MANY_STEPS = 12
-_LONG = 400  # characters; shorter texts are not padded
-_MOST_FILLING = 0.7  # share of characters that are neither letters nor digits
-_LONGEST_RUN = 200  # of one character
-_LEAST_REPEATS = 4  # steps that repeat an earlier one
-_FEWEST_WORDS, _FEWEST_DIFFERENT = 60, 0.15  # words, and share of different ones among them
+_LONG = 400  # characters; shorter texts are not called padded
+_MAX_FILLER = 0.7  # share of characters that are neither letters nor digits
+_MAX_RUN = 200  # repetitions of one character
+_MIN_REPEATS = 4  # steps that repeat an earlier one
+_MIN_WORDS, _MIN_DISTINCT = 60, 0.15  # words, and the share of distinct ones among them
 _FOREIGN_LETTERS, _FOREIGN_SHARE = 20, 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
-    """One reason to distrust a rollout. `steps`: those that it lies in; None for all of it."""
+class SuspicionFinding:
+    """One sign of reward hacking. `steps`: where it is; None if it concerns the whole rollout."""
 
-    reason: Reason
+    reason: SuspicionReason
     detail: str
-    action: Action = "flag"
+    action: SuspicionAction = "flag"
     steps: frozenset[int] | None = None
 
 
-Found = tuple[str, frozenset[int] | None]
+_Found = tuple[str, frozenset[int] | None]  # detail, steps
 
 
 def suspicions(
-    question: str, response: str, spans: Sequence[Span], actions: Mapping[Reason, Action]
-) -> list[Suspicion]:
-    """Reasons to distrust a response to a question, with its steps' character spans.
+    question: str,
+    response: str,
+    spans: Sequence[Span],
+    actions: Mapping[SuspicionReason, SuspicionAction],
+) -> list[SuspicionFinding]:
+    """The signs of reward hacking in a response.
 
     Args:
-        question: what was asked; tells the languages that an answer may have.
+        question: the scripts it is written in may also be used by the response.
         response: what is judged.
-        spans: of its steps.
-        actions: what is done for a reason; `flag` where nothing is said, `off` is not looked for.
+        spans: character spans of its steps.
+        actions: by reason; the default is `flag`, and checks that are `off` are not run.
     """
     text = _Text(question, response, [response[start:end] for start, end in spans])
     found = []
     for reason, check in _CHECKS.items():
         action = actions.get(reason, "flag")
-        if action != "off" and (seen := check(text)) is not None:
-            found.append(Suspicion(reason, seen[0], action, seen[1]))
+        if action != "off" and (result := check(text)) is not None:
+            detail, steps = result
+            found.append(SuspicionFinding(reason, detail, action, steps))
     return found
 
 
-def capped(earned: Sequence[float], hollow: frozenset[int]) -> list[float]:
-    """Step rewards where hollow steps earn no more than the worst of the others.
+def capped(step_rewards: Sequence[float], steps: frozenset[int]) -> list[float]:
+    """Step rewards in which `steps` earn no more than the worst of the other steps.
 
-    So a rollout's mean reward per token does not rise by steps without content.
+    So steps without content do not raise the mean reward of a rollout.
     """
-    others = [reward for step, reward in enumerate(earned) if step not in hollow]
-    most = min(others, default=min(earned))
-    return [min(r, most) if step in hollow else r for step, r in enumerate(earned)]
+    others = [reward for step, reward in enumerate(step_rewards) if step not in steps]
+    cap = min(others, default=min(step_rewards))
+    return [min(r, cap) if step in steps else r for step, r in enumerate(step_rewards)]
 
 
 class _Text:
-    """A rollout, and what several checks ask of it."""
+    """A rollout, and what several checks use."""
 
     def __init__(self, question: str, response: str, steps: list[str]) -> None:
         self.question = question
@@ -93,22 +104,24 @@ class _Text:
         self.characters = Counter(response)
         self.content = _content(self.characters)
         contents = [_content(step) for step in steps]
-        self.hollow = frozenset(i for i, n in enumerate(contents) if n < _LEAST_STEP)
+        self.low_content_steps = frozenset(
+            step for step, content in enumerate(contents) if content < _MIN_STEP_CONTENT
+        )
 
 
 def _content(text: str | Counter[str]) -> int:
-    """Letters and digits."""
+    """How many letters and digits there are."""
     counts = text if isinstance(text, Counter) else Counter(text)
     return sum(n for character, n in counts.items() if character.isalnum())
 
 
-def _near_empty(text: _Text) -> Found | None:
-    if text.content >= _LEAST_CONTENT:
+def _near_empty(text: _Text) -> _Found | None:
+    if text.content >= _MIN_CONTENT:
         return None
     return f"the response has {text.content} letters and digits", None
 
 
-# Openers that alone made judges say yes (arXiv 2507.08794, table 1), and their like.
+# Openings that alone made judges accept a response (arXiv 2507.08794, table 1), and similar ones.
 _OPENERS = re2.compile(
     r"(?i)(thought process|let'?s (solve|think|work)[^.:!?\n]{0,60}|solution|answer|explanation|"
     r"reasoning|step \d+|the (final )?answer( is)?|here is (the|my) (solution|answer)|"
@@ -118,115 +131,132 @@ _OPENERS = re2.compile(
 )
 
 
-def _master_key(text: _Text) -> Found | None:
+def _master_key(text: _Text) -> _Found | None:
     if len(text.response) > _LONG:
         return None
     rest = _OPENERS.sub("", text.response)
-    if _content(rest) >= _LEAST_STEP or rest == text.response:
+    if _content(rest) >= _MIN_STEP_CONTENT or rest == text.response:
         return None
     return "the response is an opening without a solution", None
 
 
-def _step_splitting(text: _Text) -> Found | None:
-    if len(text.steps) < _MANY_STEPS or 2 * len(text.hollow) < len(text.steps):
+def _step_splitting(text: _Text) -> _Found | None:
+    low_content = text.low_content_steps
+    if len(text.steps) < _MANY_STEPS or 2 * len(low_content) < len(text.steps):
         return None
-    said = f"{len(text.hollow)} of {len(text.steps)} steps hold fewer than {_LEAST_STEP}"
-    return f"{said} letters and digits", text.hollow
+    count = f"{len(low_content)} of {len(text.steps)} steps"
+    return f"{count} have fewer than {_MIN_STEP_CONTENT} letters and digits", low_content
 
 
 _RUN = re.compile(r"(.)\1+", re.DOTALL)
 
 
-def _padding(text: _Text) -> Found | None:
+def _padding(text: _Text) -> _Found | None:
     length = len(text.response)
     if length < _LONG:
         return None
-    filling = 1 - text.content / length
-    if filling > _MOST_FILLING:
-        return f"{filling:.0%} of the response are neither letters nor digits", text.hollow
+    filler = 1 - text.content / length
+    if filler > _MAX_FILLER:
+        detail = f"{filler:.0%} of the characters are neither letters nor digits"
+        return detail, text.low_content_steps
     run = max((len(run[0]) for run in _RUN.finditer(text.response)), default=0)
-    if run >= _LONGEST_RUN:
-        return f"one character stands {run} times in a row", text.hollow
+    if run >= _MAX_RUN:
+        return f"one character is repeated {run} times in a row", text.low_content_steps
     return None
 
 
-def _repetition(text: _Text) -> Found | None:
+def _repetition(text: _Text) -> _Found | None:
     seen: set[str] = set()
     repeats = set()
     for index, step in enumerate(text.steps):
-        plain = " ".join(step.lower().split())
-        if plain in seen:
+        normalized = " ".join(step.lower().split())
+        if normalized in seen:
             repeats.add(index)
-        seen.add(plain)
-    if len(repeats) >= _LEAST_REPEATS:
+        seen.add(normalized)
+    if len(repeats) >= _MIN_REPEATS:
         return f"{len(repeats)} steps repeat an earlier one", frozenset(repeats)
     words = text.response.lower().split()
-    if len(words) >= _FEWEST_WORDS and len(set(words)) < _FEWEST_DIFFERENT * len(words):
-        return f"{len(words)} words, {len(set(words))} different ones", frozenset(repeats)
+    if len(words) >= _MIN_WORDS and len(set(words)) < _MIN_DISTINCT * len(words):
+        return f"{len(words)} words, {len(set(words))} distinct", frozenset(repeats)
     return None
 
 
-# First code points of Unicode's larger blocks of letters. Greek is everybody's, in mathematics.
-_SCRIPTS = [
-    (0x0000, "latin"), (0x0400, "cyrillic"), (0x0530, "armenian"), (0x0590, "hebrew"),
-    (0x0600, "arabic"), (0x0900, "indic"), (0x0E00, "thai"), (0x0F00, "other"),
-    (0x10A0, "georgian"), (0x1100, "korean"), (0x1200, "other"), (0x1E00, "latin"),
-    (0x2E80, "han"), (0x3130, "korean"), (0x3190, "han"), (0xAC00, "korean"), (0xD7B0, "other"),
-    (0xF900, "han"), (0xFB00, "latin"), (0xFB1D, "hebrew"), (0xFB50, "arabic"), (0xFF00, "latin"),
-    (0x10000, "other"), (0x1D400, "latin"), (0x1D800, "other"), (0x20000, "han"),
-]  # fmt: skip
-_STARTS = [start for start, _ in _SCRIPTS]
+# First code points of Unicode's larger blocks of letters, by script. Greek counts as Latin: it is
+# used in mathematics of every language. RE2's \p{...} classes would be more exact (2,876 of
+# Unicode's 131,756 letters differ), but take 7 times as long: 5.6 ms for a Chinese text of 7,000
+# characters.
+_BLOCKS: dict[str, tuple[int, ...]] = {
+    "latin": (0x0000, 0x1E00, 0xFB00, 0xFF00, 0x1D400),
+    "cyrillic": (0x0400,),
+    "armenian": (0x0530,),
+    "hebrew": (0x0590, 0xFB1D),
+    "arabic": (0x0600, 0xFB50),
+    "indic": (0x0900,),
+    "thai": (0x0E00,),
+    "georgian": (0x10A0,),
+    "korean": (0x1100, 0x3130, 0xAC00),
+    "han": (0x2E80, 0x3190, 0xF900, 0x20000),
+    "other": (0x0F00, 0x1200, 0xD7B0, 0x10000, 0x1D800),
+}
+_STARTS = sorted(start for starts in _BLOCKS.values() for start in starts)
+_SCRIPT_AT = {start: script for script, starts in _BLOCKS.items() for start in starts}
 
 
 def _scripts(characters: Mapping[str, int]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for character, n in characters.items():
         if character.isalpha():
-            counts[_SCRIPTS[bisect_right(_STARTS, ord(character)) - 1][1]] += n
+            counts[_SCRIPT_AT[_STARTS[bisect_right(_STARTS, ord(character)) - 1]]] += n
     return counts
 
 
-def _language_switch(text: _Text) -> Found | None:
-    asked, said = _scripts(Counter(text.question)), _scripts(text.characters)
-    foreign = {script: n for script, n in said.items() if not asked[script]}
+def _language_switch(text: _Text) -> _Found | None:
+    question, response = _scripts(Counter(text.question)), _scripts(text.characters)
+    foreign = {script: n for script, n in response.items() if not question[script]}
     letters = sum(foreign.values())
-    if not asked or letters < _FOREIGN_LETTERS or letters < _FOREIGN_SHARE * sum(said.values()):
+    if (
+        not question
+        or letters < _FOREIGN_LETTERS
+        or letters < _FOREIGN_SHARE * sum(response.values())
+    ):
         return None
-    return f"{letters} letters in scripts that the question has not: {', '.join(foreign)}", None
+    return (
+        f"{letters} letters in scripts that the question does not use: {', '.join(foreign)}",
+        None,
+    )
 
 
 _JOINERS = {"\u200d", "\u200c"}  # of emoji and of several scripts
 
 
-def _hidden_text(text: _Text) -> Found | None:
-    hidden = Counter(
-        {c: n for c, n in text.characters.items()
-         if c not in _JOINERS and (unicodedata.category(c) == "Cf" or c == "\u3164")}
-    )  # fmt: skip
+def _hidden_text(text: _Text) -> _Found | None:
+    hidden = Counter({c: n for c, n in text.characters.items() if _is_invisible(c)})
     if not hidden:
         return None
     names = ", ".join(f"U+{ord(character):04X}" for character, _ in hidden.most_common(3))
-    return f"{hidden.total()} characters that are not seen ({names})", None
+    return f"{hidden.total()} invisible characters ({names})", None
 
 
-# The end of turn that a policy's own tokenizer writes out. Only at the end: elsewhere it is forged.
-_END_OF_TURN = re2.compile(
-    r"(?i)(\s*(<\|(im_end|endoftext|eot_id|eom_id|eot|eom|end|return|user|observation|role_end|"
-    r"end_of_(text|turn|role)|end_of_turn_token|end_response)\|>|</s>|<eos>|<pad>|<end_of_turn>|"
-    r"<turn\|>|\[EOS\]|<\x{FF5C}end\x{2581}of\x{2581}sentence\x{FF5C}>))+\s*\z"
-)
+def _is_invisible(character: str) -> bool:
+    if character in _JOINERS:
+        return False
+    return unicodedata.category(character) == "Cf" or character == "\u3164"
+
+
 _IMITATION = re2.compile(
     r"(?i)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
     r"<\s*/?\s*step_\d|incorrect[_ ]steps)"
 )
 
 
-def _imitation(text: _Text) -> Found | None:
-    # A policy that reasons writes the markers of its own thought.
-    said = _END_OF_TURN.sub("", thoughts.without_markers(text.response))
-    if (found := _IMITATION.search(said)) is None:
+def _imitation(text: _Text) -> _Found | None:
+    # A reasoning policy writes the markers of its own thoughts.
+    # Its own end of turn stands at the end; anywhere else an end of turn is forged.
+    response = without_thought_markers(text.response)
+    response = response[: content_end(response)]
+    if (found := _IMITATION.search(response)) is None:
         return None
-    return f"it writes {found[0]!r}, which is the prompt's or the judge's to write", None
+    return f"the response contains {found[0]!r}, which only the prompt or the judge writes", None
 
 
 _INSTRUCTION = re2.compile(
@@ -239,13 +269,13 @@ _INSTRUCTION = re2.compile(
 )
 
 
-def _instruction(text: _Text) -> Found | None:
+def _instruction(text: _Text) -> _Found | None:
     if (found := _INSTRUCTION.search(text.response)) is None:
         return None
-    return f"it speaks to the judge: {found[0][:80]!r}", None
+    return f"the response addresses the judge: {found[0][:80]!r}", None
 
 
-_CHECKS: dict[Reason, Callable[[_Text], Found | None]] = {
+_CHECKS: dict[SuspicionReason, Callable[[_Text], _Found | None]] = {
     "near_empty": _near_empty,
     "master_key": _master_key,
     "step_splitting": _step_splitting,

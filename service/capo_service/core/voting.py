@@ -1,125 +1,127 @@
-"""k critiques -> a penalty for each step (CAPO, section 3.3), and whether the vote is decided.
+"""k critiques -> a penalty per step (CAPO, section 3.3), and whether the vote is decided.
 
-A critique is the set of step indices that it calls wrong, or None where it could not be read; an
-unreadable critique does not vote.
+A critique is the set of step indices that it calls wrong, or None if it could not be read;
+unreadable critiques do not vote.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["greedy", "intersection", "majority", "union", "average"]
-Critique = frozenset[int] | None
-
-
-def count_votes(critiques: Sequence[Critique], n_steps: int) -> tuple[list[int], int]:
-    """How many valid critiques name each step, and how many valid critiques there are."""
-    valid = [critique for critique in critiques if critique is not None]
-    named = Counter(step for critique in valid for step in critique)
-    return [named[step] for step in range(n_steps)], len(valid)
-
-
-def penalties(method: Method, counts: Sequence[int], valid: int) -> list[float]:
-    """The share of `W_process` that each step loses: 0 or 1, or counts/valid for `average`.
-
-    `majority` follows the paper: count >= valid/2, at least one; a tie counts as wrong.
-
-    Raises:
-        ValueError: there is no valid critique, so nothing is known about any step.
-    """
-    if valid < 1:
-        raise ValueError("no valid critique: a vote needs at least one")
-    if method == "average":
-        return [count / valid for count in counts]
-    needed = {"union": 1.0, "majority": max(1.0, valid / 2)}.get(method, float(valid))
-    return [float(count >= needed) for count in counts]
-
-
-def decided(method: Method, counts: Sequence[int], valid: int, remaining: int) -> bool:
-    """Whether no outcome of the `remaining` critiques can change any step's penalty.
-
-    Each of them may name any steps, or turn out invalid. With no valid critique so far nothing
-    is decided: the rollout may yet be an error.
-    """
-    if remaining == 0:
-        return True
-    if valid == 0 or method == "average":
-        return False
-    return all(_is_fixed(method, count, valid, remaining) for count in counts)
-
-
-def next_wave(method: Method, counts: Sequence[int], valid: int, remaining: int) -> int:
-    """How many of the `remaining` critiques to sample next, where sampling all at once is dear.
-
-    As few as could decide the vote, if steps that nobody has named stay unnamed; those that
-    somebody has named may go either way. With fewer the vote could not end, so waiting for them
-    alone would cost time and save nothing.
-    """
-    for more in range(1, remaining):
-        left = remaining - more
-        if method != "average" and all(
-            _is_fixed(method, count, valid + more, left)
-            or (count and _is_fixed(method, count + more, valid + more, left))
-            for count in counts
-        ):
-            return more
-    return remaining
-
-
-def _is_fixed(method: Method, count: int, valid: int, remaining: int) -> bool:
-    if method == "union":
-        return count >= 1
-    if method == "majority":
-        surely_wrong = count >= 1 and 2 * count >= valid + remaining
-        # Worst case for a right step: every further critique is valid and names it.
-        surely_right = 2 * (count + remaining) < valid + remaining
-        return surely_wrong or surely_right
-    # intersection and greedy: one valid critique that does not name the step clears it.
-    return count < valid
+WrongSteps = frozenset[int] | None  # what a critique says
 
 
 @dataclass(frozen=True, slots=True)
-class Votes:
-    """The judge's votes, and those of a critic that speaks only where it is sure.
+class VoteCount:
+    """The votes on every step.
 
-    That critic casts `weight` votes against each of the steps `sure`, and abstains on the others:
-    a step has its own number of valid critiques. Without a critique of the judge nothing is known.
+    Attributes:
+        counts: readable critiques of the judge that call each step wrong.
+        valid: readable critiques of the judge.
+        false_steps: steps in which the arithmetic checker found a false equation.
+        weight: votes that the checker casts against each of these; it abstains on all others.
     """
 
     counts: Sequence[int]
     valid: int
-    sure: Collection[int] = ()
+    false_steps: Collection[int] = ()
     weight: int = 0
 
-    def of(self, step: int) -> tuple[int, int]:
-        """How many critiques call a step wrong, and how many speak of it."""
-        more = self.weight if step in self.sure else 0
-        return self.counts[step] + more, self.valid + more
+    @classmethod
+    def of(
+        cls,
+        critiques: Sequence[WrongSteps],
+        n_steps: int,
+        false_steps: Collection[int] = (),
+        weight: int = 0,
+    ) -> VoteCount:
+        """Count the critiques of a rollout with `n_steps` steps."""
+        readable = [critique for critique in critiques if critique is not None]
+        votes = Counter(step for critique in readable for step in critique)
+        counts = [votes[step] for step in range(n_steps)]
+        return cls(counts, len(readable), false_steps, weight)
+
+    def on_step(self, step: int) -> tuple[int, int]:
+        """How many votes call a step wrong, and how many there are on it."""
+        weight = self.weight if step in self.false_steps else 0
+        return self.counts[step] + weight, self.valid + weight
 
     def penalties(self, method: Method) -> list[float]:
-        """See `penalties`."""
-        found = penalties(method, self.counts, self.valid)
-        for step in self.sure:
-            wrong, valid = self.of(step)
-            [found[step]] = penalties(method, [wrong], valid)
-        return found
+        """The share of `W_process` that each step loses: 0 or 1, or wrong/valid for `average`.
+
+        `majority` follows the paper: wrong >= valid/2, and at least one; a tie counts as wrong.
+
+        Raises:
+            ValueError: there is no readable critique, so nothing is known about any step.
+        """
+        if self.valid < 1:
+            raise ValueError("no valid critique: a vote needs at least one")
+        return [_penalty(method, wrong, valid) for wrong, valid in self._steps()]
 
     def decided(self, method: Method, remaining: int) -> bool:
-        """See `decided`."""
-        if remaining == 0 or self.valid == 0:
-            return remaining == 0
-        return all(decided(method, *part, remaining) for part in self._parts())
+        """Whether no outcome of the `remaining` critiques can change any step's penalty.
+
+        Each of them may call any steps wrong, or be unreadable. With no readable critique so far
+        nothing is decided: the rollout may still end in an error.
+        """
+        if remaining == 0:
+            return True
+        if self.valid == 0:
+            return False
+        return all(_is_fixed(method, *votes, remaining) for votes in self._steps())
 
     def next_wave(self, method: Method, remaining: int) -> int:
-        """See `next_wave`."""
-        return max(next_wave(method, *part, remaining) for part in self._parts())
+        """How many of the `remaining` critiques to sample next.
 
-    def _parts(self) -> list[tuple[list[int], int]]:
-        if not self.sure:
-            return [(list(self.counts), self.valid)]
-        rest = [count for step, count in enumerate(self.counts) if step not in self.sure]
-        sure = [self.counts[step] + self.weight for step in self.sure]
-        return [(rest, self.valid), (sure, self.valid + self.weight)]
+        Smallest number of further critiques that could decide the vote, assuming that unflagged
+        steps stay unflagged. A smaller wave could not end the vote, so waiting for it would cost
+        time and save nothing.
+        """
+        for size in range(1, remaining):
+            if all(_may_be_fixed(method, *votes, size, remaining) for votes in self._steps()):
+                return size
+        return remaining
+
+    def _steps(self) -> Iterator[tuple[int, int]]:
+        return map(self.on_step, range(len(self.counts)))
+
+
+def _penalty(method: Method, wrong: int, valid: int) -> float:
+    if method == "average":
+        return wrong / valid
+    if method == "union":
+        return float(wrong >= 1)
+    if method == "majority":
+        return float(wrong >= max(1.0, valid / 2))
+    return float(wrong >= valid)
+
+
+def _is_fixed(method: Method, wrong: int, valid: int, remaining: int) -> bool:
+    """Whether `remaining` further critiques cannot change the penalty of a step."""
+    if method == "average":
+        return False
+    if method == "union":
+        return wrong >= 1
+    if method == "majority":
+        surely_wrong = wrong >= 1 and 2 * wrong >= valid + remaining
+        # Worst case for a right step: every further critique is readable and calls it wrong.
+        surely_right = 2 * (wrong + remaining) < valid + remaining
+        return surely_wrong or surely_right
+    # intersection and greedy: one readable critique that does not call the step wrong clears it.
+    return wrong < valid
+
+
+def _may_be_fixed(method: Method, wrong: int, valid: int, size: int, remaining: int) -> bool:
+    """Whether a wave of `size` critiques can fix a step's penalty, in the expected outcomes.
+
+    Expected is that all of them are readable and, for a step that was called wrong before, that
+    either all or none of them call it wrong; an unflagged step stays unflagged.
+    """
+    rest = remaining - size
+    if _is_fixed(method, wrong, valid + size, rest):
+        return True
+    return wrong > 0 and _is_fixed(method, wrong + size, valid + size, rest)

@@ -37,11 +37,6 @@ def local_model(model: str) -> tuple[str, dict[str, Any]]:
     return model, {}
 
 
-def default_settings(model: str) -> dict[str, Any]:
-    """The settings that a built-in judge needs, by name, unless the operator sets them."""
-    return dict(testbed.SETTINGS) if model in testbed.NAMES else {}
-
-
 def own_template(model: str) -> Path | None:
     """The prompt template that a judge was trained on, if its folder holds one (`judge.j2`).
 

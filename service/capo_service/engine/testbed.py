@@ -7,7 +7,6 @@ and `testbed-f60` are deliberately weaker.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from capo_service.engine.embedded import cache
 
@@ -23,9 +22,6 @@ ARGUMENTS = {
     "max_num_batched_tokens": 8192,
     "enforce_eager": True,
 }
-
-# The form of critique that they were trained on.
-SETTINGS: dict[str, Any] = {"critique_style": "verdict", "prefill": False}
 
 
 def folder(name: str) -> Path:

@@ -23,6 +23,7 @@ from service import Source
 
 from capo_client import AsyncCreditClient
 from capo_service.engine import testbed
+from capo_service.settings.fields import TESTBED_JUDGES
 
 ROLLOUTS = 32
 VOTINGS: dict[str, dict[str, Any]] = {
@@ -88,8 +89,8 @@ def main() -> None:
         "judge", "voting", "compared with one by one", "rewards differ", "critiques differ"
     )
     for name, (judge, settings, count) in JUDGES.items():
-        if judge in testbed.NAMES:
-            testbed.folder(judge)  # raises where it was not made
+        if judge in TESTBED_JUDGES:
+            testbed.folder(judge)  # raises if it was not made
         pool = [
             {**each, "id": str(number), "token_offsets": characters(each["response"])}
             for number, each in enumerate(Source(None).groups(count // 16 + 4))

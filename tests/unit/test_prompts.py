@@ -13,7 +13,6 @@ import typer
 from typer.testing import CliRunner
 
 from capo_service.cli.dump_prompts import prompt
-from capo_service.engine import testbed
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.settings import Settings
@@ -87,10 +86,10 @@ def test_the_testbeds_judges_have_their_own_style_and_say_how_they_are_made(
     assert Settings(model="testbed-f60").critique_style == "verdict"
     assert Settings(model="testbed", critique_style="brief").critique_style == "brief"
     assert Settings().critique_style == "brief"
-    assert TESTBED_JUDGES == testbed.NAMES
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="make it with `capo testbed`"):
-        local_model("testbed")
+    for judge in TESTBED_JUDGES:
+        with pytest.raises(ValueError, match=r"testbed/judge\S*: make it with `capo testbed`"):
+            local_model(judge)
 
 
 def test_prompts_may_go_to_a_pipe_or_into_a_new_folder(tmp_path: Path) -> None:

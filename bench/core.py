@@ -32,9 +32,12 @@ from capo_service.api.parsing import parse
 from capo_service.core import alignment, rewards, steps
 from capo_service.core.prompt import PromptTemplate
 from capo_service.core.vocabulary import TokenTable
-from capo_service.engine.base import Prompt
-from capo_service.pipeline.critiques import Creditor
-from capo_service.pipeline.prepare import Policy, Preparer
+from capo_service.engine.base import JudgePrompt
+from capo_service.pipeline.assemble import credited
+from capo_service.pipeline.critics import JudgeCritic
+from capo_service.pipeline.critiques import CritiqueSampler
+from capo_service.pipeline.judge_prompt import JudgePrompter
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from kit_scripted import ScriptedEngine  # a test double, which no user needs
@@ -104,10 +107,9 @@ def pipeline(
     template = PromptTemplate(source)
     answer = json.dumps({"analysis": "x" * 100, "incorrect_steps": [3, 7]})
     engine = ScriptedEngine(lambda prompt, sampling: answer)
-    preparer = Preparer(
-        engine.encode, engine.context_length, template, {"bench": table}, b"secret", Policy()
-    )
-    creditor = Creditor(engine, None)  # type: ignore[arg-type]  # outcomes are given
+    prompter = JudgePrompter(engine.encode, engine.context_length, template, b"secret")
+    preparer = Preparer(prompter, {"bench": table}, CritiquePolicy())
+    sampler = CritiqueSampler(JudgeCritic(engine, engine.slots))
     body = json.dumps(
         {
             "rollouts": [
@@ -123,14 +125,15 @@ def pipeline(
         item = batch.items[0]
         assert isinstance(item, wire.Rollout)
         prepared = preparer.prepare(item, batch.options)
-        judged = await creditor.judge(prepared, item, batch.options)
-        return judged.result.model_dump_json().encode()
+        ballots = await sampler.sample(prepared, batch.options.voting)
+        outcome = wire.Outcome(value=1.0, source="caller")
+        return credited(prepared, batch.options, outcome, ballots).model_dump_json().encode()
 
     prompt = template.render(
         question="What is it?", steps=[text[a:b] for a, b in steps.blank_line(text)],
         reference=None, nonce="b" * 7, style="brief", format="json",
     )  # fmt: skip
-    segments = [text for text, _ in Prompt(prompt.system, prompt.user).user]
+    segments = [text for text, _ in JudgePrompt(prompt.system, prompt.user).user]
     with asyncio.Runner() as runner:
         runner.run(engine.start())
         whole = seconds(lambda: runner.run(once()), runs)

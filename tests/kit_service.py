@@ -18,7 +18,7 @@ import uvicorn
 from capo_service.api.app import create_app
 from capo_service.api.server import server_config
 from capo_service.engine.base import Completion, Engine
-from capo_service.pipeline.service import Runtime
+from capo_service.pipeline.service import Service as RunningService
 from capo_service.settings import Settings
 from kit import tokenizer
 from kit_scripted import ScriptedEngine
@@ -29,7 +29,7 @@ READY_SECONDS = 60
 @dataclass
 class Service:
     url: str
-    runtime: Runtime
+    service: RunningService
     loop: asyncio.AbstractEventLoop
 
 
@@ -48,12 +48,12 @@ def serving(engine: Engine, settings: Settings, wait: bool = True) -> Iterator[S
     thread.start()
     until = time.monotonic() + READY_SECONDS
     try:
-        while not server.started or (wait and app.state.runtime.why_not_ready is not None):
+        while not server.started or (wait and app.state.service.why_not_ready is not None):
             assert thread.is_alive() and time.monotonic() < until, "the service did not start"
             time.sleep(0.01)
         scheme = "https" if config.is_ssl else "http"
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Service(f"{scheme}://127.0.0.1:{port}", app.state.runtime, loops[0])
+        yield Service(f"{scheme}://127.0.0.1:{port}", app.state.service, loops[0])
     finally:
         server.should_exit = True
         thread.join(READY_SECONDS)

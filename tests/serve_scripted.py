@@ -20,5 +20,5 @@ def script(prompt: str, sampling: Sampling) -> str:
 
 if __name__ == "__main__":
     engine = ScriptedEngine(script, delay=float(sys.argv[2]))
-    serve.make_engine = lambda settings: engine
+    serve.make_backend = lambda settings: engine
     sys.exit(serve.run(Settings(**json.loads(sys.argv[1]))))

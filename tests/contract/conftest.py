@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 
-def second_step_wrong(prompt: str, sampling: Sampling) -> str:
+def second_step_wrong(prompt: str, sampling: CritiqueSampling) -> str:
     """A judge that calls every step that says WRONG wrong."""
     import re
 

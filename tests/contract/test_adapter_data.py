@@ -91,8 +91,9 @@ def test_a_mask_of_ones_sends_what_no_mask_sends(seen: Service) -> None:
     ids, _ = encoded(TURNS)
     for options in ({"tokenizer": GPT2}, {"tokenizer_name": "gpt2"}):
         scorer = Scorer(seen.url, **options)  # type: ignore[arg-type]
+        builder = scorer.query_builder()
         bodies = [
-            json.dumps(scorer._asked(0, Sample("q", ids=ids, mask=each, outcome=1.0)).body)
+            json.dumps(builder.build(0, Sample("q", ids=ids, mask=each, outcome=1.0)).body)
             for each in (None, [1] * len(ids))
         ]
         assert bodies[0] == bodies[1]

@@ -106,6 +106,10 @@ def test_mistakes_of_a_set_up_are_said_at_once(service: Service, scorer: Scorer)
         Scorer("http://127.0.0.1:9")
     with pytest.raises(InvalidRequestError, match="voting"):
         Scorer(service.url, voting={"m": 4})
+    with pytest.raises(
+        TypeError, match="unexpected keyword argument 'vooting': did you mean 'voting'"
+    ):
+        Scorer(service.url, vooting={"n": 4})  # type: ignore[call-arg]
     bare = Scorer(service.url)
     with pytest.raises(ValueError, match="give the policy's tokenizer"):
         bare.score_now([Sample("q", ids=[1], outcome=1.0)])

@@ -11,14 +11,14 @@ from typing import Any
 
 from capo_client.cli.attack.corpus import SOLUTIONS
 from capo_client.cli.attack.payloads import AUTHORITY, FAMILIES
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from kit_scripted import ScriptedEngine
 from kit_service import serving, settings
 
 STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)
 
 
-def respects_authority(prompt: str, sampling: Sampling) -> str:
+def respects_authority(prompt: str, sampling: CritiqueSampling) -> str:
     """Finds every error, unless it is told that somebody has checked."""
     errors = [solution.steps[solution.wrong] for solution in SOLUTIONS]
     steps = STEP.findall(prompt)

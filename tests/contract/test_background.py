@@ -10,12 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from capo_service.api.auth import Access
 from capo_service.concurrency import background
+from capo_service.engine.base import JudgeLimits
 from capo_service.observability import live
 from capo_service.observability.loop_lag import LoopWatch
-from capo_service.pipeline import canary
+from capo_service.pipeline import canary, loading
 from capo_service.pipeline import service as pipeline_service
+from capo_service.scheduling.key_watch import KeyWatch
 from kit_scripted import ScriptedEngine
 from kit_service import Service, body, eventually, serving, settings
 
@@ -31,8 +32,8 @@ def counted(service: Service, name: str) -> bool:
 
 # name -> how it is broken, and whether the service can go on without it
 TASKS: dict[str, tuple[object, str, bool]] = {
-    "key-file": (Access, "watch", True),
-    "live-view": (live.Live, "run", False),
+    "key-file": (KeyWatch, "run", True),
+    "live-view": (live.LiveView, "run", False),
     "loop-watch": (LoopWatch, "run", False),
     "garbage": (pipeline_service, "collect_when_idle", False),
     "canaries": (canary.CanaryWatch, "run", False),
@@ -67,7 +68,7 @@ def test_a_judge_that_cannot_be_loaded_is_told_where_nobody_asked_to_hear_of_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(ScriptedEngine):
-        async def start(self) -> None:
+        async def start(self) -> JudgeLimits:
             raise ValueError("no such model")
 
     with serving(Broken(), settings(tmp_path), wait=False) as service:
@@ -79,11 +80,11 @@ def test_a_judge_that_cannot_be_loaded_is_told_where_nobody_asked_to_hear_of_it(
 def test_what_fails_after_the_engine_was_loaded_is_a_failure_to_load_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_service, "Preparer", lambda *_: 1 / 0)
+    monkeypatch.setattr(loading, "Preparer", lambda *_: 1 / 0)
     heard: list[BaseException] = []
 
     async def story() -> None:
-        found = pipeline_service.Runtime(settings(tmp_path), ScriptedEngine(), heard.append)
+        found = pipeline_service.Service(settings(tmp_path), ScriptedEngine(), heard.append)
         await found.start()
         async with asyncio.timeout(60):
             while not heard:

@@ -19,7 +19,8 @@ import pytest
 import capo_client
 import capo_wire as wire
 from capo_client import AsyncCreditClient, CreditClient, Rollout
-from capo_client.retry import RetryPolicy, retry_after
+from capo_client.retry import RetryPolicy
+from capo_wire.retry_policy import retry_after
 from kit_scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
 
@@ -102,7 +103,7 @@ def test_a_stream_yields_before_the_batch_is_done(tmp_path: Path) -> None:
     ):
         stream = client.credit_stream(rollouts(4))
         next(iter(stream))
-        assert service.runtime.admission.accepted == 4
+        assert service.service.admission.accepted == 4
         assert len(list(stream)) == 3
 
 
@@ -253,7 +254,7 @@ def test_leaving_a_stream_takes_its_requests_back(tmp_path: Path) -> None:
         next(stream)
         engine.delay = 30
         stream.close()
-        eventually(lambda: service.runtime.admission.accepted == 0)
+        eventually(lambda: service.service.admission.accepted == 0)
 
 
 def test_a_program_that_is_interrupted_or_forgets_to_close_ends(tmp_path: Path) -> None:
@@ -270,12 +271,12 @@ def test_a_program_that_is_interrupted_or_forgets_to_close_ends(tmp_path: Path) 
             stderr=subprocess.PIPE,
         )
         assert program.stdout is not None and program.stdout.readline() == b"go\n"
-        eventually(lambda: service.runtime.admission.accepted == 1)
+        eventually(lambda: service.service.admission.accepted == 1)
         program.send_signal(signal.SIGINT)
         said = program.communicate(timeout=20)[1].decode()
         assert program.returncode == -signal.SIGINT, said
         assert said.splitlines()[-1] == "KeyboardInterrupt"
-        eventually(lambda: service.runtime.admission.accepted == 0)
+        eventually(lambda: service.service.admission.accepted == 0)
 
 
 async def test_leaving_an_async_stream_ends_its_requests(tmp_path: Path) -> None:
@@ -285,7 +286,7 @@ async def test_leaving_an_async_stream_ends_its_requests(tmp_path: Path) -> None
             stream = client.credit_stream(rollouts(8))
             await anext(stream)
             await stream.aclose()
-        eventually(lambda: service.runtime.admission.accepted == 0)
+        eventually(lambda: service.service.admission.accepted == 0)
 
 
 def test_padded_arrays(service: Service) -> None:

@@ -113,10 +113,10 @@ def credit_on_the_same_loop(client: AsyncCreditClient) -> int:
 
 
 def opens_its_own(client: AsyncCreditClient) -> bool:
-    inherited = client._sender.connections._held[LOOP]
+    inherited = client._sender.connections._by_loop[LOOP]
     return (
         credit_on_the_same_loop(client) == 1
-        and client._sender.connections._held[LOOP] is not inherited
+        and client._sender.connections._by_loop[LOOP] is not inherited
     )
 
 
@@ -207,7 +207,9 @@ async def test_two_loops_at_once_and_one_after_the_other(service: Service) -> No
     found = await asyncio.gather(*(asyncio.to_thread(credit_on_a_loop, client) for _ in range(4)))
     assert found == [1] * 4
     assert await asyncio.to_thread(credit_on_a_loop, client) == 1
-    assert len(client._sender.connections._held) <= 2, "those of loops that are closed are let go"
+    assert len(client._sender.connections._by_loop) <= 2, (
+        "those of loops that are closed are let go"
+    )
     await client.aclose()
     with pytest.raises(RuntimeError, match="closed"):
         await client.credit(ROLLOUTS)

@@ -24,7 +24,7 @@ import trustme
 import capo_client
 import capo_wire as wire
 from capo_client import AsyncCreditClient, CreditClient, RetryPolicy
-from capo_client._tls import explain
+from capo_client._http import explain
 from capo_client.adapters.scoring import Scorer
 from capo_client.retry import WaitLog
 from kit_scripted import ScriptedEngine
@@ -87,7 +87,7 @@ def test_a_judge_that_comes_back_has_lost_no_rollouts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing listens for more attempts than were ever counted; then the service is there."""
-    monkeypatch.setattr("capo_client.retry._LOG_SECONDS", 3600.0)  # however slow the machine is
+    monkeypatch.setattr("capo_client.retry._LOG_INTERVAL", 3600.0)  # however slow the machine is
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     found: list[int] = []
@@ -176,7 +176,7 @@ def test_an_unknown_host_is_told_long_before_the_deadline(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     asked = resolver(monkeypatch, code)
-    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.3)
+    monkeypatch.setattr("capo_client._http._UNKNOWN_HOST_SECONDS", 0.3)
     with CreditClient("http://judge.invalid:8000", retry=SOON) as client:
         for call in (
             lambda: client.credit(ROLLOUTS, deadline=24 * 3600),
@@ -191,7 +191,7 @@ def test_an_unknown_host_is_told_long_before_the_deadline(
 
 def test_a_host_that_was_known_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a Kubernetes service, which has no address while none of its pods is ready."""
-    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.0)
+    monkeypatch.setattr("capo_client._http._UNKNOWN_HOST_SECONDS", 0.0)
     known = [True]
     real = socket.getaddrinfo
 
@@ -214,7 +214,7 @@ def test_a_host_that_was_known_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def drop_connections(client: AsyncCreditClient) -> None:
-    local = client._sender.connections._held.pop(asyncio.get_running_loop())
+    local = client._sender.connections._by_loop.pop(asyncio.get_running_loop())
     await local.http.aclose()
 
 
@@ -271,7 +271,7 @@ def test_a_tls_connection_that_breaks_is_tried_again_where_the_service_has_answe
 def test_with_replicas_hope_is_given_up_only_where_all_are_hopeless(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("capo_client._tls._UNKNOWN_HOST_SECONDS", 0.0)
+    monkeypatch.setattr("capo_client._http._UNKNOWN_HOST_SECONDS", 0.0)
     resolver(monkeypatch, socket.EAI_NONAME)
     with stub(then_credited(*[page(503)] * 12)) as server:
         assert served(f"http://nowhere.invalid,{server.url}") == 1
@@ -433,7 +433,7 @@ def test_no_character_but_a_newline_ends_a_line(service: Service) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100_000])
 async def test_lines_are_the_same_however_they_arrive(size: int) -> None:
-    from capo_client._tls import lines
+    from capo_client._http import lines
 
     text = '{"a": "\u2028\u0085ü"}\n\n{"b": "' + "x" * 5000 + '"}\nlast'.replace("\r", "")
     data = text.encode()

@@ -17,7 +17,7 @@ import pytest
 import capo_wire as wire
 from capo_client import CreditClient
 from capo_client.cli import demo
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from kit_engine import free_port, running
 from kit_scripted import ScriptedEngine
 from kit_service import serving, settings
@@ -42,7 +42,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
-def flags_the_first(prompt: str, sampling: Sampling) -> str:
+def flags_the_first(prompt: str, sampling: CritiqueSampling) -> str:
     return '{"analysis": "x", "incorrect_steps": [0]}'
 
 

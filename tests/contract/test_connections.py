@@ -87,7 +87,7 @@ def test_half_closed_and_gone_callers_free_the_judge(tmp_path: Path) -> None:
             gone.sendall(request)
             eventually(lambda: engine.running == 4)
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # RST
-        eventually(lambda: engine.running == 0 and service.runtime.accepted == 0)
+        eventually(lambda: engine.running == 0 and service.service.accepted == 0)
 
 
 def test_a_caller_that_takes_nothing_loses_its_place(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_caller_that_takes_nothing_loses_its_place(tmp_path: Path) -> None:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.sendall(HEAD + b"Accept: application/x-ndjson\r\n")
         lazy.sendall(b"Content-Length: %d\r\n\r\n" % len(text) + text)
-        eventually(lambda: service.runtime.accepted == 40)
-        eventually(lambda: service.runtime.accepted == 0)
+        eventually(lambda: service.service.accepted == 40)
+        eventually(lambda: service.service.accepted == 0)
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
 
 
@@ -155,7 +155,7 @@ def test_a_caller_that_hangs_up_is_no_failure_of_the_service(
             eventually(lambda: engine.running > 0)
         with connect(service) as sending:  # hangs up in the middle of its body
             sending.sendall(whole[:-5])
-        eventually(lambda: service.runtime.accepted == 0)
+        eventually(lambda: service.service.accepted == 0)
         counted = 'capo_requests_total{status="499"} 2.0'
         eventually(lambda: counted in httpx.get(f"{service.url}/metrics").text)
         assert 'status="5' not in httpx.get(f"{service.url}/metrics").text
@@ -173,6 +173,6 @@ def test_a_caller_that_hangs_up_in_a_stream_is_told_in_the_access_log_and_is_no_
         with connect(service) as connection:
             connection.sendall(request("/credit", "application/x-ndjson", 50))
             assert connection.recv(12) == b"HTTP/1.1 200"
-        eventually(lambda: service.runtime.accepted == 0 and engine.running == 0)
+        eventually(lambda: service.service.accepted == 0 and engine.running == 0)
         eventually(lambda: "ended client disconnected" in caplog.text)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

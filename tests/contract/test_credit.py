@@ -121,13 +121,13 @@ def test_messages_in_place_of_a_question(http: httpx.Client, service: Any) -> No
     ]
     [result] = credit(http, {"messages": turns, "response": GOOD, "outcome": 0})
     assert result["status"] == "ok"
-    assert "system: Be brief.\n\nuser: What is 6*9?" in service.runtime.engine.prompts[-1]
+    assert "system: Be brief.\n\nuser: What is 6*9?" in service.service.backend.prompts[-1]
 
 
 def test_the_reference_is_shown_only_if_asked(http: httpx.Client, service: Any) -> None:
     for shown in (True, False):
         credit(http, rollout(reference="#### 424242"), show_reference=shown)
-        assert ("424242" in service.runtime.engine.prompts[-1]) is shown
+        assert ("424242" in service.service.backend.prompts[-1]) is shown
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_ndjson_streams_every_result_and_then_a_summary(http: httpx.Client) -> N
     [
         (rollout(response=""), 422, "empty or blank"),
         (rollout(response=" \n\n "), 422, "empty or blank"),
-        (rollout(steps=[]), 422, "lie in no step"),
+        (rollout(steps=[]), 422, "are in no step"),
         (rollout(response="x\n\n" * 10_000), 413, "max_steps"),
         (rollout(response="x" * 70_000), 413, "max_characters"),
         (rollout(response_token_ids=[1] * 20_001, tokenizer="gpt2"), 413, "max_response_tokens"),

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from capo_client import AsyncCreditClient, Rollout
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from kit_engine import Running, free_port, running
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import body, serving, settings
@@ -108,7 +108,7 @@ def test_connections_that_are_only_held_are_given_up(service: Running) -> None:
 def test_work_that_finds_no_descriptor_is_to_be_tried_again(tmp_path: Path, number: int) -> None:
     failing = True
 
-    def script(prompt: str, sampling: Sampling) -> str:
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
         if failing:
             raise OSError(number, "Too many open files")
         return nothing_wrong(prompt, sampling)

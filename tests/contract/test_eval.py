@@ -9,15 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from capo_service.engine.base import Sampling
-from capo_service.engine.symbolic import SymbolicEngine
+from capo_service.engine.base import CritiqueSampling
+from capo_service.pipeline.critics import SymbolicCritic
 from kit_scripted import ScriptedEngine
 from kit_service import serving, settings, wait_for_lines
 
 STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)
 
 
-def finds_x(prompt: str, sampling: Sampling) -> str:
+def finds_x(prompt: str, sampling: CritiqueSampling) -> str:
     return json.dumps(
         {
             "analysis": "x",
@@ -105,6 +105,6 @@ def test_the_judge_without_a_model(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     steps = ["2 + 2 = 4.", "4 * 3 = 13."]
     path.write_text(json.dumps({"problem": "q", "steps": steps, "label": 1}))
-    with serving(SymbolicEngine(), settings(tmp_path)) as service:
+    with serving(SymbolicCritic(), settings(tmp_path)) as service:
         found = json.loads(capo_eval(path, "--url", service.url, "--json", "--no-plots").stdout)
     assert found["judge"] == "symbolic" and found["table"][0]["recall"] == 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from capo_service.pipeline.canary import Canary, load_canaries
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Service, body, eventually, serving, settings
@@ -18,7 +18,7 @@ HONEST = "Tom has 3 * 4 = 12 pens.\n\nHe gives away 5, so 12 - 5 = 8 are left."
 PADDED = HONEST + "\n\nSo it is right." * 5
 
 
-def flags_the_second(prompt: str, sampling: Sampling) -> str:
+def flags_the_second(prompt: str, sampling: CritiqueSampling) -> str:
     return '{"analysis": "x", "incorrect_steps": [1]}'
 
 
@@ -123,7 +123,7 @@ def test_cap_is_for_reasons_that_know_their_steps(tmp_path: Path) -> None:
         settings(tmp_path, suspicion={"near_empty": "cap"})
 
 
-def canary_judge(prompt: str, sampling: Sampling) -> str:
+def canary_judge(prompt: str, sampling: CritiqueSampling) -> str:
     """Finds what our own canaries got wrong, by their text."""
     wrong = {canary.steps[i]: i for canary in load_canaries(None) for i in canary.wrong_steps}
     named = [index for text, index in wrong.items() if text in prompt]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling, JudgeLimits
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import ROLLOUT, Background, HeldEngine, body, eventually, serving, settings
 
@@ -30,9 +30,9 @@ def test_before_the_judge_is_loaded_the_service_lives_but_is_not_ready(tmp_path:
     loaded = asyncio.Event()
 
     class Slow(ScriptedEngine):
-        async def start(self) -> None:
+        async def start(self) -> JudgeLimits:
             await loaded.wait()
-            await super().start()
+            return await super().start()
 
     with serving(Slow(), settings(tmp_path), wait=False) as service:
         assert httpx.get(f"{service.url}/health/live").status_code == 200
@@ -50,7 +50,7 @@ def test_a_full_queue_refuses_and_takes_again_later(tmp_path: Path) -> None:
     # Room for two: each has a few tokens, and four critiques of 64.
     with serving(engine, settings(tmp_path, max_queued_tokens=520)) as service:
         slow = Background(service, body(ROLLOUT, {**ROLLOUT, "outcome": 0}))
-        eventually(lambda: service.runtime.admission.accepted == 2)
+        eventually(lambda: service.service.admission.accepted == 2)
         refused = httpx.post(f"{service.url}/credit", json=body())
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         engine.let_go(service)
@@ -65,9 +65,9 @@ def test_a_single_rollout_does_not_wait_for_all_of_a_large_batch(tmp_path: Path)
     with serving(engine, settings(tmp_path, max_running=1)) as service:
         thirty = ({**ROLLOUT, "outcome": i / 30} for i in range(30))
         large = Background(service, body(*thirty, voting={"n": 1}))
-        eventually(lambda: service.runtime.admission.accepted == 30)
+        eventually(lambda: service.service.admission.accepted == 30)
         single = Background(service, body({**ROLLOUT, "question": "single?"}, voting={"n": 1}))
-        eventually(lambda: service.runtime.admission.accepted == 31)
+        eventually(lambda: service.service.admission.accepted == 31)
         engine.let_go(service)
         assert single.wait().status_code == large.wait().status_code == 200
     [turn] = [turn for turn, prompt in enumerate(engine.prompts) if "single?" in prompt]
@@ -110,7 +110,7 @@ def test_a_caller_that_hangs_up_frees_the_judge(tmp_path: Path, accept: str) -> 
             )
         eventually(lambda: engine.running == 0)
         assert len(engine.cancelled) == 4
-        eventually(lambda: service.runtime.admission.accepted == 0)
+        eventually(lambda: service.service.admission.accepted == 0)
 
 
 def test_a_dead_engine_fails_every_waiting_caller_at_once(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_dead_engine_fails_every_waiting_caller_at_once(tmp_path: Path) -> Non
             Background(service, body({**ROLLOUT, "outcome": i / 10}), Accept=accept)
             for i, accept in enumerate(["application/json", "application/x-ndjson"] * 3)
         ]
-        eventually(lambda: service.runtime.admission.accepted == 6)
+        eventually(lambda: service.service.admission.accepted == 6)
         service.loop.call_soon_threadsafe(engine.kill)
         statuses = []
         for caller in callers:
@@ -139,7 +139,7 @@ def test_identical_rollouts_in_flight_are_judged_once(tmp_path: Path) -> None:
         other = {**ROLLOUT, "id": "another name"}
         first = Background(service, body(ROLLOUT, other))
         second = Background(service, body(ROLLOUT, include=["critiques"]))
-        eventually(lambda: service.runtime.admission.accepted == 3)
+        eventually(lambda: service.service.admission.accepted == 3)
         engine.let_go(service)
         results = first.wait().json()["results"] + second.wait().json()["results"]
         assert len(engine.prompts) == 4
@@ -152,10 +152,10 @@ def test_one_caller_that_leaves_does_not_end_what_another_waits_for(tmp_path: Pa
     engine = HeldEngine()
     with serving(engine, settings(tmp_path)) as service:
         stays = Background(service, body())
-        eventually(lambda: service.runtime.admission.accepted == 1)
+        eventually(lambda: service.service.admission.accepted == 1)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{service.url}/credit", json=body(), timeout=0.3)
-        eventually(lambda: service.runtime.admission.accepted == 1)  # the service knows
+        eventually(lambda: service.service.admission.accepted == 1)  # the service knows
         engine.let_go(service)
         assert stays.wait().status_code == 200
         assert len(engine.prompts) == 4 and not engine.cancelled
@@ -219,7 +219,7 @@ def test_a_prompt_beyond_the_context_names_both_numbers(tmp_path: Path) -> None:
 def test_each_critique_has_a_seed_of_its_own(tmp_path: Path) -> None:
     seeds: list[int | None] = []
 
-    def script(prompt: str, sampling: Sampling) -> str:
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
         seeds.append(sampling.seed)
         return nothing_wrong(prompt, sampling)
 
@@ -249,15 +249,15 @@ def test_stopping_lets_accepted_work_end_and_takes_no_more(tmp_path: Path) -> No
     engine = ScriptedEngine(delay=1.0)
     with serving(engine, settings(tmp_path, drain_seconds=10)) as service:
         accepted = Background(service, body())
-        eventually(lambda: service.runtime.admission.accepted == 1)
+        eventually(lambda: service.service.admission.accepted == 1)
     assert accepted.wait().status_code == 200
 
 
 def test_the_routes_that_load_balancers_ask_for_are_there(tmp_path: Path) -> None:
     class Slow(ScriptedEngine):
-        async def start(self) -> None:
+        async def start(self) -> JudgeLimits:
             await loaded.wait()
-            await super().start()
+            return await super().start()
 
     loaded = asyncio.Event()
     with serving(Slow(), settings(tmp_path), wait=False) as service:

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from capo_client import AsyncCreditClient, CreditClient, Rollout, UnavailableError
 from capo_service.api import auth
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from capo_service.scheduling.api_keys import digest
 from kit_engine import free_port, running
 from kit_scripted import ScriptedEngine, nothing_wrong
@@ -101,7 +101,7 @@ def test_a_request_has_an_id_that_its_caller_may_choose(tmp_path: Path) -> None:
 
 
 def test_metrics_tell_what_the_dashboard_asks(tmp_path: Path) -> None:
-    def script(prompt: str, sampling: Sampling) -> str:
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
         if "cut me" in prompt:
             return '{"analysis": "' + "x" * 5000
         return nothing_wrong(prompt, sampling)

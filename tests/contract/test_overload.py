@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine.base import UNLIMITED, Sampling
+from capo_service.engine.base import UNLIMITED, CritiqueSampling
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Background, HeldEngine, Service, body, eventually, serving, settings
 
@@ -43,9 +43,9 @@ def test_evaluation_waits_while_training_is_judged_and_is_not_forgotten(tmp_path
     evaluation, training = ([rollout(name, i) for i in range(40)] for name in names)
     with serving(engine, settings(tmp_path, max_running=1)) as service:
         first = Background(service, body(*evaluation, voting={"n": 1}, priority="evaluation"))
-        eventually(lambda: service.runtime.admission.accepted == 40)
+        eventually(lambda: service.service.admission.accepted == 40)
         second = Background(service, body(*training, voting={"n": 1}))
-        eventually(lambda: service.runtime.admission.accepted == 80)
+        eventually(lambda: service.service.admission.accepted == 80)
         engine.let_go(service)
         assert first.wait().status_code == second.wait().status_code == 200
     judged = order(engine, names)
@@ -80,7 +80,7 @@ def test_ten_times_too_much_loses_nothing_that_was_accepted(tmp_path: Path) -> N
 
     with serving(engine, settings(tmp_path, **limits)) as service:
         answers = asyncio.run(flood(service))
-        admission = service.runtime.admission
+        admission = service.service.admission
         eventually(lambda: admission.accepted == 0)
         assert (admission.accepted_tokens, admission.running, admission.queued_tokens) == (0, 0, 0)
     accepted = [answer for answer in answers if answer.status_code == 200]
@@ -108,12 +108,12 @@ def test_a_client_that_stops_reading_holds_up_nobody(tmp_path: Path) -> None:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.sendall(head.encode() + sent)
             eventually(lambda: len(engine.prompts) == 1200 and engine.running == 0)
-            assert service.runtime.admission.accepted == 300, "the answer is not read"
+            assert service.service.admission.accepted == 300, "the answer is not read"
             assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
-        eventually(lambda: service.runtime.admission.accepted == 0)
+        eventually(lambda: service.service.admission.accepted == 0)
 
 
-def wordy(prompt: str, sampling: Sampling) -> str:
+def wordy(prompt: str, sampling: CritiqueSampling) -> str:
     return nothing_wrong(prompt, sampling).replace("fine", "fine, " * 300)
 
 
@@ -129,7 +129,7 @@ def test_a_large_engine_is_not_kept_from_its_work_by_a_default(
         limits = httpx.get(f"{service.url}/info").json()["limits"]
         assert limits["max_running"] == at_once
         caller = Background(service, body(*(rollout("q", i) for i in range(310)), voting={"n": 1}))
-        eventually(lambda: service.runtime.admission.running == at_once)
+        eventually(lambda: service.service.admission.running == at_once)
         eventually(lambda: len(engine.prompts) == at_once)
         service.loop.call_soon_threadsafe(engine.kill)
         assert caller.wait().status_code == 503

@@ -73,7 +73,7 @@ def test_looking_at_tokens_cannot_hold_up_the_service(
         found.append(httpx.post(f"{service.url}/tokens", json=asked, timeout=60))
 
     monkeypatch.setattr(inspector, "_place", held)
-    threads = [Thread(target=look) for _ in range(inspector._MOST_WAITING + 3)]
+    threads = [Thread(target=look) for _ in range(inspector._CONCURRENT + 3)]
     for thread in threads:
         thread.start()
     try:
@@ -82,7 +82,7 @@ def test_looking_at_tokens_cannot_hold_up_the_service(
         go_on.set()
         for thread in threads:
             thread.join()
-    assert [each.status_code for each in found] == [429] * 3 + [200] * inspector._MOST_WAITING
+    assert [each.status_code for each in found] == [429] * 3 + [200] * inspector._CONCURRENT
     assert found[0].headers["retry-after"] == "1"
     look()
     assert found[-1].status_code == 200, "those that ended make room again"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from capo_service.engine import openai
-from capo_service.engine.base import EncodedPrompt, Prompt, Sampling
+from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 from capo_service.engine.openai import OpenAIEngine
 from kit_scripted import ScriptedEngine
 from kit_service import body, serving, settings
@@ -106,7 +106,7 @@ def test_one_that_does_not_come_back_is_an_error_that_clients_try_again(
 class Thinking(ScriptedEngine):
     """A judge whose chat template ends in `<think>`."""
 
-    def encode(self, prompt: Prompt) -> EncodedPrompt:
+    def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
         return dataclasses.replace(super().encode(prompt), thought="<think>\n")
 
 
@@ -114,7 +114,7 @@ def test_a_draft_in_a_thought_that_the_template_opened_is_no_verdict(tmp_path: P
     draft = "Maybe this:\n<incorrect_steps>0</incorrect_steps>\n"
     own = "Step 1.</think>\n<incorrect_steps>1</incorrect_steps>"
 
-    def script(prompt: str, sampling: Sampling) -> str:
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
         return draft if sampling.grammar is None else VERDICT
 
     result = credited(Thinking(script), tmp_path, critique_format="tag")

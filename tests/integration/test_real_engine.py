@@ -26,7 +26,7 @@ from capo_client.cli.attack.run import broken
 from capo_service.core import critique_format, steps
 from capo_service.core.critique_format import OutputFormat
 from capo_service.engine import embedded
-from capo_service.engine.base import Prompt, Sampling
+from capo_service.engine.base import CritiqueSampling, JudgePrompt
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.engine.vllm import VllmEngine
 from capo_service.pipeline.verifier import Verifier
@@ -271,9 +271,9 @@ async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Run
             (hostile, False),
             ("</step_0 x> Which steps are wrong?", True),
         )
-        encoded = judge.encode(Prompt((("Judge the solution.", True),), user))
+        encoded = judge.encode(JudgePrompt((("Judge the solution.", True),), user))
         shape = OutputFormat(1, 0)
-        sampling = Sampling(0.7, 0.9, shape.max_tokens(), 1, shape.grammar(), shape.json_schema())
+        sampling = CritiqueSampling(0.7, 0.9, shape.max_tokens(), 1, shape.grammar(), shape.json_schema())
         done = await judge.complete("chat", encoded, sampling)
     finally:
         await judge.close()

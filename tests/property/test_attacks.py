@@ -17,12 +17,12 @@ from capo_client.cli.attack.run import Tally, broken, finds, tally
 from capo_service.core import steps
 from capo_service.core.prompt import nonce
 from capo_service.engine import control_tokens as escaping
-from capo_service.engine.base import EncodedPrompt, Prompt
+from capo_service.engine.base import ChatPrompt, EncodedPrompt, JudgePrompt, TokenPrompt
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.engine.prompt_encoder import PromptEncoder
-from capo_service.pipeline.judge_template import load_template
-from capo_service.pipeline.prepare import Policy, Prepared, Preparer
+from capo_service.pipeline.prepare import CritiquePolicy, Prepared, Preparer
 from kit_judges import TEMPLATES, encoder
+from kit_pipeline import make_preparer
 
 SECRET = b"secret"
 OPTIONS = wire.CreditOptions()
@@ -34,9 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("judges")
 
 
-def preparer(encode: Callable[[Prompt], EncodedPrompt]) -> Preparer:
-    template = load_template(None, "judge")
-    return Preparer(encode, None, template, {}, SECRET, Policy(style="verdict"))
+def preparer(encode: Callable[[JudgePrompt], EncodedPrompt]) -> Preparer:
+    return make_preparer(encode, CritiquePolicy(style="verdict"), SECRET)
 
 
 def plain(attack: Attack, like: Prepared) -> wire.Rollout:
@@ -59,15 +58,14 @@ def test_the_corpus_has_at_least_200_attacks_that_all_differ() -> None:
 def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) -> None:
     judge: PromptEncoder = encoder(kind, folder)
 
-    def encode(prompt: Prompt) -> EncodedPrompt:
-        ids = judge.encode(prompt)
-        return EncodedPrompt(ids, len(ids), prompt.opening)
+    def encode(prompt: JudgePrompt) -> EncodedPrompt:
+        return TokenPrompt(judge.encode(prompt), prompt.opening)
 
     prepare = preparer(encode).prepare
 
     def controls(prepared: Prepared) -> list[int]:
-        assert isinstance(prepared.prompt.payload, list)
-        return [i for i in prepared.prompt.payload if i in judge.control_ids]  # type: ignore[misc]
+        assert prepared.task is not None and isinstance(prepared.task.prompt, TokenPrompt)
+        return [i for i in prepared.task.prompt.ids if i in judge.control_ids]
 
     for attack in CORPUS:
         hostile = prepare(attack.rollout(), OPTIONS)
@@ -80,11 +78,11 @@ def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) ->
 
 
 def test_no_attack_names_the_code_of_the_tags_and_the_numbers_are_ours() -> None:
-    seen: list[Prompt] = []
+    seen: list[JudgePrompt] = []
 
-    def encode(prompt: Prompt) -> EncodedPrompt:
+    def encode(prompt: JudgePrompt) -> EncodedPrompt:
         seen.append(prompt)
-        return EncodedPrompt([], 0)
+        return TokenPrompt([])
 
     prepare = preparer(encode).prepare
     for attack in CORPUS:
@@ -112,7 +110,8 @@ async def test_chat_text_holds_no_marker_that_a_server_could_take_for_its_own() 
 
 
 def markers(prepared: Prepared) -> list[str]:
-    texts = [turn["content"] for turn in prepared.prompt.payload]  # type: ignore[index,call-overload]
+    assert prepared.task is not None and isinstance(prepared.task.prompt, ChatPrompt)
+    texts = [turn["content"] for turn in prepared.task.prompt.messages]
     return [found[0] for text in texts for found in escaping._MARKER.finditer(text)]
 
 

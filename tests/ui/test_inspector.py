@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from capo_service.core import rewards
-from capo_service.core.voting import Votes, count_votes
-from capo_service.engine.symbolic import SymbolicEngine
+from capo_service.core.voting import VoteCount
+from capo_service.engine.base import EngineStatus
+from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.scheduling.api_keys import make_key
 from kit_browser import browsing, launch, visit
 from kit_scripted import ScriptedEngine
@@ -50,7 +52,7 @@ def page(browser: Browser) -> Iterator[Page]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     chosen = settings(folder, live_rollouts=20, canary_seconds=0.2)
-    with serving(SymbolicEngine(), chosen) as found:
+    with serving(SymbolicCritic(), chosen) as found:
         yield found
 
 
@@ -239,7 +241,7 @@ def test_the_live_view(page: Page, service: Service) -> None:
 
 
 def test_the_live_view_keeps_nothing_unless_it_is_asked_to(page: Page, tmp_path: Path) -> None:
-    with serving(SymbolicEngine(), settings(tmp_path)) as service:
+    with serving(SymbolicCritic(), settings(tmp_path)) as service:
         visit(page, service.url)
         ask(page)
         expect(page.locator(".step")).to_have_count(3)
@@ -303,8 +305,9 @@ class Loading(ScriptedEngine):
     let = False
 
     @property
-    def ready(self) -> bool:
-        return self.let and super().ready
+    def status(self) -> EngineStatus:
+        status = super().status
+        return replace(status, ready=self.let and status.ready)
 
 
 def test_a_service_that_is_not_ready_is_waited_for(page: Page, tmp_path: Path) -> None:
@@ -321,7 +324,7 @@ def test_a_service_that_is_not_ready_is_waited_for(page: Page, tmp_path: Path) -
 
 
 def test_no_key_and_then_the_key(page: Page, tmp_path: Path) -> None:
-    with serving(SymbolicEngine(), settings(tmp_path, api_keys=["secret"])) as service:
+    with serving(SymbolicCritic(), settings(tmp_path, api_keys=["secret"])) as service:
         visit(page, service.url)
         expect(page.locator("#judge")).to_have_text("An API key is needed.")
         ask(page)
@@ -339,7 +342,7 @@ def test_a_full_service_is_asked_again_when_it_said(page: Page, tmp_path: Path) 
     value, entry = make_key("reader")
     keys = tmp_path / "keys.toml"
     keys.write_text(entry.rstrip() + "\nrollouts_per_minute = 20\n")
-    with serving(SymbolicEngine(), settings(tmp_path, api_keys_file=keys)) as service:
+    with serving(SymbolicCritic(), settings(tmp_path, api_keys_file=keys)) as service:
         visit(page, service.url)
         page.fill("#api-key", value)
         page.keyboard.press("Tab")
@@ -384,7 +387,7 @@ def test_the_page_votes_as_the_service_does(
 ) -> None:  # fmt: skip
     if not page.url.startswith(service.url):
         visit(page, service.url)
-    counts, valid = count_votes(critiques, 4)
+    votes = VoteCount.of(critiques, 4, sure, weight)
     said: list[dict[str, Any]] = [
         {"valid": c is not None, "wrong_steps": sorted(c or ())} for c in critiques
     ]
@@ -401,10 +404,10 @@ def test_the_page_votes_as_the_service_does(
     found = page.evaluate(
         "async ([r, v]) => (await import('/ui/votes.js')).revote(r, v)", [result, vote]
     )
-    if not valid:
+    if not votes.valid:
         assert found["judges"] == 0
         return
-    penalties = Votes(counts, valid, sure, weight).penalties(method)
+    penalties = votes.penalties(method)
     expected = rewards.step_rewards(scheme, penalties, outcome, float(whole), float(process))
     assert found["rewards"] == pytest.approx(expected)
     assert [step["wrong"] for step in found["steps"]] == [penalty >= 0.5 for penalty in penalties]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import capo_wire as wire
 from capo_service.core.arithmetic import equations, false_equations
-from capo_service.core.voting import Votes, decided, penalties
-from capo_service.engine.symbolic import SymbolicEngine
-from capo_service.pipeline.critiques import Creditor
-from capo_service.pipeline.judge_template import load_template
-from capo_service.pipeline.prepare import Policy, Preparer
+from capo_service.core.voting import VoteCount
+from capo_service.engine.base import UNLIMITED
+from capo_service.pipeline.critics import JudgeCritic, SymbolicCritic
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from kit_pipeline import credit, make_preparer
 from kit_scripted import ScriptedEngine
 
 TRUE = [
@@ -133,16 +133,12 @@ def test_time_is_linear(piece: str) -> None:
     assert long < 40 * max(short, 0.001), f"{short:.4f} s for 10,000, {long:.4f} s for 80,000"
 
 
-def prepared(
-    text: list[str], votes: int, engine: SymbolicEngine | ScriptedEngine
-) -> tuple[Preparer, wire.Rollout]:
+def rollout_of(text: list[str]) -> wire.Rollout:
     spans, at = [], 0
     for step in text:
         spans.append((at, at + len(step)))
         at += len(step)
-    rollout = wire.Rollout(question="q", response="".join(text), steps=spans, outcome=1.0)
-    policy = Policy(symbolic_votes=votes, prefill=True)
-    return Preparer(engine.encode, None, load_template(None, "embedded"), {}, b"s", policy), rollout
+    return wire.Rollout(question="q", response="".join(text), steps=spans, outcome=1.0)
 
 
 STEPS = ["4 * 3 = 15 euros. ", "20 - 15 = 5 euros. ", "So 5 + 5 = 11."]
@@ -150,13 +146,11 @@ STEPS = ["4 * 3 = 15 euros. ", "20 - 15 = 5 euros. ", "So 5 + 5 = 11."]
 
 @pytest.mark.parametrize("method", ["greedy", "intersection", "majority", "union", "average"])
 async def test_the_engine_without_a_model(method: wire.VotingMethod) -> None:
-    engine = SymbolicEngine()
-    await engine.start()
-    preparer, rollout = prepared(STEPS, 0, engine)
     options = wire.CreditOptions(voting=wire.Voting(method=method))
-    done = await Creditor(engine, None).judge(preparer.prepare(rollout, options), rollout, options)  # type: ignore[arg-type]
-    assert [step.wrong for step in done.result.steps] == [True, False, True]
-    [critique, *_] = done.result.critiques or []
+    prepared = Preparer(None, {}, CritiquePolicy()).prepare(rollout_of(STEPS), options)
+    result = await credit(SymbolicCritic(), prepared, options, outcome=1.0)
+    assert [step.wrong for step in result.steps] == [True, False, True]
+    [critique, *_] = result.critiques or []
     assert "Step 0: 4 * 3 = 15 euros, but it is 12" in critique.text
 
 
@@ -164,13 +158,14 @@ async def test_the_engine_without_a_model(method: wire.VotingMethod) -> None:
 async def test_votes_beside_a_judge_that_sees_nothing(votes: int, wrong: list[int]) -> None:
     engine = ScriptedEngine(lambda prompt, sampling: '", "incorrect_steps": []}')
     await engine.start()
-    preparer, rollout = prepared(STEPS, votes, engine)
+    preparer = make_preparer(engine.encode, CritiquePolicy(symbolic_votes=votes), prefill=True)
     options = wire.CreditOptions(voting=wire.Voting(method="majority", n=4, early_stop=False))
-    done = await Creditor(engine, None).judge(preparer.prepare(rollout, options), rollout, options)  # type: ignore[arg-type]
-    assert [step.index for step in done.result.steps if step.wrong] == wrong
-    assert done.result.steps[0].votes == wire.Votes(wrong=votes, valid=4 + votes, asked=4)
-    assert done.result.steps[1].votes == wire.Votes(wrong=0, valid=4, asked=4)
-    said = [critique for critique in done.result.critiques or [] if critique.critic == "symbolic"]
+    prepared = preparer.prepare(rollout_of(STEPS), options)
+    result = await credit(JudgeCritic(engine, UNLIMITED), prepared, options, outcome=1.0)
+    assert [step.index for step in result.steps if step.wrong] == wrong
+    assert result.steps[0].votes == wire.Votes(wrong=votes, valid=4 + votes, asked=4)
+    assert result.steps[1].votes == wire.Votes(wrong=0, valid=4, asked=4)
+    said = [critique for critique in result.critiques or [] if critique.critic == "symbolic"]
     assert [(each.wrong_steps, each.weight) for each in said] == (
         [([0, 2], votes)] if votes else []
     )
@@ -185,16 +180,18 @@ async def test_votes_beside_a_judge_that_sees_nothing(votes: int, wrong: list[in
 def test_decided_with_a_sure_critic_means_decided(
     method: str, critiques: list[frozenset[int]], sure: set[int], weight: int, seen: int
 ) -> None:
-    def votes(some: list[frozenset[int]]) -> Votes:
-        return Votes([sum(step in c for c in some) for step in range(4)], len(some), sure, weight)
+    def votes(some: list[frozenset[int]]) -> VoteCount:
+        return VoteCount(
+            [sum(step in c for c in some) for step in range(4)], len(some), sure, weight
+        )
 
     part = critiques[:seen]
     if votes(part).decided(method, len(critiques) - len(part)):  # type: ignore[arg-type]
         assert votes(part).penalties(method) == votes(critiques).penalties(method)  # type: ignore[arg-type]
     whole = votes(critiques)
-    bare = penalties(method, whole.counts, whole.valid)  # type: ignore[arg-type]
+    bare = VoteCount(whole.counts, whole.valid).penalties(method)  # type: ignore[arg-type]
     assert all(whole.penalties(method)[s] >= bare[s] for s in range(4))  # type: ignore[arg-type]
-    assert decided(method, whole.counts, whole.valid, 0)  # type: ignore[arg-type]
+    assert VoteCount(whole.counts, whole.valid).decided(method, 0)  # type: ignore[arg-type]
     assert not votes([]).decided(method, len(critiques))  # type: ignore[arg-type]
 
 
@@ -214,7 +211,7 @@ def test_a_wave_with_a_sure_critic_is_as_small_as_could_decide_the_vote(
         """Where further critiques agree, and name no step that nobody has named."""
         may = [(0, more) if counts[step] or step in sure else (0,) for step in range(4)]
         return any(
-            Votes(
+            VoteCount(
                 [count + named for count, named in zip(counts, further, strict=True)],
                 len(critiques) + more,
                 sure,
@@ -223,5 +220,5 @@ def test_a_wave_with_a_sure_critic_is_as_small_as_could_decide_the_vote(
             for further in product(*may)
         )
 
-    wave = Votes(counts, len(critiques), sure, weight).next_wave(method, remaining)
+    wave = VoteCount(counts, len(critiques), sure, weight).next_wave(method, remaining)
     assert wave == next(more for more in range(1, remaining + 1) if could_decide(more))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from capo_service.engine.local_models import weights_digest
-from capo_service.pipeline.rollout import fingerprint, judge_digest
+from capo_service.pipeline.judge_digest import fingerprint, judge_digest
 from capo_service.settings import Settings
 from kit_scripted import ScriptedEngine
 

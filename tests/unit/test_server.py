@@ -74,13 +74,17 @@ async def started(
         self.servers = [SimpleNamespace(sockets=sockets(*names))]  # type: ignore[list-item]
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    access = SimpleNamespace(keys=keys, reload=lambda: None)
+    key_watch = SimpleNamespace(reload=lambda: None)
     loaded = asyncio.Event()
     loaded.set()
-    runtime: Any = SimpleNamespace(
-        access=access, settings=settings, loaded=loaded, engine=SimpleNamespace(model="m")
+    service: Any = SimpleNamespace(
+        keys=keys,
+        key_watch=key_watch,
+        settings=settings,
+        loaded=loaded,
+        backend=SimpleNamespace(model="m"),
     )
-    await Server(uvicorn.Config("none:none"), runtime).startup()
+    await Server(uvicorn.Config("none:none"), service).startup()
     await asyncio.sleep(0)
 
 
@@ -126,9 +130,10 @@ async def test_a_port_that_is_taken_is_an_error_of_its_own(monkeypatch: pytest.M
         raise SystemExit(3)
 
     monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    runtime: Any = SimpleNamespace(access=SimpleNamespace(reload=lambda: None), settings=Settings())
+    key_watch = SimpleNamespace(reload=lambda: None)
+    service: Any = SimpleNamespace(key_watch=key_watch, settings=Settings())
     with pytest.raises(CannotListenError):
-        await Server(uvicorn.Config("none:none"), runtime).startup()
+        await Server(uvicorn.Config("none:none"), service).startup()
 
 
 @pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"api_keys": ["secret"]}, False)])

@@ -11,17 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import capo_wire as wire
-from capo_service.engine.base import EncodedPrompt, Sampling
-from capo_service.pipeline.critiques import Creditor, NoValidCritiqueError
+from capo_service.engine.base import ChatPrompt, CritiqueSampling
+from capo_service.pipeline.critics import JudgeCritic
+from capo_service.pipeline.errors import NoValidCritiqueError
+from capo_service.pipeline.judge_prompt import JudgeTask
 from capo_service.pipeline.prepare import Prepared
+from kit_pipeline import credit
 from kit_scripted import ScriptedEngine
 
 STEPS = 4
-
-
-class Unasked:
-    async def verify(self, response: str, reference: str) -> Any:
-        raise AssertionError("the outcome is given")
 
 
 def prepared() -> Prepared:
@@ -29,8 +27,10 @@ def prepared() -> Prepared:
         response="a\n\nb\n\nc\n\nd",
         spans=[(i, i + 1) for i in range(STEPS)],
         token_spans=[(i, i + 1) for i in range(STEPS)],
-        prompt=EncodedPrompt([{"role": "user", "content": "?"}], 1),
-        sampling=Sampling(0.7, 0.9, 1000, seed=5),
+        task=JudgeTask(
+            ChatPrompt([{"role": "user", "content": "?"}], tokens=1),
+            CritiqueSampling(0.7, 0.9, 1000, seed=5),
+        ),
     )
 
 
@@ -39,23 +39,24 @@ def judge(
 ) -> tuple[wire.Credited | None, int]:
     """The result for critiques that say, by position, what is given; and how many were begun."""
 
-    def script(prompt: str, sampling: Sampling) -> str:
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
         assert sampling.seed is not None
         return verdicts[seeds[sampling.seed]]
 
     # The k-th critique's seed tells the script which it is.
-    seeds = {prepared().sampling.of_critique(i).seed: i for i in range(k)}
+    task = prepared().task
+    assert task is not None
+    seeds = {task.sampling.of_critique(i).seed: i for i in range(k)}
     voting: dict[str, Any] = {"method": method, "early_stop": early_stop, "seed": 5}
     if method != "greedy":
         voting["n"] = k
     options = wire.CreditOptions.model_validate({"voting": voting})
-    rollout = wire.Rollout(question="q", response=prepared().response, outcome=1.0)
 
     async def run() -> tuple[wire.Credited | None, int]:
         engine = ScriptedEngine(script, slots=slots)
         await engine.start()
         try:
-            result = (await Creditor(engine, Unasked()).judge(prepared(), rollout, options)).result
+            result = await credit(JudgeCritic(engine, slots), prepared(), options, outcome=1.0)
         except NoValidCritiqueError:
             return None, len(engine.prompts)
         return result, len(engine.prompts)

@@ -1,4 +1,4 @@
-"""What every request gets, whatever its route: an id, a span, and a line in the log."""
+"""A request id for every request; a trace span and a log line for requests for credit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 HEADER = b"x-request-id"
 
 
-class RequestContext:
-    """ASGI middleware. A caller's X-Request-Id is taken over if it is one, and always sent back."""
+class AccessLog:
+    """ASGI middleware. A valid X-Request-Id of the caller is kept; the id is always sent back."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -28,7 +28,7 @@ class RequestContext:
         headers = dict(scope["headers"])
         name = logs.begin_request(headers.get(HEADER, b"").decode("latin-1"))
         credit = scope["path"] == "/credit"
-        facts = scope.setdefault("state", {}).setdefault("facts", {})
+        state = scope.setdefault("state", {})
         status, started = 500, time.monotonic()
 
         async def send_named(message: Message) -> None:
@@ -46,10 +46,17 @@ class RequestContext:
                 await self._app(scope, receive, send_named)
             finally:
                 seconds = round(time.monotonic() - started, 4)
+                # Set by the route: whose request it was, and of how many rollouts.
+                facts = dict(state.get("access", {}))
+                if "ended" in state:
+                    facts["ended"] = state["ended"]
                 span.set_attributes({"http.response.status_code": status, **facts})
-                told = ", ".join(f"{name} {value}" for name, value in facts.items())
+                shown = ", ".join(f"{name} {value}" for name, value in facts.items())
                 log.info(
-                    "%s /credit %d in %.3f s%s", scope["method"], status, seconds,
-                    f": {told}" if told else "",
+                    "%s /credit %d in %.3f s%s",
+                    scope["method"],
+                    status,
+                    seconds,
+                    f": {shown}" if shown else "",
                     extra={"status": status, "seconds": seconds, **facts},
-                )  # fmt: skip
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_args
@@ -18,19 +19,22 @@ from starlette.middleware.cors import CORSMiddleware
 import capo_wire as wire
 from capo_service import version
 from capo_service.api import inspector, problems, remote_reward
-from capo_service.api.access_log import RequestContext
+from capo_service.api.access_log import AccessLog
+from capo_service.api.auth import require
 from capo_service.api.credit_response import (
     NDJSON,
-    Call,
-    Stream,
+    CreditCall,
     by_size,
     counted,
+    credit_json,
+    credit_stream,
     until_disconnect,
 )
 from capo_service.api.parsing import parse, read_body
 from capo_service.api.problems import ProblemError
 from capo_service.engine.base import Engine
-from capo_service.pipeline.service import Runtime
+from capo_service.pipeline.critics import SymbolicCritic
+from capo_service.pipeline.service import Service
 from capo_service.settings import Settings
 from capo_wire.validation import field_path, message_of
 
@@ -39,30 +43,30 @@ _NAMES = {404: "not-found", 405: "method-not-allowed"}
 
 def create_app(
     settings: Settings,
-    engine: Engine,
+    backend: Engine | SymbolicCritic,
     on_failure: Callable[[BaseException], None] | None = None,
     on_ready: Callable[[], None] | None = None,
     wait: bool = False,
 ) -> FastAPI:
-    """The service around one engine.
+    """The service around one judge.
 
     Args:
         settings: of the service.
-        engine: the judge.
-        on_failure: hears of a judge that cannot be loaded.
-        on_ready: hears of one that is.
+        backend: what the judge runs on.
+        on_failure: called once if the judge cannot be loaded.
+        on_ready: called once when it is.
         wait: whether start-up lasts until the judge is loaded, for servers that send no requests
             before; otherwise they are answered that it is not ready.
     """
-    runtime = Runtime(settings, engine, on_failure, on_ready)
+    service = Service(settings, backend, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await runtime.start(wait)
+        await service.start(wait)
         try:
             yield
         finally:
-            await runtime.close()
+            await service.close()
 
     app = FastAPI(
         title="capo-credit",
@@ -70,8 +74,8 @@ def create_app(
         summary="Voted step and token rewards from a generative process reward model (CAPO).",
         lifespan=lifespan,
     )
-    app.state.runtime = runtime
-    app.add_middleware(RequestContext)
+    app.state.service = service
+    app.add_middleware(AccessLog)
     if settings.allow_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -82,9 +86,9 @@ def create_app(
         )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _add_error_handlers(app)
-    _add_routes(app, runtime)
-    remote_reward.add_routes(app, runtime)
-    inspector.add_routes(app, runtime)
+    _add_routes(app, service)
+    remote_reward.add_routes(app, service)
+    inspector.add_routes(app, service)
     return app
 
 
@@ -92,6 +96,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     async def on_problem(request: Request, error: ProblemError) -> Response:
         return problems.response(error.problem, error.headers)
+
+    async def on_domain_error(request: Request, error: Exception) -> Response:
+        problem = problems.from_error(error)
+        return problems.response(problem.problem, problem.headers)
+
+    for kind in problems.DOMAIN_ERRORS:
+        app.add_exception_handler(kind, on_domain_error)
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
@@ -112,9 +123,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return problems.response(problems.explain(error))
 
 
-def _add_routes(app: FastAPI, runtime: Runtime) -> None:
-    settings, require = runtime.settings, runtime.access.require
-    may_credit = require("credit")
+def _add_routes(app: FastAPI, service: Service) -> None:
+    settings, keys = service.settings, service.keys
+    may_credit = require(keys, "credit")
 
     @app.post(
         "/credit",
@@ -139,19 +150,19 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         summary="Credit rollouts",
     )
     async def credit(request: Request) -> Response:
-        with counted(runtime.telemetry) as asked:
-            key = may_credit(request)
-            body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
-            batch = await by_size(len(body), parse, body, settings.max_rollouts)
-            call = Call(runtime, batch, asked.at, key)
-            request.state.facts |= {"rollouts": len(batch.items), "key": key.name}
-            if NDJSON in request.headers.get("accept", ""):
-                begun = Stream.begin(call)
-                response: Response = await until_disconnect(request.receive, begun)
-            else:
-                response = await until_disconnect(request.receive, call.respond())
-            asked.status = response.status_code
-        return response
+        return await counted(service.telemetry, answer(request))
+
+    async def answer(request: Request) -> Response:
+        started = time.monotonic()
+        key = may_credit(request)
+        body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
+        batch = await by_size(len(body), parse, body, settings.max_rollouts)
+        request.state.access = {"rollouts": len(batch.items), "key": key.name}
+        call = CreditCall(batch, key, service.backend.model, started, service.telemetry)
+        if NDJSON in request.headers.get("accept", ""):
+            streaming = credit_stream(call, service.creditor, settings.read_seconds)
+            return await until_disconnect(request.receive, streaming)
+        return await until_disconnect(request.receive, credit_json(call, service.creditor))
 
     def unavailable(when: str) -> dict[int | str, dict[str, Any]]:
         content = {problems.MEDIA_TYPE: {"schema": {"$ref": _ref("Problem")}}}
@@ -163,8 +174,8 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         responses=unavailable("The engine or a vital background task is dead for good"),
     )
     async def live() -> dict[str, str]:
-        if runtime.dead:
-            raise problems.from_problem(runtime.is_broken())
+        if service.dead:
+            raise service.failure
         return {"status": "live"}
 
     @app.get("/health", include_in_schema=False)  # as vLLM has it, and load balancers ask for it
@@ -174,23 +185,23 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
         responses=unavailable("Loading, draining, or the engine is dead"),
     )
     async def ready() -> dict[str, str]:
-        if (problem := runtime.why_not_ready) is not None:
-            raise runtime.unavailable(problem)
+        if (reason := service.why_not_ready) is not None:
+            raise reason
         return {"status": "ready"}
 
     @app.get(
         "/metrics",
         summary="Counters in Prometheus' form, the engine's own among them",
         response_class=Response,
-        dependencies=[Depends(require("metrics"))] if settings.metrics_need_key else [],
+        dependencies=[Depends(require(keys, "metrics"))] if settings.metrics_need_key else [],
     )
     async def metrics() -> Response:
-        engine = await runtime.engine.metrics()
-        return Response(runtime.telemetry.expose() + engine, media_type=CONTENT_TYPE_LATEST)
+        backend = await service.backend.metrics()
+        return Response(service.telemetry.expose() + backend, media_type=CONTENT_TYPE_LATEST)
 
     @app.get(
         "/info",
-        dependencies=[Depends(require("info"))],
+        dependencies=[Depends(require(keys, "info"))],
         summary="The judge, the tokenizers, the limits",
     )
     async def info() -> wire.Info:
@@ -198,18 +209,18 @@ def _add_routes(app: FastAPI, runtime: Runtime) -> None:
             name: getattr(settings, name)
             for name in type(settings).model_fields
             if name.startswith("max_")
-        } | {"max_running": runtime.admission.max_running}
+        } | {"max_running": service.admission.max_running}
         return wire.Info(
             version=version(),
             wire=wire.VERSION,
-            model=runtime.engine.model,
-            engine=runtime.engine.kind,
-            context_length=runtime.engine.context_length,
+            model=service.backend.model,
+            engine=service.backend.kind,
+            context_length=service.context_length,
             critique_style=settings.critique_style,
             critique_format=settings.critique_format,
-            template=runtime.template_digest,
-            judge_digest=runtime.judge_digest,
-            tokenizers=runtime.tokenizers,
+            template=service.template_digest,
+            judge_digest=service.judge_digest,
+            tokenizers=service.tokenizers,
             voting_methods=list(get_args(wire.VotingMethod)),
             reward_schemes=list(get_args(wire.RewardScheme)),
             segment_methods=list(get_args(wire.SegmentMethod)),

@@ -1,4 +1,4 @@
-"""One call of `POST /credit`: its results, together as JSON or one by one as NDJSON."""
+"""The answer of `POST /credit`: results together as JSON, or one by one as NDJSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi.responses import Response
@@ -15,135 +16,195 @@ from starlette.types import Receive, Scope, Send
 
 import capo_wire as wire
 from capo_service.api import problems
-from capo_service.api.parsing import Batch
 from capo_service.concurrency.cpu_thread import off_loop
-from capo_service.observability.metrics import Asked, Telemetry
-from capo_service.pipeline.rollout import Clock
-from capo_service.pipeline.service import Answer, Runtime
+from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.batch import BatchCreditor
+from capo_service.pipeline.types import BatchAnswer, Judged, RolloutBatch
 from capo_service.scheduling.api_keys import ApiKey
 
 log = logging.getLogger(__name__)
 
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
+_NO_USAGE = wire.Usage()
 
 T = TypeVar("T")
 
 
-@contextmanager
-def counted(telemetry: Telemetry) -> Iterator[Asked]:
-    """Count a request; a refusal's status is that of its problem."""
-    with telemetry.request() as asked:
-        try:
-            yield asked
-        except problems.ProblemError as error:
-            asked.status = error.problem.status
-            raise
+async def counted(telemetry: Telemetry, answering: Awaitable[T]) -> T:
+    """Answer a request for credit and count it; errors of the pipeline become problems here.
+
+    Raises:
+        ProblemError: the request is refused.
+    """
+    started, status = time.monotonic(), 500
+    try:
+        answer = await answering
+        status = answer.status_code if isinstance(answer, Response) else 200
+        return answer
+    except problems.DOMAIN_ERRORS as error:
+        problem = problems.from_error(error)
+        status = problem.problem.status
+        raise problem from None
+    except problems.ProblemError as error:
+        status = error.problem.status
+        raise
+    finally:
+        telemetry.requested(status, time.monotonic() - started)
 
 
-class Call:
-    """One call of `POST /credit`: its results, and what is told beside them."""
+@dataclass(frozen=True, slots=True)
+class CreditCall:
+    """One request for credit: what is credited, for which key, since when.
 
-    def __init__(self, runtime: Runtime, batch: Batch, started: float, key: ApiKey) -> None:
-        self.id = f"cr_{secrets.token_hex(8)}"
-        self.clock = Clock()
-        self.patience = runtime.settings.read_seconds
-        self.answers = runtime.credit(batch, self.clock, key)
-        self._model = runtime.engine.model
-        self._count = len(batch.items)
-        self._started = started
-        self.usage = wire.Usage()
+    `started` is a time of `time.monotonic`.
+    """
 
-    def add(self, answer: Answer) -> None:
-        if isinstance(answer, wire.Credited):
-            self.usage += answer.usage
+    batch: RolloutBatch
+    key: ApiKey
+    model: str
+    started: float
+    telemetry: Telemetry
 
-    def summary(self) -> wire.CreditSummary:
+    def result(self, answer: BatchAnswer) -> wire.Credited | wire.Failed:
+        """A rollout's answer in the terms of the wire; counts it."""
+        outcome = answer.outcome
+        result: wire.Credited | wire.Failed
+        if isinstance(outcome, Judged):
+            result = outcome.result
+        elif isinstance(outcome, wire.Failed):
+            result = outcome
+        else:
+            name = self.batch.ids[answer.position]
+            result = wire.Failed(id=name, error=problems.explain(outcome))
+        self.telemetry.answered(result, self.key.name)
+        return result
+
+    def summary(self, totals: Totals) -> wire.CreditSummary:
+        """What goes with the results."""
         return wire.CreditSummary(
-            id=self.id,
-            model=self._model,
-            usage=self.usage,
+            id=f"cr_{secrets.token_hex(8)}",
+            model=self.model,
+            usage=totals.usage,
             timing_ms=wire.Timing(
-                queue=round(self.clock.queue * 1000, 3),
-                engine=round(self.clock.engine * 1000, 3),
-                total=round((time.monotonic() - self._started) * 1000, 3),
+                queue=round(totals.queue_seconds * 1000, 3),
+                engine=round(totals.engine_seconds * 1000, 3),
+                total=round((time.monotonic() - self.started) * 1000, 3),
             ),
         )
 
-    async def respond(self) -> Response:
-        """All results at once.
 
-        Raises:
-            ProblemError: nothing was credited, and only because of the service.
-        """
-        results: list[Answer | None] = [None] * self._count
-        async with aclosing(self.answers) as answers:
-            async for position, answer in answers:
-                results[position] = answer
-                self.add(answer)
-        done = [result for result in results if result is not None]
-        failed = [result.error for result in done if isinstance(result, wire.Failed)]
-        if len(failed) == len(done) and all(e.status in (429, 503, 504) for e in failed):
-            raise problems.from_problem(max(failed, key=lambda problem: problem.status))
-        tokens = sum(len(r.token_rewards or ()) for r in done if isinstance(r, wire.Credited))
-        body = await by_size(16 * tokens, _json, self.summary(), done)
-        return Response(body, media_type="application/json")
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Over the answers so far: tokens summed up, the longest wait, and the longest judging."""
+
+    usage: wire.Usage = _NO_USAGE
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+    def plus(self, answer: BatchAnswer) -> Totals:
+        """These and another answer's."""
+        judged = answer.outcome
+        if not isinstance(judged, Judged):
+            return self
+        return Totals(
+            self.usage + judged.result.usage,
+            max(self.queue_seconds, judged.queue_seconds),
+            max(self.engine_seconds, judged.engine_seconds),
+        )
 
 
-def _json(summary: wire.CreditSummary, results: Sequence[Answer]) -> bytes:
-    """A `CreditResponse`, written result by result: the interpreter is held by none for long."""
+async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
+    """All results at once.
+
+    Raises:
+        ProblemError: nothing was credited, and only because of the service.
+    """
+    results: dict[int, wire.Credited | wire.Failed] = {}
+    totals = Totals()
+    async with aclosing(creditor.credit(call.batch, call.key)) as answers:
+        async for answer in answers:
+            results[answer.position] = call.result(answer)
+            totals = totals.plus(answer)
+    ordered = [results[position] for position in range(len(call.batch.items))]
+    failed = [result.error for result in ordered if isinstance(result, wire.Failed)]
+    if len(failed) == len(ordered) and all(e.status in (429, 503, 504) for e in failed):
+        raise problems.from_problem(max(failed, key=lambda problem: problem.status))
+    tokens = sum(len(r.token_rewards or ()) for r in ordered if isinstance(r, wire.Credited))
+    body = await by_size(16 * tokens, _json, call.summary(totals), ordered)
+    return Response(body, media_type="application/json")
+
+
+def _json(summary: wire.CreditSummary, results: Sequence[wire.Credited | wire.Failed]) -> bytes:
+    """A `CreditResponse`, serialised result by result, so that the GIL is never held for long."""
     written = ",".join(result.model_dump_json() for result in results)
     return f'{summary.model_dump_json()[:-1]},"results":[{written}]}}'.encode()
 
 
-class Stream(Response):
-    """Results as NDJSON, each as it finishes, and the summary as the last line."""
+class CreditStream(Response):
+    """Results as NDJSON, each as it finishes, and the summary as the last line.
+
+    Args:
+        call: whose results they are.
+        answers: those after the first.
+        first: the first answer.
+        line_seconds: seconds in which the caller must take a line.
+    """
 
     media_type = NDJSON
 
-    def __init__(self, call: Call, first: Answer) -> None:
+    def __init__(
+        self,
+        call: CreditCall,
+        answers: AsyncGenerator[BatchAnswer, None],
+        first: BatchAnswer,
+        line_seconds: float,
+    ) -> None:
         super().__init__(media_type=NDJSON, headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._call = call
+        self._answers = answers
         self._first = first
-
-    @classmethod
-    async def begin(cls, call: Call) -> Stream:
-        """Wait for the first result, so that a refused request still gets its status."""
-        _, first = await anext(call.answers)
-        return cls(call, first)
+        self._line_seconds = line_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._call.answers):
-            facts = scope["state"]["facts"]
+        async with aclosing(self._answers):
             try:
                 await until_disconnect(receive, self._send_all(send))
             except TimeoutError:
-                facts["ended"] = "client stopped reading"
+                scope["state"]["ended"] = "client stopped reading"
                 log.warning("client stopped reading; stream closed")
             except problems.ProblemError:  # its status was sent long ago
-                facts["ended"] = "client disconnected"
+                scope["state"]["ended"] = "client disconnected"
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for line in self._lines():
             # A caller that takes nothing holds its place in the queue.
-            async with asyncio.timeout(self._call.patience):
+            async with asyncio.timeout(self._line_seconds):
                 await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
-            await asyncio.sleep(0)  # where many are ready, others may have the event loop between
+            await asyncio.sleep(0)  # lets other requests run between lines that are ready
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self) -> AsyncGenerator[bytes, None]:
-        self._call.add(self._first)
-        yield self._first.model_dump_json().encode()
-        async for _, answer in self._call.answers:
-            self._call.add(answer)
-            yield answer.model_dump_json().encode()
-        yield self._call.summary().model_dump_json().encode()
+        totals = Totals().plus(self._first)
+        yield self._call.result(self._first).model_dump_json().encode()
+        async for answer in self._answers:
+            totals = totals.plus(answer)
+            yield self._call.result(answer).model_dump_json().encode()
+        yield self._call.summary(totals).model_dump_json().encode()
+
+
+async def credit_stream(
+    call: CreditCall, creditor: BatchCreditor, line_seconds: float
+) -> CreditStream:
+    """Wait for the first result, so that a refused request still gets its status."""
+    answers = creditor.credit(call.batch, call.key)
+    return CreditStream(call, answers, await anext(answers), line_seconds)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, and cancel it when the caller hangs up. The body was read before."""
+    """Run `work`, and cancel it when the caller hangs up. The body must have been read."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(receive))
     try:

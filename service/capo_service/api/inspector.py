@@ -1,7 +1,8 @@
-"""The inspector: its files, and what it asks beside `POST /credit`."""
+"""The inspector: its files, and the routes that only it needs."""
 
 from __future__ import annotations
 
+import asyncio
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from starlette.types import Scope
 import capo_wire as wire
 from capo_service import version
 from capo_service.api import problems
+from capo_service.api.auth import require
 from capo_service.api.parsing import read_body
 from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.core import alignment
 from capo_service.pipeline.prepare import limit
 from capo_service.pipeline.served_tokenizers import Vocabulary
-from capo_service.pipeline.service import Runtime
+from capo_service.pipeline.service import Service
 from capo_service.scheduling.api_keys import ApiKey
 from capo_wire.validation import first_error
 
@@ -29,11 +31,13 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_MOST_WAITING = 4  # texts that wait to be tokenized, on the thread that also prepares rollouts
+_CONCURRENT = 4  # requests to tokenize, on the thread that also prepares rollouts
 _HEADERS = {
-    "Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
-}  # fmt: skip
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
 class _Page(StaticFiles):
@@ -43,10 +47,10 @@ class _Page(StaticFiles):
         return response
 
 
-def add_routes(app: FastAPI, runtime: Runtime) -> None:
+def add_routes(app: FastAPI, service: Service) -> None:
     """The page at `/`, `POST /tokens` and `GET /live`."""
-    settings, require = runtime.settings, runtime.access.require
-    may_info, may_credit = require("info"), require("credit")
+    settings = service.settings
+    may_info, may_credit = require(service.keys, "info"), require(service.keys, "credit")
 
     @app.get("/", summary="The inspector, for a browser; else where things are")
     async def index(request: Request) -> Response:
@@ -75,9 +79,9 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
         after: float = 0.0,
         key: ApiKey = Depends(may_info),  # noqa: B008  # an Annotated cannot name what is local here
     ) -> wire.Live:
-        return runtime.live.seen_by(key, runtime.engine.model, after)
+        return service.live.seen_by(key, service.backend.model, after)
 
-    waiting = 0  # texts to be tokenized
+    free = asyncio.Semaphore(_CONCURRENT)
 
     @app.post(
         "/tokens",
@@ -101,30 +105,27 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
         except ValidationError as error:
             field, detail = first_error(error)
             raise problems.error("invalid-request", detail, field) from None
-        vocabulary = runtime.vocabularies.get(asked.tokenizer)
+        vocabulary = service.vocabularies.get(asked.tokenizer)
         if vocabulary is None:
-            served = ", ".join(runtime.tokenizers) or "none"
+            served = ", ".join(service.tokenizers) or "none"
             raise problems.error(
                 "unknown-tokenizer",
                 f"tokenizer {asked.tokenizer!r} is not served; this service has {served}",
                 "tokenizer",
             )
-        nonlocal waiting
-        if waiting >= _MOST_WAITING:
-            said = "others are looking at tokens; this is for people, and rollouts come first"
-            raise problems.error("queue-full", said, **{"Retry-After": "1"})
-        waiting += 1
-        try:
-            given = len(asked.response or ""), len(asked.response_token_ids or ())
-            limit("response", "characters", given[0], "max_characters", settings.max_characters)
-            limit(
-                "response", "tokens", given[1], "max_response_tokens", settings.max_response_tokens
+        if free.locked():
+            raise problems.error(
+                "queue-full", "too many concurrent /tokens requests; try again", Retry_After="1"
             )
-            return await off_loop(_place, vocabulary, asked)
-        except Exception as error:
-            raise problems.from_problem(problems.explain(error)) from None
-        finally:
-            waiting -= 1
+        async with free:
+            try:
+                sizes = len(asked.response or ""), len(asked.response_token_ids or ())
+                limit("response", "characters", sizes[0], "max_characters", settings.max_characters)
+                most = settings.max_response_tokens
+                limit("response", "tokens", sizes[1], "max_response_tokens", most)
+                return await off_loop(_place, vocabulary, asked)
+            except Exception as error:
+                raise problems.from_error(error) from None
 
 
 def _place(vocabulary: Vocabulary, asked: wire.TokensRequest) -> wire.Tokens:

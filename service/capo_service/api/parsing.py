@@ -6,7 +6,6 @@ import asyncio
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
@@ -17,9 +16,8 @@ import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.json_splitting import split
 from capo_service.concurrency.cpu_thread import off_loop
+from capo_service.pipeline.types import RolloutBatch
 from capo_wire.validation import first_error
-
-Item = wire.Rollout | wire.Failed
 
 _GZIP = ("gzip", "x-gzip")
 # Each end of a member copies what is left of its piece: with the whole body as one piece, a million
@@ -28,20 +26,6 @@ _GZIP_PIECE = 4096
 _LONGEST_ID = 256
 _SPLIT_ABOVE = 256 * 1024  # bytes; less is parsed in a millisecond
 _SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A request: what holds for all rollouts, and each rollout, or why it is refused."""
-
-    options: wire.CreditOptions
-    ids: list[str]
-    items: list[Item]
-
-    @property
-    def rollouts(self) -> list[wire.Rollout]:
-        """Those that were not refused."""
-        return [item for item in self.items if isinstance(item, wire.Rollout)]
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
@@ -123,7 +107,7 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     return bytes(plain)
 
 
-def parse(body: bytes, max_rollouts: int) -> Batch:
+def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
     """Check the envelope, then each rollout apart. CPU work only; safe in any thread.
 
     Raises:
@@ -162,7 +146,7 @@ def parse(body: bytes, max_rollouts: int) -> Batch:
         else _item(rollout, name)
         for (rollout, odd), name in zip(loaded, ids, strict=True)
     ]
-    return Batch(options, ids, items)
+    return RolloutBatch(options, ids, items)
 
 
 def _load(body: bytes) -> tuple[Any, bool]:
@@ -195,7 +179,7 @@ def _id(rollout: Any, position: int) -> str:
     return given
 
 
-def _item(rollout: Any, name: str) -> Item:
+def _item(rollout: Any, name: str) -> wire.Rollout | wire.Failed:
     try:
         return wire.Rollout.model_validate(rollout)
     except ValidationError as error:

@@ -13,7 +13,7 @@ import capo_wire as wire
 from capo_service.core.errors import InputError
 from capo_service.engine.base import EngineBusyError, EngineDeadError
 from capo_service.observability.logs import rollouts as rollout_log
-from capo_service.pipeline.critiques import NoValidCritiqueError
+from capo_service.pipeline.errors import BatchTooLargeError, NotReadyError, NoValidCritiqueError
 from capo_service.scheduling.admission import DrainingError, QueueFullError
 from capo_service.scheduling.quota import QuotaError, QuotaTooSmallError
 
@@ -53,6 +53,18 @@ TYPES = {
 }
 
 
+# What the pipeline raises for a whole request; `from_error` makes an answer of it.
+DOMAIN_ERRORS = (
+    BatchTooLargeError,
+    DrainingError,
+    InputError,
+    NotReadyError,
+    QueueFullError,
+    QuotaError,
+    QuotaTooSmallError,
+)
+
+
 class ProblemError(Exception):
     """Ends a request with a problem."""
 
@@ -86,9 +98,19 @@ def from_problem(problem: wire.Problem, headers: dict[str, str] | None = None) -
     return ProblemError(problem, headers)
 
 
+def from_error(error: Exception) -> ProblemError:
+    """The answer to a request that failed with an error, with a Retry-After where one is known."""
+    wait = getattr(error, "retry_after", None)
+    return from_problem(explain(error), {"Retry-After": str(wait)} if wait else {})
+
+
 def explain(cause: BaseException) -> wire.Problem:
-    """The problem behind whatever stopped a rollout."""
+    """The problem behind the error that stopped a request or a rollout."""
     match cause:
+        case NotReadyError():
+            return make(cause.reason, cause.detail)
+        case BatchTooLargeError():
+            return make("too-large", str(cause), "rollouts")
         case InputError():
             return make(cause.problem, cause.detail, cause.field)
         case NoValidCritiqueError():

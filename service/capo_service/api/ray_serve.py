@@ -16,8 +16,8 @@ from ray import serve
 
 from capo_service.api.app import create_app
 from capo_service.concurrency import gc_tuning
-from capo_service.engine.factory import make_engine
 from capo_service.observability import logs, tracing
+from capo_service.pipeline.loading import make_backend
 from capo_service.settings import load
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ class CreditService:
         logs.set_up(loaded)
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self._flush = tracing.set_up(loaded)
-        engine = make_engine(loaded)
+        engine = make_backend(loaded)
         self._app = create_app(loaded, engine, on_ready=gc_tuning.settle, wait=True)
-        if self._app.state.runtime.access.keys.open:
+        if self._app.state.service.keys.open:
             log.warning(
                 "no API key is needed: anyone who reaches Ray's proxy can use the judge. Set "
                 "api_keys_file in the application's args (`capo key NAME` makes an entry)"
@@ -53,9 +53,9 @@ class CreditService:
 
     async def check_health(self) -> None:
         """Ray replaces a replica that only a new process can bring back."""
-        runtime = self._app.state.runtime
-        if runtime.dead:
-            raise RuntimeError(runtime.is_broken().detail)
+        service = self._app.state.service
+        if service.dead:
+            raise RuntimeError(service.failure.detail)
 
     def __del__(self) -> None:
         self._flush()

@@ -9,6 +9,7 @@ judged as the policy's own text, so rollouts with tools need an adapter that run
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, TypeVar
@@ -18,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import capo_wire as wire
 from capo_service.api import problems
-from capo_service.api.credit_response import Call, counted, until_disconnect
-from capo_service.api.parsing import Batch, read_body
-from capo_service.observability.metrics import Asked
-from capo_service.pipeline.service import Runtime
-from capo_service.scheduling.api_keys import ApiKey
+from capo_service.api.auth import require
+from capo_service.api.credit_response import CreditCall, counted, until_disconnect
+from capo_service.api.parsing import read_body
+from capo_service.pipeline.batch import BatchCreditor
+from capo_service.pipeline.service import Service
+from capo_service.pipeline.types import RolloutBatch
 from capo_wire.aggregate import agreement, columns, log_metrics, mean_reward
 from capo_wire.answers import response_of
 from capo_wire.labels import reference_of
@@ -30,37 +32,40 @@ from capo_wire.validation import first_error
 
 M = TypeVar("M", bound=BaseModel)
 
+_DEFAULTS = wire.CreditOptions()
+_VOTING, _REWARD = _DEFAULTS.voting, _DEFAULTS.reward
+
 
 class RemoteOptions(BaseModel):
     """What the URL may say; names and defaults are those of `POST /credit`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    method: wire.VotingMethod = "majority"
-    n: int | None = None
-    temperature: float = 0.7
-    seed: int | None = None
-    scheme: wire.RewardScheme = "capo"
-    w_whole: float = 2.0
-    w_process: float = 1.0
-    segment: wire.SegmentMethod = "blank_line"
-    show_reference: bool = True
-    deadline_ms: int = 120_000
+    method: wire.VotingMethod = _VOTING.method
+    n: int | None = _VOTING.n
+    temperature: float = _VOTING.temperature
+    seed: int | None = _VOTING.seed
+    scheme: wire.RewardScheme = _REWARD.scheme
+    w_whole: float = _REWARD.w_whole
+    w_process: float = _REWARD.w_process
+    segment: wire.SegmentMethod = _DEFAULTS.segment.method
+    show_reference: bool = _DEFAULTS.show_reference
+    deadline_ms: int = _DEFAULTS.deadline_ms
 
     def credit_options(self) -> wire.CreditOptions:
         """The same in the terms of `POST /credit`."""
+        voting = wire.Voting(
+            method=self.method, n=self.n, temperature=self.temperature, seed=self.seed
+        )
+        reward = wire.Reward(scheme=self.scheme, w_whole=self.w_whole, w_process=self.w_process)
         return wire.CreditOptions(
-            voting=wire.Voting(
-                method=self.method, n=self.n, temperature=self.temperature, seed=self.seed
-            ),
-            reward=wire.Reward(
-                scheme=self.scheme, w_whole=self.w_whole, w_process=self.w_process
-            ),
+            voting=voting,
+            reward=reward,
             segment=wire.Segment(method=self.segment),
             show_reference=self.show_reference,
             include=[],
             deadline_ms=self.deadline_ms,
-        )  # fmt: skip
+        )
 
 
 class OpenRLHFRequest(BaseModel):
@@ -94,37 +99,34 @@ def _known(metrics: dict[str, list[float | None]]) -> dict[str, list[float]]:
     return {name: values for name, values in known.items() if len(values) == len(metrics[name])}
 
 
-def add_routes(app: FastAPI, runtime: Runtime) -> None:
+def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes to the service."""
-    may_credit = runtime.access.require("credit")
+    may_credit = require(service.keys, "credit")
     answers: dict[int | str, dict[str, Any]] = problems.openapi_responses()
 
     async def credited(
-        request: Request,
-        key: ApiKey,
-        rollouts: Sequence[wire.Rollout],
-        options: RemoteOptions,
-        asked: Asked,
+        request: Request, rollouts: Sequence[wire.Rollout], options: RemoteOptions, started: float
     ) -> list[wire.Credited]:
+        key = may_credit(request)
         try:
-            wanted = options.credit_options()
+            credit_options = options.credit_options()
         except ValidationError as error:
             raise problems.error(
                 "invalid-request", f"in the URL: {first_error(error)[1]}"
             ) from None
-        if len(rollouts) > runtime.settings.max_rollouts:
+        most = service.settings.max_rollouts
+        if len(rollouts) > most:
             raise problems.error(
                 "too-large",
-                f"the request has {len(rollouts)} rollouts; this service takes "
-                f"{runtime.settings.max_rollouts} (setting max_rollouts)",
+                f"the request has {len(rollouts)} rollouts; this service takes {most} "
+                "(setting max_rollouts)",
                 "query",
             )
-        request.state.facts |= {"rollouts": len(rollouts), "key": key.name}
+        request.state.access = {"rollouts": len(rollouts), "key": key.name}
         ids = [str(number) for number in range(len(rollouts))]
-        call = Call(runtime, Batch(wanted, ids, list(rollouts)), asked.at, key)
-        results = await until_disconnect(request.receive, _all(call, len(rollouts)))
-        asked.status = 200
-        return results
+        batch = RolloutBatch(credit_options, ids, rollouts)
+        call = CreditCall(batch, key, service.backend.model, started, service.telemetry)
+        return await until_disconnect(request.receive, _all(call, service.creditor))
 
     @app.post(
         "/openrlhf",
@@ -135,20 +137,23 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
     async def openrlhf(
         request: Request, options: Annotated[RemoteOptions, Query()]
     ) -> OpenRLHFResponse:
-        with counted(runtime.telemetry) as asked:
-            key = may_credit(request)
-            sent = await _read(request, OpenRLHFRequest, runtime)
-            labels = sent.labels or [None] * len(sent.query)
-            if not len(sent.query) == len(sent.prompts) == len(labels) or not sent.query:
-                raise problems.error(
-                    "invalid-request",
-                    "query, prompts and labels must be lists of one length, and not empty",
-                )
-            rollouts = [
-                _rollout(label, question=prompt, response=_response(query, prompt))
-                for query, prompt, label in zip(sent.query, sent.prompts, labels, strict=True)
-            ]
-            results = await credited(request, key, rollouts, options, asked)
+        return await counted(service.telemetry, answer_openrlhf(request, options))
+
+    async def answer_openrlhf(request: Request, options: RemoteOptions) -> OpenRLHFResponse:
+        started = time.monotonic()
+        may_credit(request)
+        sent = await _read(request, OpenRLHFRequest, service)
+        labels = sent.labels or [None] * len(sent.query)
+        if not len(sent.query) == len(sent.prompts) == len(labels) or not sent.query:
+            raise problems.error(
+                "invalid-request",
+                "query, prompts and labels must be lists of one length, and not empty",
+            )
+        rollouts = [
+            _rollout(label, question=prompt, response=_response(query, prompt))
+            for query, prompt, label in zip(sent.query, sent.prompts, labels, strict=True)
+        ]
+        results = await credited(request, rollouts, options, started)
         outcomes = [result.outcome.value for result in results if result.outcome]
         rewards = [mean_reward(result) for result in results]
         return OpenRLHFResponse(
@@ -164,33 +169,36 @@ def add_routes(app: FastAPI, runtime: Runtime) -> None:
         openapi_extra=_body(SlimeRequest),
     )
     async def slime(request: Request, options: Annotated[RemoteOptions, Query()]) -> float:
-        with counted(runtime.telemetry) as asked:
-            key = may_credit(request)
-            sent = await _read(request, SlimeRequest, runtime)
-            by_text = isinstance(sent.prompt, str)
-            prompt = {"question" if by_text else "messages": sent.prompt}
-            rollout = _rollout(sent.label, response=sent.response, **prompt)
-            [result] = await credited(request, key, [rollout], options, asked)
+        return await counted(service.telemetry, answer_slime(request, options))
+
+    async def answer_slime(request: Request, options: RemoteOptions) -> float:
+        started = time.monotonic()
+        may_credit(request)
+        sent = await _read(request, SlimeRequest, service)
+        prompt = {"question" if isinstance(sent.prompt, str) else "messages": sent.prompt}
+        rollout = _rollout(sent.label, response=sent.response, **prompt)
+        [result] = await credited(request, [rollout], options, started)
         return mean_reward(result)
 
 
-async def _all(call: Call, count: int) -> list[wire.Credited]:
+async def _all(call: CreditCall, creditor: BatchCreditor) -> list[wire.Credited]:
     """Every result, in order.
 
     Raises:
         ProblemError: one was not credited.
     """
     results: dict[int, wire.Credited] = {}
-    async with aclosing(call.answers) as answers:
-        async for position, answer in answers:
-            if isinstance(answer, wire.Failed):
-                raise problems.from_problem(answer.error)
-            results[position] = answer
-    return [results[position] for position in range(count)]
+    async with aclosing(creditor.credit(call.batch, call.key)) as answers:
+        async for answer in answers:
+            result = call.result(answer)
+            if isinstance(result, wire.Failed):
+                raise problems.from_problem(result.error)
+            results[answer.position] = result
+    return [results[position] for position in range(len(call.batch.items))]
 
 
-async def _read(request: Request, model: type[M], runtime: Runtime) -> M:
-    body = await read_body(request, runtime.settings.max_body_bytes, runtime.settings.read_seconds)
+async def _read(request: Request, model: type[M], service: Service) -> M:
+    body = await read_body(request, service.settings.max_body_bytes, service.settings.read_seconds)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -16,9 +16,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from capo_service.api import listen_address
+from capo_service.api.listen_address import ListenAddress
 from capo_service.api.uvicorn_protocol import patient_for
-from capo_service.cli import healthcheck
-from capo_service.pipeline.service import Runtime
+from capo_service.pipeline.service import Service
 from capo_service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,8 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     if settings.tls_cert is not None:
         tls = {"ssl_certfile": str(settings.tls_cert), "ssl_keyfile": str(settings.tls_key)}
     if settings.tls_client_ca is not None:
-        tls |= {
-            "ssl_ca_certs": str(settings.tls_client_ca), "ssl_cert_reqs": ssl.CERT_REQUIRED,
-        }  # fmt: skip
+        ca = str(settings.tls_client_ca)
+        tls |= {"ssl_ca_certs": ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return uvicorn.Config(
         app,
         http=patient_for(settings.read_seconds),
@@ -58,9 +58,9 @@ class Server(uvicorn.Server):
     nobody could see that the service is not ready. At a second signal, what is unanswered fails.
     """
 
-    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._runtime = runtime
+        self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
             CannotListenError: it cannot.
         """
         self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self._runtime.access.reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._service.key_watch.reload)
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -81,8 +81,8 @@ class Server(uvicorn.Server):
                 raise
             raise CannotListenError from None
         listening = [each for server in self.servers for each in server.sockets]
-        settings = self._runtime.settings
-        is_open = self._runtime.access.keys.open and settings.tls_client_ca is None
+        settings = self._service.settings
+        is_open = self._service.keys.open and settings.tls_client_ca is None
         if is_open and (beyond := [each for each in listening if not _is_local(each)]):
             log.warning(
                 "no API key is needed, and other machines can reach %s, port %d: anyone who can "
@@ -91,8 +91,8 @@ class Server(uvicorn.Server):
             )
         url = address(settings, listening)
         try:
-            self._note = healthcheck.note(
-                healthcheck.Place(url, settings.tls_client_ca is not None)
+            self._note = listen_address.write(
+                ListenAddress(url, settings.tls_client_ca is not None)
             )
         except OSError as error:
             log.warning(
@@ -101,10 +101,10 @@ class Server(uvicorn.Server):
         self._announcing = asyncio.create_task(self._announce(url))
 
     async def _announce(self, url: str) -> None:
-        await self._runtime.loaded.wait()
+        await self._service.loaded.wait()
         log.info(
             "ready: judge %s at %s (inspector: /, API: /docs, metrics: /metrics)",
-            self._runtime.engine.model,
+            self._service.backend.model,
             url,
         )
 
@@ -121,14 +121,14 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._draining is not None:
-            self._runtime.give_up()
+            self._service.give_up()
             return
-        log.info("stopping: %d rollouts are still to be answered", self._runtime.accepted)
+        log.info("stopping: %d rollouts are still to be answered", self._service.accepted)
         self._draining = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
         try:
-            await self._runtime.drain()
+            await self._service.drain()
         finally:
             self.should_exit = True
 

@@ -18,9 +18,10 @@ import capo_wire as wire
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate
-from capo_service.engine.base import EncodedPrompt, Prompt
+from capo_service.engine.base import ChatPrompt, JudgePrompt
+from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.judge_template import load_template
-from capo_service.pipeline.prepare import Preparer
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
@@ -78,8 +79,8 @@ def judge_prompts(
         ValueError: the model's tokenizer cannot be loaded.
     """
     encoding = _Encoding(model, settings.chat_template_kwargs)
-    policy = settings.policy()
-    preparer = Preparer(encoding, None, template, {}, _secret(settings), policy)
+    prompter = JudgePrompter(encoding, None, template, _secret(settings), settings.prefill)
+    preparer = Preparer(prompter, {}, CritiquePolicy.of(settings))
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"))
     for number, line in enumerate(_lines(rollouts), 1):
         if not line.strip():
@@ -94,7 +95,7 @@ def judge_prompts(
             "messages": encoding.messages,
             "steps": prepared.spans,
             "prompt_token_ids": encoding.ids,
-            "opening": prepared.prompt.opening,
+            "opening": prepared.task.prompt.opening if prepared.task else "",
         }
 
 
@@ -129,15 +130,14 @@ class _Encoding:
 
             self._encoder = PromptEncoder(local_model(model)[0], template_kwargs)
 
-    def __call__(self, prompt: Prompt) -> EncodedPrompt:
+    def __call__(self, prompt: JudgePrompt) -> ChatPrompt:
         self.messages = [
             {"role": role, "content": "".join(text for text, _ in segments)}
             for role, segments in (("system", prompt.system), ("user", prompt.user))
         ]
         self.ids = self._encoder.encode(prompt) if self._encoder else None
-        return EncodedPrompt(
-            self.messages, len(self.ids) if self.ids else None, prompt.opening if self.ids else ""
-        )
+        tokens = len(self.ids) if self.ids else None
+        return ChatPrompt(self.messages, prompt.opening if self.ids else "", tokens=tokens)
 
 
 def _rollout(line: Any) -> wire.Rollout:

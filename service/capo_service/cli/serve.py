@@ -16,8 +16,8 @@ from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.api.uvicorn_protocol import raise_file_limit
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.concurrency import gc_tuning
-from capo_service.engine.factory import make_engine
 from capo_service.observability import logs, tracing
+from capo_service.pipeline.loading import make_backend
 from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 
@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
 
     try:
         flush_traces = tracing.set_up(settings)
-        app = create_app(settings, make_engine(settings), on_failure, gc_tuning.settle)
+        app = create_app(settings, make_backend(settings), on_failure, gc_tuning.settle)
     except ValueError as error:  # a template or key file that is not valid, no exporter
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         return 2
@@ -98,7 +98,7 @@ def run(settings: Settings) -> int:
             "no --model is given: this serves the demo's judge (SmolLM2-135M), which finds no "
             "errors. For training name a model, as --model Qwen/Qwen2.5-7B-Instruct"
         )
-    server = Server(server_config(settings, app), app.state.runtime)
+    server = Server(server_config(settings, app), app.state.service)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run()

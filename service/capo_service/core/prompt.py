@@ -1,11 +1,12 @@
-"""Question and steps -> what the judge is asked (CAPO, section 3.2 and appendix).
+"""Question and steps -> the judge's prompt (CAPO, section 3.2 and appendix).
 
-The prompt is made of segments, each trusted (our words, the step tags) or not (question,
-reference, rollout). Segments are encoded apart, untrusted ones with no control tokens, so that no
-text of a rollout can leave its place. What all rollouts of a question share comes first.
+The prompt consists of segments: trusted ones (the template's text and the step tags) and untrusted
+ones (question, reference, rollout). Segments are tokenized separately, untrusted ones without
+control tokens, so that no text of a rollout can end its segment. The part that all rollouts of a
+question share comes first.
 
-Step tags carry a nonce that a rollout cannot know, so none can be forged; it depends on the
-question alone, or the rollouts of a question would not share a cached prefix.
+Step tags contain a nonce that a rollout cannot know, so they cannot be forged. It depends on the
+question only, so that the rollouts of a question share a cached prefix.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Segment = tuple[str, bool]  # text, trusted
+PromptSegment = tuple[str, bool]  # text, trusted
 
 _LETTERS = "bcdfghjklmnpqrstvwxz"
-# Noncharacters of Unicode: they mark, in rendered text, where an untrusted text belongs.
+# Unicode noncharacters mark, in rendered text, where an untrusted text is inserted.
 _SLOT = re.compile("\ufdd0(\\d+)\ufdd1")
 
 
 @dataclass(frozen=True, slots=True)
-class JudgePrompt:
-    """What the judge is asked, as chat turns of trusted and untrusted segments."""
+class RenderedPrompt:
+    """The judge's prompt: a system and a user turn of trusted and untrusted segments."""
 
-    system: tuple[Segment, ...]
-    user: tuple[Segment, ...]
+    system: tuple[PromptSegment, ...]
+    user: tuple[PromptSegment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class TaggedStep:
 
 
 def nonce(secret: bytes, question: str) -> str:
-    """Seven consonants that tags of this question carry: 30 bits, and never a word.
+    """The nonce in the step tags of a question: seven consonants, 30 bits, never a word.
 
-    In letters a judge's tokenizer needs a fifth fewer tokens for a tag than in hexadecimal.
+    A tag in letters takes a fifth fewer tokens than in hexadecimal.
     """
     digest = hmac.new(secret, question.encode("utf-8", "surrogatepass"), hashlib.sha256)
     number = int.from_bytes(digest.digest())
@@ -58,13 +59,17 @@ def nonce(secret: bytes, question: str) -> str:
 class PromptTemplate:
     """A Jinja template with the blocks `system` and `user`.
 
-    It is given `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
-    (verdict, brief, full) and `format` (json, tag). It is rendered in Jinja's sandbox, for it may
-    come with a model from somewhere: it reaches no attribute that begins with an underscore, and
-    changes nothing that it is given. It can still take long.
+    Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
+    (verdict, brief, full) and `format` (json, tag). It is rendered in Jinja's sandbox, because it
+    may come with a downloaded model: it cannot access attributes that begin with an underscore, nor
+    change its variables. Its run time is not limited.
+
+    Args:
+        source: text of the template.
+        name: for error messages.
 
     Raises:
-        ValueError: on construction, when the template is not valid or lacks a block or a text.
+        ValueError: the template is not valid, lacks a block, or does not show every text.
     """
 
     def __init__(self, source: str, name: str = "template") -> None:
@@ -97,8 +102,8 @@ class PromptTemplate:
         nonce: str,
         style: str,
         format: str,
-    ) -> JudgePrompt:
-        """The prompt for one rollout, whose steps are `steps`."""
+    ) -> RenderedPrompt:
+        """The prompt for a rollout that consists of `steps`."""
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
         values: dict[str, Any] = {
             "question": _slot(0),
@@ -113,7 +118,7 @@ class PromptTemplate:
         }
         context = self._template.new_context(values)
         blocks = self._template.blocks
-        return JudgePrompt(
+        return RenderedPrompt(
             system=_segments("".join(blocks["system"](context)), untrusted),
             user=_segments("".join(blocks["user"](context)), untrusted),
         )
@@ -123,7 +128,7 @@ def _slot(index: int) -> str:
     return f"\ufdd0{index}\ufdd1"
 
 
-def _segments(rendered: str, untrusted: Sequence[str]) -> tuple[Segment, ...]:
+def _segments(rendered: str, untrusted: Sequence[str]) -> tuple[PromptSegment, ...]:
     parts = _SLOT.split(rendered.strip())
     pairs = [
         (untrusted[int(part)], False) if position % 2 else (part, True)

@@ -38,10 +38,6 @@ def make_engine(settings: Settings) -> Engine:
             proxy=proxy.url if proxy else None,
             proxy_name=str(proxy or ""),
         )
-    if settings.engine == "symbolic":
-        from capo_service.engine.symbolic import SymbolicEngine
-
-        return SymbolicEngine()
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(_NO_VLLM.format("is not installed"))
     try:

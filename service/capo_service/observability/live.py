@@ -8,7 +8,6 @@ from collections import deque
 
 import capo_wire as wire
 from capo_service.observability.metrics import Telemetry
-from capo_service.pipeline.prepare import conversation
 from capo_service.scheduling.admission import Admission
 from capo_service.scheduling.api_keys import ANONYMOUS, ApiKey
 
@@ -18,7 +17,7 @@ _MOST_CHARACTERS = 20_000  # of a rollout that is kept
 _AT_ONCE = 200  # rollouts in one answer, the newest
 
 
-class Live:
+class LiveView:
     """Bounded, and in memory only.
 
     Args:
@@ -40,15 +39,16 @@ class Live:
         """Keep a credited rollout, if any are kept."""
         if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
             return
-        question = rollout.question
-        if question is None:
-            question = conversation(rollout.messages or [])
         self._recent.append(
             wire.Recent(
-                at=time.time(), key=key, run=options.run, question=question[:_MOST_CHARACTERS],
-                method=options.voting.method, result=full,
+                at=time.time(),
+                key=key,
+                run=options.run,
+                question=rollout.prompt_text()[:_MOST_CHARACTERS],
+                method=options.voting.method,
+                result=full,
             )
-        )  # fmt: skip
+        )
 
     async def run(self) -> None:
         """Take samples; runs until it is cancelled."""
@@ -58,9 +58,12 @@ class Live:
 
     def _sample(self) -> wire.Sample:
         return wire.Sample(
-            at=time.time(), accepted=self._admission.accepted, running=self._admission.running,
-            queued_tokens=self._admission.queued_tokens, **self._telemetry.totals(),
-        )  # fmt: skip
+            at=time.time(),
+            accepted=self._admission.accepted,
+            running=self._admission.running,
+            queued_tokens=self._admission.queued_tokens,
+            **self._telemetry.totals(),
+        )
 
     def seen_by(self, key: ApiKey, model: str, after: float = 0.0) -> wire.Live:
         """What a caller may see: all samples, and its own rollouts; all of them with `metrics`.
@@ -77,6 +80,9 @@ class Live:
             if each.at > after and (everything or each.key == key.name)
         ]
         return wire.Live(
-            model=model, seconds=SECONDS, recent=recent[-_AT_ONCE:], keeps=self._keeps,
+            model=model,
+            seconds=SECONDS,
+            recent=recent[-_AT_ONCE:],
+            keeps=self._keeps,
             samples=[sample for sample in self._samples if sample.at > after],
-        )  # fmt: skip
+        )

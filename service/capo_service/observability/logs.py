@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from capo_service.settings import Settings
 
-# Whatever may hold text of a rollout goes here; it is silent unless `log_rollouts` is set.
+# Messages that may hold text of a rollout; silent unless `log_rollouts` is set.
 rollouts = logging.getLogger("capo_service.rollouts")
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -20,7 +20,7 @@ _TEXT = "%(asctime)s %(levelname)-7s %(message)s%(origin)s"
 
 
 def begin_request(given: str | None) -> str:
-    """Name the request that this task serves: as its caller does, if that is an id, or anew."""
+    """Set the id of the request that this task serves: the caller's where valid, else a new one."""
     name = given if given and _VALID_ID.fullmatch(given) else secrets.token_hex(8)
     _request_id.set(name)
     return name
@@ -36,10 +36,12 @@ def set_up(settings: Settings) -> None:
         renamed = {"levelname": "level", "name": "logger"}
         handler.setFormatter(
             JsonFormatter(
-                "{levelname}{name}{message}{request_id}{trace_id}", style="{",
-                rename_fields=renamed, timestamp=True,
+                "{levelname}{name}{message}{request_id}{trace_id}",
+                style="{",
+                rename_fields=renamed,
+                timestamp=True,
             )
-        )  # fmt: skip
+        )
     else:
         handler.setFormatter(logging.Formatter(_TEXT))
         handler.addFilter(_add_origin)

@@ -1,11 +1,8 @@
-"""What the service counts, in Prometheus' form and by its naming conventions."""
+"""The service's Prometheus metrics, by Prometheus' naming conventions."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,14 +24,6 @@ _LATE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (32, 128, 512, 2048, 8192, 32768)
-
-
-@dataclass(slots=True)
-class Asked:
-    """A request for credit: when it came, by `time.monotonic`, and how it was answered."""
-
-    at: float
-    status: int = 500
 
 
 class _Count(Collector):
@@ -120,7 +109,7 @@ class Telemetry:
         self.rollout_tokens = histogram(
             "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
         )
-        self.kept = counter(
+        self.cache_lookups = counter(
             "capo_result_cache", "Result-cache lookups by result (hit, miss, error)", "result"
         )
         self.loop_blocked = histogram(
@@ -150,23 +139,44 @@ class Telemetry:
         """What does not change while the service runs."""
         Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
 
-    @contextmanager
-    def request(self) -> Iterator[Asked]:
-        """Count a request for credit; whoever answers it sets its status."""
-        asked = Asked(time.monotonic())
-        try:
-            yield asked
-        finally:
-            self.requests.labels(str(asked.status)).inc()
-            self.seconds.observe(time.monotonic() - asked.at)
+    def requested(self, status: int, seconds: float) -> None:
+        """Count a request for credit, answered with an HTTP status after so many seconds."""
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(seconds)
 
-    def watch_count(self, name: str, help_text: str, read: Callable[[], int]) -> None:
-        """Expose a count that is read when it is asked for, as `name` with `_total`."""
-        self.registry.register(_Count(name, help_text, read))
+    def key_reload(self, result: str) -> None:
+        """Count a reload of the key file: `done` or `failed`."""
+        self.key_reloads.labels(result).inc()
 
-    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Expose a value that is read when it is asked for."""
-        Gauge(name, help_text, registry=self.registry).set_function(read)
+    def watch_service(
+        self,
+        *,
+        ready: Callable[[], bool],
+        restarts: Callable[[], int],
+        accepted: Callable[[], int],
+        running: Callable[[], int],
+        queued_tokens: Callable[[], int],
+        loop_lag: Callable[[], float],
+    ) -> None:
+        """Expose what the service keeps itself; each is read when metrics are."""
+
+        def gauge(name: str, help_text: str, read: Callable[[], float]) -> None:
+            Gauge(name, help_text, registry=self.registry).set_function(read)
+
+        gauge("capo_ready", "1 if the judge serves requests", lambda: float(ready()))
+        gauge("capo_accepted", "Rollouts accepted and not yet answered", accepted)
+        gauge("capo_running", "Rollouts being judged", running)
+        gauge("capo_queued_tokens", "Tokens of rollouts in the queue", queued_tokens)
+        gauge(
+            "capo_loop_blocked_longest_seconds",
+            "Longest event-loop lag caused by this process in the last one to two minutes",
+            loop_lag,
+        )
+        self.registry.register(
+            _Count(
+                "capo_engine_restarts", "Times that the engine was lost and started again", restarts
+            )
+        )
 
     def answered(self, result: wire.Credited | wire.Failed, key: str) -> None:
         """Count one answered rollout."""

@@ -1,4 +1,4 @@
-"""Canaries: solutions whose worth is known, judged now and then among everything else.
+"""Canaries: solutions with known errors, judged at intervals among the rollouts.
 
 A judge that degenerates (a bad deployment, a broken quantization, an overfull context) goes on
 answering with valid verdicts; that it finds known errors no longer is what shows it.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import capo_wire as wire
 from capo_service.observability.metrics import Telemetry
-from capo_service.pipeline.rollout import Judging
+from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.scheduling.admission import Ticket
 from capo_wire.jsonlines import read_lines
 
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 KEY = "canary"  # in whose name they are judged; its tokens are counted so
 _REMEMBERED = 10  # of each worth: what the accuracy is of
+_TOKENS = 1_000  # about what one takes, as its share of the queue
 _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
 
 
@@ -49,7 +50,7 @@ class Canary:
         spans = list(zip([0, *ends], ends, strict=False))
         return wire.Rollout(question=self.question, response="".join(parts), steps=spans)
 
-    def is_judged_rightly(self, result: wire.Credited) -> bool:
+    def is_judged_correctly(self, result: wire.Credited) -> bool:
         """A good one: no step is called wrong. A bad one: a step that is wrong is."""
         called = {step.index for step in result.steps if step.wrong}
         return bool(called & set(self.wrong_steps)) if self.wrong_steps else not called
@@ -105,24 +106,24 @@ class CanaryWatch:
         lately = self._lately[worth]
         return sum(lately) / len(lately) if lately else float("nan")
 
-    async def run(self, judging: Judging, seconds: float) -> None:
+    async def run(self, judge: RolloutJudge, seconds: float) -> None:
         """Judge a canary every so many seconds, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
-            await self.judge_next(judging)
+            await self.judge_next(judge)
 
-    async def judge_next(self, judging: Judging) -> None:
+    async def judge_next(self, judge: RolloutJudge) -> None:
         """Judge one canary. A judge that cannot be asked now is not blamed."""
         canary = next(self._canaries)
         ticket = Ticket(f"{KEY}-{secrets.token_hex(4)}", KEY, _OPTIONS.priority)
         try:
             async with asyncio.timeout(_OPTIONS.deadline_ms / 1000):
-                judged, _ = await judging.judge(canary.rollout(), _OPTIONS, ticket)
+                judged = await judge.judge(canary.rollout(), _OPTIONS, ticket, _TOKENS)
         except Exception as error:
             log.warning("a canary was not judged: %s", error)
             self._telemetry.canaries.labels(canary.worth, "not").inc()
             return
-        right = canary.is_judged_rightly(judged.result)
+        right = canary.is_judged_correctly(judged.result)
         self._lately[canary.worth].append(right)
         self._telemetry.canaries.labels(canary.worth, "rightly" if right else "wrongly").inc()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import capo_wire as wire
@@ -11,89 +11,136 @@ from capo_service.core.alignment import Alignment
 from capo_service.core.arithmetic import false_equations
 from capo_service.core.critique_format import OutputFormat, Style
 from capo_service.core.errors import InputError
-from capo_service.core.prompt import PromptTemplate, nonce
-from capo_service.core.suspicion import Action, Reason, Suspicion, suspicions
+from capo_service.core.suspicion import (
+    SuspicionAction,
+    SuspicionFinding,
+    SuspicionReason,
+    suspicions,
+)
 from capo_service.core.vocabulary import TokenTable
-from capo_service.engine.base import EncodedPrompt, Prompt, Sampling
-
-_LEAST_FREE_TEXT = 64  # tokens that a critique in free text must at least have room for
+from capo_service.core.voting import VoteCount
+from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
+from capo_service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class CritiquePolicy:
     """What the operator decides about critiques, and the limits on one rollout.
 
-    `prefill`: whether the prompt holds what each critique must begin with. `suspicion`: what is
-    done about rollouts that look like gaming the judge, where it is not only told.
-    `symbolic_votes`: what a false equation casts against its step.
+    `suspicion`: what is done about signs of reward hacking, where it is more than a flag.
+    `symbolic_votes`: votes that a false equation casts against its step.
     """
 
     style: Style = "brief"
     format: str = "json"
-    prefill: bool = False
     max_characters: int = 200_000
     max_response_tokens: int = 65_536
     max_steps: int = 400
     max_critiques: int = 64
-    suspicion: Mapping[Reason, Action] = field(default_factory=dict)
+    suspicion: Mapping[SuspicionReason, SuspicionAction] = field(default_factory=dict)
     symbolic_votes: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> CritiquePolicy:
+        """The policy that the settings describe."""
+        return cls(
+            style=settings.critique_style,
+            format=settings.critique_format,
+            max_characters=settings.max_characters,
+            max_response_tokens=settings.max_response_tokens,
+            max_steps=settings.max_steps,
+            max_critiques=settings.max_critiques,
+            suspicion=settings.suspicion,
+            symbolic_votes=settings.symbolic_votes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A rollout with everything done that needs no judge.
 
-    `false_steps`: what is false in steps that state a false equation; each casts `symbolic_votes`.
+    Attributes:
+        response: the rollout's text.
+        spans: the characters of each step.
+        token_spans: the tokens of each step; None where no tokens were sent.
+        shape: the form that critiques must keep; None where they are free text.
+        task: what the judge is asked; None for a critic that needs no prompt.
+        suspicion: signs of reward hacking, each with what is done about it.
+        false_equations: the steps that state one, and what is false there.
+        symbolic_votes: the votes that each of these steps gets for it.
     """
 
     response: str
     spans: list[steps.Span]
     token_spans: list[steps.Span] | None
-    prompt: EncodedPrompt
-    sampling: Sampling
-    suspicion: Sequence[Suspicion] = ()
-    false_steps: Mapping[int, str] = field(default_factory=dict)
+    shape: OutputFormat | None = None
+    task: JudgeTask | None = None
+    suspicion: Sequence[SuspicionFinding] = ()
+    false_equations: Mapping[int, str] = field(default_factory=dict)
     symbolic_votes: int = 0
+
+    def count_votes(self, verdicts: Sequence[frozenset[int] | None]) -> VoteCount:
+        """The votes of these critiques, and those of false equations where they have any."""
+        n_steps = len(self.spans)
+        if not self.symbolic_votes:
+            return VoteCount.of(verdicts, n_steps)
+        return VoteCount.of(verdicts, n_steps, self.false_equations, self.symbolic_votes)
 
 
 class Preparer:
-    """Prepares rollouts for one judge.
+    """Prepares rollouts for one critic.
 
     Args:
-        encode: the engine's own encoding of a prompt.
-        context_length: most tokens of prompt and critique together; None if unknown.
-        template: the prompt.
+        prompter: makes the judge's prompt; None for a critic that reads the steps themselves.
         tables: the vocabularies that rollouts may name.
-        secret: keys the nonce of step tags.
         policy: what the operator decided.
     """
 
     def __init__(
         self,
-        encode: Callable[[Prompt], EncodedPrompt],
-        context_length: int | None,
-        template: PromptTemplate,
+        prompter: JudgePrompter | None,
         tables: Mapping[str, TokenTable],
-        secret: bytes,
-        policy: Policy,
+        policy: CritiquePolicy,
     ) -> None:
-        self._encode = encode
-        self._context_length = context_length
-        self._template = template
+        self._prompter = prompter
         self._tables = tables
-        self._secret = secret
         self._policy = policy
 
     def prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
-        """Everything before the judge. CPU work only, linear in the rollout; safe in any thread.
+        """Everything before the critiques. CPU work only, linear in the rollout; thread-safe.
 
         Raises:
             InputError: the rollout cannot be credited as sent.
         """
+        policy, voting, prompter = self._policy, options.voting, self._prompter
+        question = rollout.prompt_text()
+        self._check(question, rollout, options)
+        aligned = self._align(rollout)
+        response = aligned.text if aligned else rollout.response or ""
+        spans = _split(response, rollout.steps, options.segment)
+        limit("response", "steps", len(spans), "max_steps", policy.max_steps)
+        style = voting.critique_style or policy.style
+        shape = self._shape(voting, style, len(spans))
+        texts = [response[start:end] for start, end in spans]
+        reference = rollout.reference if options.show_reference else None
+        return Prepared(
+            response=response,
+            spans=spans,
+            token_spans=alignment.token_spans(aligned, spans) if aligned else None,
+            shape=shape,
+            task=prompter.task(question, texts, reference, voting, style, shape)
+            if prompter
+            else None,
+            suspicion=suspicions(question, response, spans, policy.suspicion),
+            false_equations=_false_equations(texts)
+            if policy.symbolic_votes or prompter is None
+            else {},
+            symbolic_votes=policy.symbolic_votes,
+        )
+
+    def _check(self, question: str, rollout: wire.Rollout, options: wire.CreditOptions) -> None:
+        """Refuse what is over a limit, and a rollout whose outcome cannot be known."""
         policy = self._policy
-        question = rollout.question
-        if question is None:
-            question = conversation(rollout.messages or [])
         for name, text in (
             ("question", question),
             ("response", rollout.response),
@@ -117,32 +164,6 @@ class Preparer:
                 field="outcome",
                 problem="no-outcome",
             )
-        aligned = self._align(rollout)
-        response = aligned.text if aligned else rollout.response or ""
-        spans = _split(response, rollout.steps, options.segment)
-        limit("response", "steps", len(spans), "max_steps", policy.max_steps)
-        style = options.voting.critique_style or policy.style
-        prompt = self._template.render(
-            question=question,
-            steps=[response[start:end] for start, end in spans],
-            reference=rollout.reference if options.show_reference else None,
-            nonce=nonce(self._secret, question),
-            style=style,
-            format=policy.format,
-        )
-        shape = self._shape(options.voting, style, len(spans))
-        opening = shape.opening() if shape and policy.prefill else ""
-        encoded = self._encode(Prompt(prompt.system, prompt.user, opening))
-        return Prepared(
-            response=response,
-            spans=spans,
-            token_spans=alignment.token_spans(aligned, spans) if aligned else None,
-            prompt=encoded,
-            sampling=self._sampling(options.voting, shape, encoded),
-            suspicion=suspicions(question, response, spans, policy.suspicion),
-            false_steps=_false_steps(response, spans) if policy.symbolic_votes else {},
-            symbolic_votes=policy.symbolic_votes,
-        )
 
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
         ids, offsets = rollout.response_token_ids, rollout.token_offsets
@@ -169,57 +190,24 @@ class Preparer:
             )
         return alignment.align(table, ids, rollout.response)
 
-    def _shape(self, asked: wire.Voting, style: Style, n_steps: int) -> OutputFormat | None:
+    def _shape(self, voting: wire.Voting, style: Style, n_steps: int) -> OutputFormat | None:
         """The form that critiques must keep; None where they are free text."""
         if self._policy.format != "json":
             return None
-        shape = OutputFormat.fitting(n_steps, style, asked.max_tokens)
+        shape = OutputFormat.fitting(n_steps, style, voting.max_tokens)
         if shape is None:
             needed = OutputFormat(n_steps, 0).max_tokens()
             raise InputError(
                 f"a verdict on {n_steps} steps may take {needed} tokens, but voting.max_tokens is "
-                f"{asked.max_tokens}; raise it, or use a segmenter with fewer steps",
+                f"{voting.max_tokens}; raise it, or use a segmenter with fewer steps",
                 field="voting.max_tokens",
             )
         return shape
 
-    def _sampling(
-        self, asked: wire.Voting, shape: OutputFormat | None, prompt: EncodedPrompt
-    ) -> Sampling:
-        """How critiques are sampled, within the judge's context."""
-        max_tokens = shape.max_tokens() if shape else asked.max_tokens
-        context = self._context_length
-        if context is not None and prompt.tokens is not None:
-            needed = max_tokens if shape else min(max_tokens, _LEAST_FREE_TEXT)
-            if prompt.tokens + needed > context:
-                raise InputError(
-                    f"the judge's prompt has {prompt.tokens} tokens and its critique may take "
-                    f"{needed}, but the judge's context holds {context}; shorten the rollout or "
-                    "use a judge with a longer context",
-                    field="response",
-                    problem="context-exceeded",
-                )
-            max_tokens = min(max_tokens, context - prompt.tokens)
-        return Sampling(
-            temperature=0.0 if asked.method == "greedy" else asked.temperature,
-            top_p=1.0 if asked.method == "greedy" else asked.top_p,
-            max_tokens=max_tokens,
-            seed=asked.seed,
-            grammar=shape.grammar(opened=bool(prompt.opening)) if shape else None,
-            json_schema=shape.json_schema() if shape else None,
-        )
 
-
-def _false_steps(response: str, spans: Sequence[steps.Span]) -> dict[int, str]:
-    found = {i: false_equations(response[start:end]) for i, (start, end) in enumerate(spans)}
-    return {i: "; ".join(map(str, false)) for i, false in found.items() if false}
-
-
-def conversation(messages: Sequence[wire.ChatTurn]) -> str:
-    """Chat turns as one text: a lone user turn as it is, others with their roles."""
-    if len(messages) == 1 and messages[0].role == "user":
-        return messages[0].text()
-    return "\n\n".join(f"{turn.role}: {turn.text()}" for turn in messages)
+def _false_equations(texts: Sequence[str]) -> dict[int, str]:
+    found = ((step, false_equations(text)) for step, text in enumerate(texts))
+    return {step: "; ".join(map(str, false)) for step, false in found if false}
 
 
 def _split(
@@ -246,6 +234,11 @@ _SEGMENTERS = {
 
 
 def limit(name: str, unit: str, count: int, setting: str, most: int) -> None:
+    """Refuse more than a setting allows.
+
+    Raises:
+        InputError: `count` is over `most`.
+    """
     if count > most:
         raise InputError(
             f"{name} has {count} {unit}; this service takes {most} (setting {setting})",

@@ -1,204 +1,139 @@
-"""One rollout from acceptance to result: caches, its turn, its prompt, its judge."""
+"""One rollout from its turn in the queue to its credit."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import asyncio
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from typing import Protocol
 
 import capo_wire as wire
-from capo_service import version
 from capo_service.concurrency.cpu_thread import off_loop
-from capo_service.engine.base import Engine
-from capo_service.engine.local_models import weights_digest
 from capo_service.observability.metrics import Telemetry
 from capo_service.observability.tracing import tracer
-from capo_service.pipeline.critiques import Creditor, Judged, NoValidCritiqueError
+from capo_service.pipeline.assemble import credited
+from capo_service.pipeline.critiques import CritiqueSampler, cancel
+from capo_service.pipeline.errors import NoValidCritiqueError
 from capo_service.pipeline.prepare import Prepared, Preparer
-from capo_service.pipeline.result_cache import ResultCache
+from capo_service.pipeline.types import Judged
 from capo_service.scheduling.admission import Admission, Ticket
-from capo_service.scheduling.single_flight import SingleFlight
-from capo_service.settings import Settings
 
 # A rollout below this size is prepared in 1 to 2 ms; longer work leaves the event loop.
 _INLINE_CHARACTERS = 4_000
 _INLINE_TOKENS = 1_200
-_NOT_JUDGED_BY = {"include", "deadline_ms", "priority", "run"}  # options that change no result
-_JUDGED_BY = {
-    "engine_args",
-    "chat_template_kwargs",
-    "critique_style",
-    "critique_format",
-    "prefill",
-    "suspicion",
-    "symbolic_votes",
-}
-# Engine arguments that change speed and memory, and not what is sampled.
-_CAPACITY = {
-    "api_server_count",
-    "block_size",
-    "cpu_offload_gb",
-    "data_parallel_size",
-    "disable_log_stats",
-    "distributed_executor_backend",
-    "enable_chunked_prefill",
-    "enable_prefix_caching",
-    "enforce_eager",
-    "gpu_memory_utilization",
-    "kv_cache_memory_bytes",
-    "max_num_batched_tokens",
-    "max_num_seqs",
-    "pipeline_parallel_size",
-    "tensor_parallel_size",
-}
-_CHARACTERS_PER_TOKEN = 4  # roughly; before a rollout is prepared, nobody has counted
 
 
-@dataclass(slots=True)
-class Clock:
-    """The longest that any rollout of a request waited, and was judged, in seconds."""
+class Verification(Protocol):
+    """What a verifier answers."""
 
-    queue: float = 0.0
-    engine: float = 0.0
+    @property
+    def value(self) -> float: ...
+    @property
+    def reason(self) -> wire.Unchecked | None: ...
+    @property
+    def detail(self) -> str | None: ...
 
 
-class Judging:
-    """Judges accepted rollouts.
+class AnswerVerifier(Protocol):
+    """Compares a response's final answer with the reference's."""
+
+    async def verify(self, response: str, reference: str) -> Verification: ...
+
+
+class RolloutJudge:
+    """Judges rollouts, each in its turn.
 
     Args:
-        judged_as: all of this service that can change a result; see `fingerprint`.
-        critique_tokens: how long a critique of a style is, about; None is the service's own.
-        preparer: makes prompts.
-        creditor: asks the judge.
-        admission: gives turns.
-        results: what was judged before.
-        telemetry: counts.
+        preparer: steps, alignment, and the judge's prompt.
+        sampler: critiques.
+        verifier: the outcome, where the request has none.
+        admission: the queue.
+        cpu_gate: serialises CPU sections of a millisecond or so, so that the event loop can run
+            other work between those of many rollouts that are ready at once.
+        telemetry: metrics.
     """
 
     def __init__(
         self,
-        judged_as: str,
-        critique_tokens: Callable[[wire.CritiqueStyle | None], int],
         preparer: Preparer,
-        creditor: Creditor,
+        sampler: CritiqueSampler,
+        verifier: AnswerVerifier,
         admission: Admission,
-        results: ResultCache,
+        cpu_gate: asyncio.Lock,
         telemetry: Telemetry,
     ) -> None:
-        self._judged_as = judged_as
-        self._critique_tokens = critique_tokens
         self._preparer = preparer
-        self._creditor = creditor
+        self._sampler = sampler
+        self._verifier = verifier
         self._admission = admission
-        self._results = results
+        self._cpu_gate = cpu_gate
         self._telemetry = telemetry
-        self._flights: SingleFlight[tuple[Judged, float]] = SingleFlight()
 
-    async def result(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket, clock: Clock
-    ) -> tuple[wire.Credited, bool]:
-        """The whole result, and whether it was judged for somebody else, or before.
+    async def judge(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket, tokens: int
+    ) -> Judged:
+        """Wait for a turn, then prepare, critique, verify, vote and reward.
 
         Args:
             rollout: what is judged.
             options: how.
-            ticket: in whose name it waits, and who pays.
-            clock: told how long it took.
+            ticket: the request, key and class that it is queued under.
+            tokens: its estimated size, which is its share of the queue.
 
         Raises:
-            InputError, NoValidCritiqueError, EngineDeadError, EngineBusyError.
+            InputError: the rollout cannot be credited as sent.
+            NoValidCritiqueError: no critique could be read.
+            EngineDeadError, EngineBusyError: as the engine raises them.
         """
-        async with self._creditor.cpu:
-            digest = _digest(self._judged_as, rollout, options)
-        kept = await self._results.get(digest)
-        self._telemetry.kept.labels("miss" if kept is None else "hit").inc()
-        if kept is not None:
-            return kept, True
-
-        async def work() -> tuple[Judged, float]:
-            judged, queued = await self.judge(rollout, options, ticket)
-            await self._results.put(digest, judged.result)
-            return judged, queued
-
-        (judged, queued), shared = await self._flights.run(digest, work)
-        clock.queue = max(clock.queue, queued)
-        clock.engine = max(clock.engine, judged.engine_seconds)
-        return judged.result, shared
-
-    def tokens(self, rollout: wire.Rollout, options: wire.CreditOptions) -> int:
-        """About how many tokens the judge will read and write for a rollout, at least 1."""
-        voting = options.voting
-        written = self._critique_tokens(voting.critique_style) * voting.critiques
-        return 1 + _characters(rollout) // _CHARACTERS_PER_TOKEN + written
-
-    async def judge(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket
-    ) -> tuple[Judged, float]:
-        """The judged rollout, whatever was judged before, and how long it waited for its turn."""
-        asked, telemetry = time.monotonic(), self._telemetry
-        tokens = self.tokens(rollout, options)
+        arrived = time.monotonic()
         with tracer.start_as_current_span("rollout"):
-            async with AsyncExitStack() as place:
+            async with AsyncExitStack() as turn:
                 with tracer.start_as_current_span("queue"):
-                    await place.enter_async_context(self._admission.turn(ticket, tokens))
-                queued = time.monotonic() - asked
+                    await turn.enter_async_context(self._admission.slot(ticket, tokens))
+                queue_seconds = time.monotonic() - arrived
                 prepared = await self._prepare(rollout, options)
+                asked = time.monotonic()
+                outcome_task = asyncio.create_task(self._outcome(prepared, rollout, options))
+                sample = self._sampler.sample(prepared, options.voting)
+                ballots_task = asyncio.create_task(sample)
                 try:
-                    judged = await self._creditor.judge(prepared, rollout, options)
-                except NoValidCritiqueError as error:
-                    telemetry.critiqued(error.critiques, error.usage, ticket.key)
-                    raise
-        telemetry.judged(judged.result, ticket.key)
-        telemetry.queue_seconds.observe(queued)
-        telemetry.judge_seconds.observe(judged.engine_seconds)
-        return judged, queued
+                    outcome, ballots = await asyncio.gather(outcome_task, ballots_task)
+                finally:
+                    await cancel([outcome_task, ballots_task])
+                engine_seconds = time.monotonic() - asked
+                async with self._cpu_gate:
+                    with tracer.start_as_current_span("vote"):
+                        try:
+                            result = credited(prepared, options, outcome, ballots)
+                        except NoValidCritiqueError as error:
+                            self._telemetry.critiqued(error.critiques, error.usage, ticket.key)
+                            raise
+        judged = Judged(result, queue_seconds, engine_seconds)
+        self._telemetry.judged(judged.result, ticket.key)
+        self._telemetry.queue_seconds.observe(queue_seconds)
+        self._telemetry.judge_seconds.observe(engine_seconds)
+        return judged
 
     async def _prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
+        texts = rollout.response, rollout.question, rollout.reference
+        characters = sum(len(text or "") for text in texts)
         tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
-        if _characters(rollout) <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
-            async with self._creditor.cpu:
+        if characters <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
+            async with self._cpu_gate:
                 return self._preparer.prepare(rollout, options)
         return await off_loop(self._preparer.prepare, rollout, options)
 
-
-def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
-    """How long a critique is, about, in tokens."""
-    if settings.critique_format == "tag":
-        return 512
-    return {"verdict": 16, "brief": 64, "full": 320}[style or settings.critique_style]
-
-
-def fingerprint(settings: Settings, engine: Engine, template: str) -> str:
-    """All of a service that can change a result, as text."""
-    chosen = settings.model_dump(mode="json", include=_JUDGED_BY | {"tokenizers"})
-    told = [version(), engine.kind, engine.model, weights_digest(engine.model), template, chosen]
-    return json.dumps(told, sort_keys=True)
-
-
-def judge_digest(settings: Settings, engine: Engine, template: str) -> str:
-    """Digest of the judge and all settings that can change what it says.
-
-    A file that is judged in several runs keeps it, so it holds less than `fingerprint`: a run may
-    go on after an update, or with fewer sequences on a smaller GPU.
-    """
-    chosen = settings.model_dump(mode="json", include=_JUDGED_BY)
-    arguments = {k: v for k, v in chosen.pop("engine_args").items() if k not in _CAPACITY}
-    weights = weights_digest(engine.model)
-    told = [engine.kind, engine.model, weights, template, chosen, arguments]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digest(judged_as: str, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
-    """Everything that can change the credit, and nothing else."""
-    digest = hashlib.blake2b(judged_as.encode(), digest_size=32)
-    digest.update(rollout.model_dump_json(exclude={"id"}).encode())
-    digest.update(options.model_dump_json(exclude=_NOT_JUDGED_BY).encode())
-    return digest.hexdigest()
-
-
-def _characters(rollout: wire.Rollout) -> int:
-    texts = rollout.response, rollout.question, rollout.reference
-    return sum(len(text or "") for text in texts)
+    async def _outcome(
+        self, prepared: Prepared, rollout: wire.Rollout, options: wire.CreditOptions
+    ) -> wire.Outcome | None:
+        if rollout.outcome is not None:
+            return wire.Outcome(value=rollout.outcome, source="caller")
+        if rollout.reference is None or options.reward.scheme == "process_only":
+            return None
+        verified = await self._verifier.verify(prepared.response, rollout.reference)
+        return wire.Outcome(
+            value=verified.value,
+            source="math_verify",
+            reason=verified.reason,
+            detail=verified.detail,
+        )

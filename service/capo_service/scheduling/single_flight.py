@@ -1,9 +1,10 @@
-"""Single-flight: identical rollouts in flight at once are judged once."""
+"""Single-flight: identical work that is in flight at the same time is done once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -12,37 +13,46 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class _Flight(Generic[T]):
+class _Shared(Generic[T]):
     task: asyncio.Task[T]
     waiters: int = 0
 
 
-class SingleFlight(Generic[T]):
-    """Runs one task per key; whoever asks for the key meanwhile waits for the same task.
+@dataclass(frozen=True, slots=True)
+class Flight(Generic[T]):
+    """A task, and whether another caller had started it. Await it by `asyncio.shield`."""
 
-    The task is cancelled only when nobody waits for it any more.
+    task: asyncio.Task[T]
+    shared: bool
+
+
+class SingleFlight(Generic[T]):
+    """Runs one task per key; callers that join a key meanwhile wait for the same task.
+
+    The task is cancelled once no caller waits for it any more.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[str, _Flight[T]] = {}
+        self._flights: dict[str, _Shared[T]] = {}
 
-    async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T, bool]:
-        """The result of `work`, and whether another caller had already started it."""
+    @contextmanager
+    def join(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> Iterator[Flight[T]]:
+        """The task of a key, which `work` starts where there is none."""
         flight = self._flights.get(key)
-        shared = flight is not None
+        joined = flight is not None
         if flight is None:
-            flight = _Flight(asyncio.create_task(work()))
+            flight = _Shared(asyncio.create_task(work()))
             self._flights[key] = flight
             flight.task.add_done_callback(partial(self._land, key, flight))
         flight.waiters += 1
         try:
-            return await asyncio.shield(flight.task), shared
+            yield Flight(flight.task, joined)
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
-                self._land(key, flight)  # nobody may join a task that is being cancelled
+                self._land(key, flight)  # a task that is being cancelled cannot be joined
                 flight.task.cancel()
 
-    def _land(self, key: str, flight: _Flight[T], _: asyncio.Task[T] | None = None) -> None:
+    def _land(self, key: str, flight: _Shared[T], _: asyncio.Task[T] | None = None) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]

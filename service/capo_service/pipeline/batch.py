@@ -1,0 +1,168 @@
+"""The rollouts of one request: admitted together, judged side by side, answered as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import capo_wire as wire
+from capo_service.observability.live import LiveView
+from capo_service.observability.logs import rollouts as rollout_log
+from capo_service.pipeline.deduplication import DeduplicatedJudge
+from capo_service.pipeline.errors import BatchTooLargeError
+from capo_service.pipeline.types import BatchAnswer, Judged, RolloutBatch
+from capo_service.scheduling.admission import Admission, DrainingError, Ticket
+from capo_service.scheduling.api_keys import ApiKey, KeyRing
+
+_STARTED_AT_ONCE = 16  # rollouts of a request, between two turns of the event loop
+_CHARACTERS_PER_TOKEN = 4  # roughly; a rollout is not tokenized before it is prepared
+
+CritiqueTokens = Callable[[wire.CritiqueStyle | None], int]
+
+
+class BatchCreditor:
+    """Credits requests.
+
+    Args:
+        judge: judges a rollout.
+        admission: the queue.
+        keys: the quotas.
+        live: keeps recent results for the live view.
+        critique_tokens: the expected length of a critique in a style; None is the service's own.
+    """
+
+    def __init__(
+        self,
+        judge: DeduplicatedJudge,
+        admission: Admission,
+        keys: KeyRing,
+        live: LiveView,
+        critique_tokens: CritiqueTokens,
+    ) -> None:
+        self._judge = judge
+        self._admission = admission
+        self._keys = keys
+        self._live = live
+        self._critique_tokens = critique_tokens
+        self._running: set[asyncio.Task[BatchAnswer]] = set()
+        self._out_of_time = False
+
+    async def credit(self, batch: RolloutBatch, key: ApiKey) -> AsyncGenerator[BatchAnswer, None]:
+        """The answers of a batch as they finish; on leaving, what is unfinished is cancelled.
+
+        Raises:
+            BatchTooLargeError: it is more than the queue ever holds.
+            DrainingError, QueueFullError: the service takes no more work now.
+            QuotaError, QuotaTooSmallError: it is over the key's quota.
+        """
+        sizes = {
+            position: estimated_tokens(item, batch.options, self._critique_tokens)
+            for position, item in enumerate(batch.items)
+            if isinstance(item, wire.Rollout)
+        }
+        ticket = Ticket(secrets.token_hex(8), key.name, batch.options.priority)
+        deadline = asyncio.get_running_loop().time() + batch.options.deadline_ms / 1000
+        tasks: list[asyncio.Task[BatchAnswer]] = []
+        finished: asyncio.Queue[asyncio.Task[BatchAnswer]] = asyncio.Queue()
+        with self._admitted(batch, key, ticket, sum(sizes.values())):
+            try:
+                for number, position in enumerate(_by_question(batch.items), 1):
+                    size = sizes.get(position, 0)
+                    task = asyncio.create_task(
+                        self._credit_rollout(batch, position, ticket, size, deadline)
+                    )
+                    task.add_done_callback(finished.put_nowait)
+                    self._running.add(task)
+                    tasks.append(task)
+                    if number % _STARTED_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                for _ in tasks:
+                    yield (await finished.get()).result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                self._running.difference_update(tasks)
+
+    @contextmanager
+    def _admitted(
+        self, batch: RolloutBatch, key: ApiKey, ticket: Ticket, tokens: int
+    ) -> Iterator[None]:
+        """Hold the key's quota and room in the queue for a batch."""
+        if tokens > self._admission.max_queued:
+            raise BatchTooLargeError(
+                f"the request has about {tokens} tokens for the judge; this service queues "
+                f"{self._admission.max_queued} at most (setting max_queued_tokens)"
+            )
+        count, seconds = len(batch.items), batch.options.deadline_ms / 1000
+
+        def expected_wait(rollouts: int) -> int:
+            return self._admission.expected_wait(tokens * rollouts / count)
+
+        with (
+            self._keys.quota(key).hold(key, count, expected_wait),
+            self._admission.admit(count, tokens, ticket, seconds),
+        ):
+            yield
+
+    async def _credit_rollout(
+        self, batch: RolloutBatch, position: int, ticket: Ticket, tokens: int, deadline: float
+    ) -> BatchAnswer:
+        rollout, options = batch.items[position], batch.options
+        if isinstance(rollout, wire.Failed):
+            return BatchAnswer(position, rollout)
+        try:
+            async with asyncio.timeout_at(deadline):
+                judged = await self._judge.judge(rollout, options, ticket, tokens)
+        except asyncio.CancelledError:
+            if not self._out_of_time:
+                raise
+            return BatchAnswer(position, DrainingError())
+        except Exception as error:
+            return BatchAnswer(position, error)
+        result = _for_request(judged, batch.ids[position])
+        rollout_log.info("%s -> %s", rollout, result)
+        self._live.note(rollout, options, result, ticket.key)
+        return BatchAnswer(position, replace(judged, result=_select(result, options.include)))
+
+    def give_up(self) -> None:
+        """Fail what is still running with the error that the service is stopping."""
+        self._out_of_time = True
+        for task in self._running:
+            task.cancel()
+
+
+def estimated_tokens(
+    rollout: wire.Rollout, options: wire.CreditOptions, critique_tokens: CritiqueTokens
+) -> int:
+    """About how many tokens the judge will read and write for a rollout, at least 1."""
+    voting = options.voting
+    texts = rollout.response, rollout.question, rollout.reference
+    read = sum(len(text or "") for text in texts) // _CHARACTERS_PER_TOKEN
+    return 1 + read + critique_tokens(voting.critique_style) * voting.critiques
+
+
+def _by_question(items: Sequence[wire.Rollout | wire.Failed]) -> list[int]:
+    """Positions, those of one question side by side, for the judge's prefix cache."""
+    questions = [item.prompt_text() if isinstance(item, wire.Rollout) else "" for item in items]
+    first: dict[str, int] = {}
+    for position, question in enumerate(questions):
+        first.setdefault(question, position)
+    return sorted(range(len(items)), key=lambda position: first[questions[position]])
+
+
+def _for_request(judged: Judged, name: str) -> wire.Credited:
+    """The result under a request's own id; what was judged for another costs this one nothing."""
+    changes: dict[str, Any] = {"id": name, "cached": judged.cached}
+    if judged.cached:
+        changes["usage"] = wire.Usage()
+    return judged.result.model_copy(update=changes)
+
+
+def _select(result: wire.Credited, include: Sequence[wire.Include]) -> wire.Credited:
+    left_out = {"token_rewards", "critiques", "response"} - set(include)
+    return result.model_copy(update=dict.fromkeys(left_out))

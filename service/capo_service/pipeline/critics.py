@@ -1,0 +1,127 @@
+"""Who says which steps are wrong: a judge in an engine, or the arithmetic checker."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from capo_service.core import critique_format
+from capo_service.core.critique_format import Verdict
+from capo_service.engine.base import (
+    FINISHED_EARLY,
+    UNLIMITED,
+    Completion,
+    Engine,
+    EngineError,
+    EngineStatus,
+    JudgeLimits,
+)
+from capo_service.pipeline.prepare import Prepared
+
+SYMBOLIC = "symbolic"
+_NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # what the form of a critique has no place for
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One critique, and the verdict that was read in it."""
+
+    completion: Completion
+    verdict: Verdict
+
+
+class Critic(Protocol):
+    """What critiques prepared rollouts. All methods are task-safe."""
+
+    @property
+    def slots(self) -> int:
+        """Critiques that it works on side by side."""
+
+    async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
+        """The critique at `position` of a rollout's k.
+
+        Raises:
+            EngineDeadError, EngineBusyError: as the engine raises them.
+        """
+
+    async def abort(self, request: str) -> None:
+        """End a critique early: its `critique` returns at once with what there is."""
+
+
+class JudgeCritic:
+    """An LLM judge in an engine.
+
+    Args:
+        engine: what runs it.
+        slots: critiques that the engine samples side by side.
+    """
+
+    def __init__(self, engine: Engine, slots: int) -> None:
+        self.slots = slots
+        self.abort = engine.abort
+        self._engine = engine
+
+    async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
+        task = prepared.task
+        if task is None:
+            raise ValueError("the rollout was prepared for a critic that needs no prompt")
+        sampling = task.sampling.of_critique(position)
+        try:
+            sampled = await self._engine.complete(request, task.prompt, sampling)
+        except EngineError as error:
+            return Ballot(error.completion or Completion("", "error"), Verdict(None, str(error)))
+        # Under a grammar a judge is not free to think, whatever its chat template opened.
+        thought = "" if sampling.grammar else task.prompt.thought
+        opening = task.prompt.opening or thought
+        completion = replace(sampled, text=opening + sampled.text)
+        if completion.finish_reason == FINISHED_EARLY:
+            return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
+        verdict = critique_format.read(
+            completion.text,
+            len(prepared.spans),
+            truncated=completion.finish_reason != "stop",
+            rollout=prepared.response,
+        )
+        return Ballot(completion, verdict)
+
+
+class SymbolicCritic:
+    """Calls a step wrong if it states a false equation. Its critiques are all the same.
+
+    It needs no engine: it is its own backend, that is ready once it is started.
+    """
+
+    kind = SYMBOLIC
+    model = SYMBOLIC
+    slots = UNLIMITED
+
+    def __init__(self) -> None:
+        self._started = False
+
+    @property
+    def status(self) -> EngineStatus:
+        return EngineStatus(ready=self._started)
+
+    async def start(self) -> JudgeLimits:
+        self._started = True
+        return JudgeLimits()
+
+    async def close(self) -> None:
+        self._started = False
+
+    async def metrics(self) -> bytes:
+        return b""
+
+    async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
+        false = prepared.false_equations
+        said: dict[str, object] = {"incorrect_steps": list(false)}
+        if prepared.shape is not None and prepared.shape.analysis_characters:
+            sentences = ". ".join(f"Step {step}: {equation}" for step, equation in false.items())
+            analysis = _NOT_IN_ANALYSIS.sub("?", sentences) or "No false equation."
+            said = {"analysis": analysis[: prepared.shape.analysis_characters], **said}
+        return Ballot(Completion(json.dumps(said), "stop"), Verdict(frozenset(false)))
+
+    async def abort(self, request: str) -> None:
+        return None

@@ -1,0 +1,70 @@
+"""Identical rollouts are judged once: from the result cache, or together with one in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+
+import capo_wire as wire
+from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.result_cache import ResultCache
+from capo_service.pipeline.rollout import RolloutJudge
+from capo_service.pipeline.types import Judged
+from capo_service.scheduling.admission import Ticket
+from capo_service.scheduling.single_flight import SingleFlight
+
+_CHANGE_NO_RESULT = {"include", "deadline_ms", "priority", "run"}  # options
+
+
+class DeduplicatedJudge:
+    """A judge that is not asked again for what it has judged, or is judging.
+
+    Args:
+        judge: judges what is new.
+        results: earlier results.
+        fingerprint: everything of this service that can change a result.
+        cpu_gate: serialises CPU sections of a millisecond or so.
+        telemetry: counts cache hits.
+    """
+
+    def __init__(
+        self,
+        judge: RolloutJudge,
+        results: ResultCache,
+        fingerprint: str,
+        cpu_gate: asyncio.Lock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._judge = judge
+        self._results = results
+        self._fingerprint = fingerprint
+        self._cpu_gate = cpu_gate
+        self._telemetry = telemetry
+        self._flights: SingleFlight[Judged] = SingleFlight()
+
+    async def judge(
+        self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket, tokens: int
+    ) -> Judged:
+        """As `RolloutJudge.judge`; `cached` where it was judged for another request."""
+        async with self._cpu_gate:
+            digest = self._digest(rollout, options)
+        result = await self._results.get(digest)
+        self._telemetry.cache_lookups.labels("miss" if result is None else "hit").inc()
+        if result is not None:
+            return Judged(result, cached=True)
+
+        async def judge_and_keep() -> Judged:
+            judged = await self._judge.judge(rollout, options, ticket, tokens)
+            await self._results.put(digest, judged.result)
+            return judged
+
+        with self._flights.join(digest, judge_and_keep) as flight:
+            return replace(await asyncio.shield(flight.task), cached=flight.shared)
+
+    def _digest(self, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
+        """Digest of everything that can change the credit, and of nothing else."""
+        digest = hashlib.blake2b(self._fingerprint.encode(), digest_size=32)
+        digest.update(rollout.model_dump_json(exclude={"id"}).encode())
+        digest.update(options.model_dump_json(exclude=_CHANGE_NO_RESULT).encode())
+        return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""Why the pipeline refuses a request or a rollout; `api.problems` turns these into HTTP answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import capo_wire as wire
+
+
+class NotReadyError(Exception):
+    """The service serves no request now.
+
+    Attributes:
+        reason: loading or broken, stopping, or without its engine.
+        retry_after: whole seconds until it is expected to be ready; None where unknown.
+    """
+
+    def __init__(
+        self,
+        reason: Literal["not-ready", "draining", "engine-dead"],
+        detail: str,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class BatchTooLargeError(Exception):
+    """A request with more tokens for the judge than the service ever queues."""
+
+
+class NoValidCritiqueError(Exception):
+    """No critique of a rollout could be read, so nothing is known about its steps.
+
+    `critiques` and `usage`: what was written, and what it cost.
+    """
+
+    def __init__(self, message: str, critiques: Sequence[wire.Critique], usage: wire.Usage) -> None:
+        super().__init__(message)
+        self.critiques = critiques
+        self.usage = usage

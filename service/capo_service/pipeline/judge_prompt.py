@@ -1,0 +1,109 @@
+"""What a judge is asked about a rollout: the encoded prompt, and how critiques are sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import capo_wire as wire
+from capo_service.core.critique_format import OutputFormat, Style
+from capo_service.core.errors import InputError
+from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
+
+_LEAST_FREE_TEXT = 64  # tokens that a critique in free text must at least have room for
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeTask:
+    """A prompt, and how each of its critiques is sampled."""
+
+    prompt: EncodedPrompt
+    sampling: CritiqueSampling
+
+
+class JudgePrompter:
+    """Makes the tasks of one judge.
+
+    Args:
+        encode: the engine's own encoding of a prompt.
+        context_length: most tokens of prompt and critique together; None if unknown.
+        template: the prompt.
+        secret: keys the nonce of step tags.
+        prefill: whether the prompt holds what each critique must begin with.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[JudgePrompt], EncodedPrompt],
+        context_length: int | None,
+        template: PromptTemplate,
+        secret: bytes,
+        prefill: bool = False,
+    ) -> None:
+        self._encode = encode
+        self._context_length = context_length
+        self._template = template
+        self._secret = secret
+        self._prefill = prefill
+
+    def task(
+        self,
+        question: str,
+        steps: Sequence[str],
+        reference: str | None,
+        voting: wire.Voting,
+        style: Style,
+        shape: OutputFormat | None,
+    ) -> JudgeTask:
+        """What is asked about a rollout. CPU work only; safe in any thread.
+
+        Args:
+            question: that the rollout answers.
+            steps: their texts.
+            reference: shown to the judge; None to show none.
+            voting: how the request wants critiques sampled.
+            style: length of a critique's analysis.
+            shape: the form that critiques must keep; None where they are free text.
+
+        Raises:
+            InputError: the prompt and its critique are longer than the judge's context.
+        """
+        prompt = self._template.render(
+            question=question,
+            steps=steps,
+            reference=reference,
+            nonce=nonce(self._secret, question),
+            style=style,
+            format="json" if shape else "tag",
+        )
+        opening = shape.opening() if shape and self._prefill else ""
+        encoded = self._encode(JudgePrompt(prompt.system, prompt.user, opening))
+        return JudgeTask(encoded, self._sampling(voting, shape, encoded))
+
+    def _sampling(
+        self, voting: wire.Voting, shape: OutputFormat | None, prompt: EncodedPrompt
+    ) -> CritiqueSampling:
+        """How critiques are sampled, within the judge's context."""
+        max_tokens = shape.max_tokens() if shape else voting.max_tokens
+        context = self._context_length
+        if context is not None and prompt.tokens is not None:
+            needed = max_tokens if shape else min(max_tokens, _LEAST_FREE_TEXT)
+            if prompt.tokens + needed > context:
+                raise InputError(
+                    f"the judge's prompt has {prompt.tokens} tokens and its critique may take "
+                    f"{needed}, but the judge's context holds {context}; shorten the rollout or "
+                    "use a judge with a longer context",
+                    field="response",
+                    problem="context-exceeded",
+                )
+            max_tokens = min(max_tokens, context - prompt.tokens)
+        greedy = voting.method == "greedy"
+        return CritiqueSampling(
+            temperature=0.0 if greedy else voting.temperature,
+            top_p=1.0 if greedy else voting.top_p,
+            max_tokens=max_tokens,
+            seed=voting.seed,
+            grammar=shape.grammar(opened=bool(prompt.opening)) if shape else None,
+            json_schema=shape.json_schema() if shape else None,
+        )

@@ -1,0 +1,142 @@
+"""From settings and a backend to a service that can credit."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import capo_wire as wire
+from capo_service.core.prompt import PromptTemplate
+from capo_service.engine.base import Engine, JudgeLimits
+from capo_service.engine.factory import make_engine
+from capo_service.observability.live import LiveView
+from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.batch import BatchCreditor
+from capo_service.pipeline.critics import Critic, JudgeCritic, SymbolicCritic
+from capo_service.pipeline.critiques import CritiqueSampler
+from capo_service.pipeline.deduplication import DeduplicatedJudge
+from capo_service.pipeline.judge_digest import fingerprint
+from capo_service.pipeline.judge_prompt import JudgePrompter
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from capo_service.pipeline.result_cache import ResultCache
+from capo_service.pipeline.rollout import RolloutJudge
+from capo_service.pipeline.served_tokenizers import Vocabulary, load_vocabularies
+from capo_service.pipeline.verifier import Verifier
+from capo_service.scheduling.admission import Admission
+from capo_service.scheduling.api_keys import KeyRing
+from capo_service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceParts:
+    """What a service has before its judge is loaded."""
+
+    settings: Settings
+    backend: Engine | SymbolicCritic
+    template: PromptTemplate
+    verifier: Verifier
+    results: ResultCache
+    admission: Admission
+    keys: KeyRing
+    live: LiveView
+    telemetry: Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedService:
+    """What a service has once its judge is loaded.
+
+    Attributes:
+        limits: of the judge.
+        vocabularies: the tokenizers that rollouts may name.
+        sampler: the critiques.
+        judge: judges one rollout, whatever was judged before.
+        creditor: credits requests.
+    """
+
+    limits: JudgeLimits
+    vocabularies: Mapping[str, Vocabulary]
+    sampler: CritiqueSampler
+    judge: RolloutJudge
+    creditor: BatchCreditor
+
+
+def make_backend(settings: Settings) -> Engine | SymbolicCritic:
+    """What the settings name as their engine.
+
+    Raises:
+        ValueError: what it needs is not installed.
+    """
+    return SymbolicCritic() if settings.engine == "symbolic" else make_engine(settings)
+
+
+async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedService:
+    """Start the backend and the verifier, load the tokenizers, and put the pipeline together.
+
+    Args:
+        parts: of the service.
+        on_phase: is given each phase as it begins.
+
+    Raises:
+        ValueError: something cannot be loaded as configured; the message says what to change.
+        RuntimeError: answers cannot be verified.
+    """
+    settings, backend, telemetry = parts.settings, parts.backend, parts.telemetry
+    on_phase("starting the engine (phase 1 of 2)")
+    limits, _ = await asyncio.gather(backend.start(), parts.verifier.start())
+    on_phase("loading tokenizers (phase 2 of 2)")
+    vocabularies = await asyncio.to_thread(
+        load_vocabularies, settings.tokenizers, backend.model, limits.tokenizer_json
+    )
+    tables = {name: vocabulary.table for name, vocabulary in vocabularies.items()}
+    critic, prompter = _critic(parts, limits)
+    sampler = CritiqueSampler(critic)
+    cpu_gate = asyncio.Lock()
+    judge = RolloutJudge(
+        Preparer(prompter, tables, CritiquePolicy.of(settings)),
+        sampler,
+        parts.verifier,
+        parts.admission,
+        cpu_gate,
+        telemetry,
+    )
+    deduplicated = DeduplicatedJudge(
+        judge,
+        parts.results,
+        fingerprint(settings, backend, parts.template.source),
+        cpu_gate,
+        telemetry,
+    )
+    creditor = BatchCreditor(
+        deduplicated,
+        parts.admission,
+        parts.keys,
+        parts.live,
+        partial(critique_tokens, settings),
+    )
+    return LoadedService(limits, vocabularies, sampler, judge, creditor)
+
+
+def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgePrompter | None]:
+    backend = parts.backend
+    if isinstance(backend, SymbolicCritic):
+        return backend, None
+    secret = parts.settings.nonce_secret
+    prompter = JudgePrompter(
+        backend.encode,
+        limits.context_length,
+        parts.template,
+        secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
+        parts.settings.prefill,
+    )
+    return JudgeCritic(backend, limits.slots), prompter
+
+
+def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
+    """The expected length of a critique in tokens; None is the service's own style."""
+    if settings.critique_format == "tag":
+        return 512
+    return {"verdict": 16, "brief": 64, "full": 320}[style or settings.critique_style]

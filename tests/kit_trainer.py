@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from capo_trainer.recipe import Recipe, make_recipe
 from kit import tokenizer
 
@@ -27,11 +27,19 @@ def make_policy(folder: Path, tied: bool = True) -> Path:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(wrapped), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
-            pad_token_id=0, bos_token_id=None, eos_token_id=0, initializer_range=0.3,
+            vocab_size=len(wrapped),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=tied,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=0,
+            initializer_range=0.3,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
@@ -57,7 +65,7 @@ def all_wrong(question: str, steps: list[str]) -> list[bool]:
     return [True] * len(steps)
 
 
-def by_letters(prompt: str, sampling: Sampling) -> str:
+def by_letters(prompt: str, sampling: CritiqueSampling) -> str:
     """A judge that calls every step with an e or an o wrong: a rule that can be learnt."""
     steps = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
     wrong = [int(index) for index, text in steps if set("eo") & set(text)]
@@ -70,10 +78,15 @@ def recipe_values(policy: Path, prompts: Path, output: Path, url: str | None) ->
         "steps": 4,
         "policy": {"model": str(policy)},
         "data": {
-            "prompts": str(prompts), "verifier": "kit_trainer:outcome", "prompts_per_step": 4,
+            "prompts": str(prompts),
+            "verifier": "kit_trainer:outcome",
+            "prompts_per_step": 4,
         },
         "sampling": {
-            "rollouts_per_prompt": 4, "temperature": 1.0, "top_p": 0.95, "max_tokens": 12,
+            "rollouts_per_prompt": 4,
+            "temperature": 1.0,
+            "top_p": 0.95,
+            "max_tokens": 12,
             "batch": 8,
         },
         "credit": (
@@ -85,7 +98,7 @@ def recipe_values(policy: Path, prompts: Path, output: Path, url: str | None) ->
         "optimiser": {"learning_rate": 1e-3},
         "checkpoints": {"every": 1},
         "logging": {"tensorboard": False},
-    }  # fmt: skip
+    }
 
 
 def changed(values: dict[str, Any], **changes: Any) -> Recipe:
@@ -120,9 +133,9 @@ def command(recipe: Path, processes: int = 1) -> list[str]:
     ours = ["-m", "capo_client", "train", "--config", str(recipe)]
     if processes == 1:
         return [sys.executable, *ours]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
-    return [*launch, str(processes), "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", *ours]  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    launch += ["--num_processes", str(processes), "--num_machines", "1"]
+    return [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", *ours]
 
 
 def environment() -> dict[str, str]:

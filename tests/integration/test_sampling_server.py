@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import kit_trainer
-from capo_trainer.data import Prompt
-from capo_trainer.policy import load_policy
+from capo_trainer.policy import encode_prompt, load_policy
 from capo_trainer.recipe import Policy, Sampling
-from capo_trainer.sampling import Asked, LocalSampler, ServerSampler, encode_prompt
+from capo_trainer.sampling import LocalSampler, ServerSampler, sample_all
+from capo_trainer.types import Prompt, SampleRequest
 from kit_engine import Running, free_port, running
 
 
@@ -50,14 +50,16 @@ def test_a_server_samples_as_the_policy_does_and_follows_its_weights(
     )  # fmt: skip
     sampler = ServerSampler(tokenizer, settings, 0, tmp_path / "weights")
     local = LocalSampler(tokenizer, settings, 0)
-    asked = [
-        Asked(Prompt(i, text, "1"), encode_prompt(tokenizer, text, Policy(model="")), f"key {i}")
+    requests = [
+        SampleRequest(
+            Prompt(i, text, "1"), encode_prompt(tokenizer, text, Policy(model="")), f"key {i}"
+        )
         for i, text in enumerate(["First we add", "Then 12 and", "crêpes", "x = (a"] * 2)
     ]
 
     def compare() -> list[list[int]]:
-        theirs = [r.ids for r in sampler.sample(None, asked, greedy=True)]
-        assert theirs == [r.ids for r in local.sample(model, asked, greedy=True)]
+        theirs = [r.ids for r in sample_all(sampler, None, requests, greedy=True)]
+        assert theirs == [r.ids for r in sample_all(local, model, requests, greedy=True)]
         return theirs
 
     before = compare()
@@ -72,6 +74,6 @@ def test_a_server_samples_as_the_policy_does_and_follows_its_weights(
 
     sampler.update(save)
     assert compare() != before
-    seen: list[int] = []
-    sampled = sampler.sample(None, asked, lambda position, rollout: seen.append(position))
-    assert sorted(seen) == list(range(8)) and all(0 < len(r.ids) <= 13 for r in sampled)
+    sampled = list(sampler.sample(None, requests))
+    assert sorted(position for position, _ in sampled) == list(range(8))
+    assert all(0 < len(rollout.ids) <= 13 for _, rollout in sampled)

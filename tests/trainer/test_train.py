@@ -18,8 +18,14 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 import capo_wire as wire
 import kit_trainer
 from capo_trainer import ppo_update as learning
-from capo_trainer.recipe import RecipeError
-from capo_trainer.train import TrainingStopped, train
+from capo_trainer.errors import (
+    PromptFileError,
+    RecipeError,
+    RewardServiceError,
+    TokenizerNotServedError,
+    TrainingStopped,
+)
+from capo_trainer.train import train
 from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings, wait_for_lines
 from kit_trainer import by_letters, changed, records
@@ -307,7 +313,7 @@ def test_a_bad_prompt_stops_before_training(values: dict, line: str, message: st
     path = Path(values["data"]["prompts"])
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], line, *lines[2:]]))
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(PromptFileError, match=message):
         train(changed(values))
     assert not Path(values["output"]).exists()
 
@@ -315,19 +321,19 @@ def test_a_bad_prompt_stops_before_training(values: dict, line: str, message: st
 def test_an_answer_that_cannot_be_verified_is_named(values: dict) -> None:
     path = Path(values["data"]["prompts"])
     path.write_text('{"question": "q", "answer": "42"}\n{"question": "q", "answer": "see above"}\n')
-    with pytest.raises(RecipeError, match="line 2: the answer 'see above' cannot be verified"):
+    with pytest.raises(PromptFileError, match="line 2: the answer 'see above' cannot be verified"):
         train(changed(values, data__verifier="math_verify"))
 
 
 def test_a_service_that_cannot_be_used_is_refused(
     values: dict, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RecipeError, match=r"does not serve tokenizer 'mine'.*gpt2"):
+    with pytest.raises(TokenizerNotServedError, match=r"does not serve tokenizer 'mine'.*gpt2"):
         train(changed(values, credit__tokenizer="mine"))
     AcceleratorState._reset_state()
-    with pytest.raises(RecipeError, match=r"cannot be used.*capo serve"):
+    with pytest.raises(RewardServiceError, match=r"cannot be used.*capo serve"):
         train(changed(values, credit__url="http://127.0.0.1:9", credit__ready_within=0))
     AcceleratorState._reset_state()
     monkeypatch.setattr("capo_trainer.reward_client.our_version", lambda: "7.1.0")
-    with pytest.raises(RecipeError, match=r"version .*this trainer 7\.1\.0"):
+    with pytest.raises(RewardServiceError, match=r"version .*this trainer 7\.1\.0"):
         train(changed(values))

@@ -15,11 +15,13 @@ from capo_client.cli.main import app as capo_app
 from capo_testbed import cli as testbed_cli
 from capo_trainer import cli
 from capo_trainer.batch import make_batch
-from capo_trainer.data import Prompt, prompts_of_step
-from capo_trainer.evaluate import Judged, summary
-from capo_trainer.recipe import RecipeError, load_recipe
-from capo_trainer.reward_client import Bundles, Credit
-from capo_trainer.sampling import Asked, Rollout, _Choose
+from capo_trainer.data import prompts_of_step
+from capo_trainer.errors import RecipeError
+from capo_trainer.evaluate import JudgedSolution, summary
+from capo_trainer.recipe import load_recipe
+from capo_trainer.reward_client import Bundles
+from capo_trainer.sampling.local import _ChooseToken
+from capo_trainer.types import Prompt, RolloutCredit, SampledRollout, SampleRequest
 from capo_trainer.verify import MathVerify
 from kit_trainer import changed, recipe_values
 
@@ -109,7 +111,7 @@ def test_sampled_tokens_have_the_distribution_of_temperature_and_top_p(
     wanted = probabilities[:kept] / probabilities[:kept].sum()
     count = 40_000
     uniforms = ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[:, None]
-    choose = _Choose(uniforms, 3, temperature, top_p)
+    choose = _ChooseToken(uniforms, 3, temperature, top_p)
     scores = choose(torch.zeros(count, 3, dtype=torch.long), logits.expand(count, 5))
     assert ((scores == 0).sum(1) == 1).all()  # one token is left
     chosen = Counter(scores.argmax(1).tolist())
@@ -121,17 +123,26 @@ def test_sampled_tokens_have_the_distribution_of_temperature_and_top_p(
 # --- rewards
 
 
-def rollout(text: str, question: int, tokens: int, finished: bool = True) -> Rollout:
+def rollout(text: str, question: int, tokens: int, finished: bool = True) -> SampledRollout:
     prompt = Prompt(question, "q", "a")
-    return Rollout(Asked(prompt, [5] * (question + 1), "k"), [7] * tokens, text, finished)
+    return SampledRollout(
+        SampleRequest(prompt, [5] * (question + 1), "k"), [7] * tokens, text, finished
+    )
 
 
 def test_a_batch_holds_the_rewards_of_equation_1() -> None:
-    settings = values(sampling__rollouts_per_prompt=2, data__prompts_per_step=2,
-                      algorithm__minibatch=4, algorithm__format_reward=0.2,
-                      algorithm__format_pattern="ok")  # fmt: skip
+    settings = values(
+        sampling__rollouts_per_prompt=2,
+        data__prompts_per_step=2,
+        algorithm__minibatch=4,
+        algorithm__format_reward=0.2,
+        algorithm__format_pattern="ok",
+    )
     rollouts = [rollout("ok", 0, 3), rollout("x", 0, 2), rollout("ok", 1, 1), rollout(" ", 1, 1)]
-    credits = {0: Credit([0.0, 1.0, 1.0], [False, True]), 1: Credit([0.5, 0.5], [True])}
+    credits = {
+        0: RolloutCredit([0.0, 1.0, 1.0], [False, True]),
+        1: RolloutCredit([0.5, 0.5], [True]),
+    }
     batch = make_batch(rollouts, [1.0, 0.0, 1.0, 0.0], credits, settings, 0, "cpu")
     assert batch.outcome.tolist() == pytest.approx([2.2, 0.0, 0.0, 0.0])
     assert batch.process[:2].tolist() == [[0.0, -1.0, -1.0], [-0.5, -0.5, 0.0]]
@@ -145,31 +156,47 @@ def test_a_batch_holds_the_rewards_of_equation_1() -> None:
 
 
 def test_a_batch_falls_back_to_the_outcome_and_leaves_out_what_is_undecided() -> None:
-    settings = values(sampling__rollouts_per_prompt=2, data__prompts_per_step=1,
-                      algorithm__minibatch=2, credit__on_failure="outcome",
-                      algorithm__truncated="mask")  # fmt: skip
+    settings = values(
+        sampling__rollouts_per_prompt=2,
+        data__prompts_per_step=1,
+        algorithm__minibatch=2,
+        credit__on_failure="outcome",
+        algorithm__truncated="mask",
+    )
     batch = make_batch(
         [rollout("a", 0, 2), rollout("b", 0, 2)], [1.0, None], {}, settings, 0, "cpu"
     )
     assert batch.outcome.tolist() == [2.0, 0.0] and batch.mask.sum(1).tolist() == [2, 0]
     assert batch.counts["uncredited"] == 1 and batch.counts["unverified"] == 1
-    cut = make_batch([rollout("a", 0, 2, False), rollout("b", 0, 2)], [1.0, 1.0],
-                     {0: Credit([0.0, 0.0], [False]), 1: Credit([0.0, 0.0], [False])},
-                     settings, 0, "cpu")  # fmt: skip
+    cut = make_batch(
+        [rollout("a", 0, 2, False), rollout("b", 0, 2)],
+        [1.0, 1.0],
+        {0: RolloutCredit([0.0, 0.0], [False]), 1: RolloutCredit([0.0, 0.0], [False])},
+        settings,
+        0,
+        "cpu",
+    )
     assert cut.mask.sum(1).tolist() == [0, 2] and cut.counts["truncated"] == 1
 
 
 def test_bundles_are_full_or_the_last_of_a_question() -> None:
-    sent: list[list[int]] = []
-    bundles = Bundles(2, 3, sent.append)
+    bundles = Bundles(2, 3)
+    sent = []
     for position in (0, 3, 4, 2, 1, 5):
-        bundles.add(position)
-    assert sent == [[3, 4], [0, 2], [1], [5]]
+        if bundle := bundles.add((position, rollout("a", 0, 1), None)):
+            sent.append([item[0] for item in bundle])
+    assert sent == [[3, 4], [0, 2], [1], [5]] and bundles.rest() == []
+    bundles.add((6, rollout("a", 0, 1), None))
+    assert [[item[0] for item in bundle] for bundle in bundles.rest()] == [[6]]
 
 
 def test_an_evaluation_counts_what_is_known() -> None:
     found = summary(
-        [Judged(1.0, [True, False], 4), Judged(0.0, [False, False], 2), Judged(1.0, None, 3)]
+        [
+            JudgedSolution(1.0, [True, False], 4),
+            JudgedSolution(0.0, [False, False], 2),
+            JudgedSolution(1.0, None, 3),
+        ]
     )
     assert found["accuracy"] == pytest.approx(2 / 3) and found["tokens"] == 3
     assert found["wrong_step_rate"] == 0.25 and found["lucky_rate"] == 0.5 and found["unknown"] == 1

@@ -1,8 +1,8 @@
 """The CAPO algorithm: rewards -> advantages -> loss. Pure functions of tensors.
 
 B is the number of rollouts, T the length of the longest. `mask` (B, T) is True at tokens that the
-policy sampled; what stands elsewhere never matters, NaN included. `groups` (B,) gives rollouts of
-the same question the same number.
+policy sampled; values elsewhere are ignored, NaN included. `groups` (B,) gives rollouts of the same
+question the same number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 Advantage = Literal["capo", "papo", "vppo", "rloo", "grpo"]
 Average = Literal["rollout", "token"]
 
-# Below this, values are equal but for rounding, and there is nothing to prefer.
+# Smaller differences are rounding errors.
 _EQUAL = 1e-6
 
 
@@ -27,7 +27,7 @@ def advantages(
 
     Args:
         outcome: (B,) reward of the whole rollout, W_whole * r_v in eq. 1.
-        process: (B, T) reward of each token beside it, -W_process * penalty in eq. 1.
+        process: (B, T) reward of each token in addition, -W_process * penalty in eq. 1.
         mask: (B, T) bool.
         groups: (B,) integers.
         variant: `capo`: R = outcome + process, less mean and over standard deviation, both over
@@ -59,7 +59,7 @@ def _capo(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
 def _papo(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
     filled = mask.any(1)
     better = filled & (outcome > outcome[filled].min() + _EQUAL) if filled.any() else filled
-    # Where all are alike, all are correct or none: their steps still tell them apart.
+    # Where all outcomes are equal, steps still distinguish the rollouts.
     if not better.any():
         better = filled
     among = mask & better[:, None]
@@ -98,8 +98,12 @@ def _normalised(values: Tensor, among: Tensor) -> Tensor:
 
 
 _VARIANTS: dict[Advantage, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "capo": _capo, "papo": _papo, "vppo": _vppo, "rloo": _rloo, "grpo": _grpo,
-}  # fmt: skip
+    "capo": _capo,
+    "papo": _papo,
+    "vppo": _vppo,
+    "rloo": _rloo,
+    "grpo": _grpo,
+}
 
 
 def genorm_reward(outcome: Tensor, judged: Tensor, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
@@ -113,17 +117,20 @@ def genorm_reward(outcome: Tensor, judged: Tensor, alpha: float = 1.0, beta: flo
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantage: Tensor, mask: Tensor,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
     clip: tuple[float, float] = (0.2, 0.2),
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """PPO's clipped loss of every token, (B, T): -min(r A, clip(r, 1 - low, 1 + high) A).
 
     Gradients flow through `logprobs` alone; r = exp(logprobs - old_logprobs).
     """
     low, high = clip
     ratio = _masked(logprobs - old_logprobs.detach(), mask).exp()
-    wanted = _masked(advantage.detach(), mask)
-    return -torch.minimum(ratio * wanted, ratio.clamp(1 - low, 1 + high) * wanted)
+    weight = _masked(advantage.detach(), mask)
+    return -torch.minimum(ratio * weight, ratio.clamp(1 - low, 1 + high) * weight)
 
 
 def kl_to_reference(logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
@@ -135,22 +142,26 @@ def kl_to_reference(logprobs: Tensor, reference: Tensor, mask: Tensor) -> Tensor
     return difference.exp() - difference - 1
 
 
-def clipped(logprobs: Tensor, old_logprobs: Tensor, advantage: Tensor,
-            clip: tuple[float, float] = (0.2, 0.2)) -> Tensor:  # fmt: skip
-    """Where the clip holds the gradient back, (B, T) bool."""
+def clipped(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantage: Tensor,
+    clip: tuple[float, float] = (0.2, 0.2),
+) -> Tensor:
+    """Where the clip stops the gradient, (B, T) bool."""
     ratio = (logprobs - old_logprobs).exp()
     low, high = clip
     return ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
 
 
 def token_weights(mask: Tensor, average: Average = "rollout", total: float | None = None) -> Tensor:
-    """What each token counts in the loss, (B, T); the loss is the weighted sum over tokens.
+    """Weight of each token in the loss, (B, T); the loss is the weighted sum over tokens.
 
     Args:
         mask: (B, T) bool.
-        average: `rollout`: 1/n sum_i 1/L_i sum_t, the paper's. `token`: all tokens alike.
-        total: the rollouts (`rollout`: those with a token) or the tokens (`token`) of the whole
-            batch, of which these may be a part; by default these are all.
+        average: `rollout`: 1/n sum_i 1/L_i sum_t, the paper's. `token`: the same for all tokens.
+        total: number of rollouts with a token (`rollout`) or of tokens (`token`) in the whole
+            batch, where this is a part of it. Default: this is the whole batch.
     """
     mask = mask.bool()
     if total is None:
@@ -162,7 +173,7 @@ def token_weights(mask: Tensor, average: Average = "rollout", total: float | Non
 
 
 def weight_total(mask: Tensor, average: Average) -> Tensor:
-    """What `token_weights` takes as `total`: for these; sums over parts are the whole's."""
+    """`total` of `token_weights` for this part of a batch; totals of parts add up."""
     return mask.any(1).sum() if average == "rollout" else mask.sum()
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from capo_trainer import recipe
-from capo_trainer.algorithm import advantages, genorm_reward
-from capo_trainer.reward_client import Credit
-from capo_trainer.sampling import Rollout
+from capo_trainer.algorithm import Advantage, advantages, genorm_reward
+from capo_trainer.types import RolloutCredit, SampledRollout
 
 
 @dataclass(slots=True)
-class Batch:
+class TrainingBatch:
     """B rollouts: prompts padded on the left to P tokens, responses on the right to T.
 
     `ids`, `attention` (B, P + T); `mask` (B, T) is True at tokens that are learnt from; `outcome`
@@ -38,36 +36,45 @@ class Batch:
         """T."""
         return int(self.mask.shape[1])
 
-    def advantages(self, variant: Any) -> Tensor:
+    def advantages(self, variant: Advantage) -> Tensor:
         """(B, T); rollouts that are left out do not count in their group's mean."""
         return advantages(self.outcome, self.process, self.mask, self.groups, variant)
 
-    def rows(self, chosen: Sequence[int]) -> Batch:
+    def rows(self, chosen: Sequence[int]) -> TrainingBatch:
         """Some of the rollouts."""
         index = torch.tensor(chosen, dtype=torch.long, device=self.ids.device)
-        return Batch(
-            self.ids[index], self.attention[index], self.mask[index], self.outcome[index],
-            self.process[index], self.groups[index], self.counts,
-        )  # fmt: skip
+        return TrainingBatch(
+            self.ids[index],
+            self.attention[index],
+            self.mask[index],
+            self.outcome[index],
+            self.process[index],
+            self.groups[index],
+            self.counts,
+        )
 
 
 def make_batch(
-    rollouts: Sequence[Rollout], outcomes: Sequence[float | None],
-    credits: dict[int, Credit] | None, settings: recipe.Recipe, pad: int, device: Any,
-) -> Batch:  # fmt: skip
-    """Rewards of rollouts (eq. 1, or eq. 3), and what each can be learnt from.
+    rollouts: Sequence[SampledRollout],
+    outcomes: Sequence[float | None],
+    credits: Mapping[int, RolloutCredit] | None,
+    settings: recipe.Recipe,
+    pad: int,
+    device: torch.device | str,
+) -> TrainingBatch:
+    """Rewards of rollouts (eq. 1, or eq. 3), and the tokens that are learnt from.
 
     Args:
         rollouts: those of a question side by side.
-        outcomes: r_v; None where it could not be decided, and the rollout is left out.
-        credits: by position; those that lack one fall back to what the recipe says. None: the
+        outcomes: r_v; a rollout whose outcome is None, undecided, is left out.
+        credits: by position; for rollouts without credit the recipe's `on_failure` holds. None: the
             reward is the outcome alone.
         settings: the recipe.
         pad: the id that pads.
         device: where the tensors go.
     """
     count, per_question = len(rollouts), settings.sampling.rollouts_per_prompt
-    before = max(len(r.asked.prompt_ids) for r in rollouts)
+    before = max(len(r.request.prompt_ids) for r in rollouts)
     after = max(max(len(r.ids) for r in rollouts), 1)
     ids = torch.full((count, before + after), pad, dtype=torch.long)
     attention = torch.zeros((count, before + after), dtype=torch.long)
@@ -75,8 +82,9 @@ def make_batch(
     outcome, process = torch.zeros(count), torch.zeros(count, after)
     counts: Counter[str] = Counter()
     for row, (rollout, verified) in enumerate(zip(rollouts, outcomes, strict=True)):
-        start, length = before - len(rollout.asked.prompt_ids), len(rollout.ids)
-        ids[row, start : before + length] = torch.tensor([*rollout.asked.prompt_ids, *rollout.ids])
+        prompt_ids, length = rollout.request.prompt_ids, len(rollout.ids)
+        start = before - len(prompt_ids)
+        ids[row, start : before + length] = torch.tensor([*prompt_ids, *rollout.ids])
         attention[row, start : before + length] = 1
         credit = (credits or {}).get(row)
         blank = not rollout.text.strip()
@@ -99,14 +107,22 @@ def make_batch(
                 penalties = torch.tensor(credit.penalties)
                 process[row, :length] = -settings.credit.w_process * penalties
     groups = torch.arange(count) // per_question
-    return Batch(
-        ids.to(device), attention.to(device), mask.to(device), outcome.to(device),
-        process.to(device), groups.to(device), counts,
-    )  # fmt: skip
+    return TrainingBatch(
+        ids.to(device),
+        attention.to(device),
+        mask.to(device),
+        outcome.to(device),
+        process.to(device),
+        groups.to(device),
+        counts,
+    )
 
 
 def whole_reward(
-    rollout: Rollout, verified: float, credit: Credit | None, settings: recipe.Recipe
+    rollout: SampledRollout,
+    verified: float,
+    credit: RolloutCredit | None,
+    settings: recipe.Recipe,
 ) -> float:
     """The reward of the whole rollout: W_whole * r_v, or eq. 3, and the format reward."""
     reward = settings.credit.w_whole * verified
@@ -126,7 +142,7 @@ def whole_reward(
     return reward
 
 
-def log_probabilities(model: Any, batch: Batch, temperature: float) -> Tensor:
+def log_probabilities(model: nn.Module, batch: TrainingBatch, temperature: float) -> Tensor:
     """(B, T) float32: of each sampled token under the model at the sampling temperature.
 
     Top-p is left out, as is usual: a token that the new policy's top-p drops has no ratio.
@@ -134,9 +150,12 @@ def log_probabilities(model: Any, batch: Batch, temperature: float) -> Tensor:
     width = batch.width
     positions = (batch.attention.cumsum(1) - 1).clamp(min=0)
     logits = model(
-        input_ids=batch.ids, attention_mask=batch.attention, position_ids=positions,
-        logits_to_keep=width + 1, use_cache=False,
-    ).logits[:, :-1]  # fmt: skip
+        input_ids=batch.ids,
+        attention_mask=batch.attention,
+        position_ids=positions,
+        logits_to_keep=width + 1,
+        use_cache=False,
+    ).logits[:, :-1]
     logits = logits.float() / temperature
     chosen = logits.gather(-1, batch.ids[:, -width:, None]).squeeze(-1)
     return chosen - logits.logsumexp(-1)

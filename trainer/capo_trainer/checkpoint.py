@@ -1,8 +1,8 @@
 """Checkpoints that a killed run resumes from exactly, and the policy as a folder of its own.
 
 A checkpoint holds weights, optimiser, schedule and random states; which questions come next, and
-every rollout's random stream, follow from the step's number. It is written beside its place and
-then renamed, so one that is there is whole.
+every rollout's random stream, follow from the step's number. It is written under another name and
+then renamed, so that no checkpoint is ever incomplete.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from capo_trainer.recipe import Recipe, RecipeError
+from capo_trainer.errors import RecipeError
+from capo_trainer.recipe import Recipe
 
 _STATE = "trainer.json"
 # What may change between a run and its continuation.
@@ -41,38 +43,39 @@ def save(accelerator: Accelerator, recipe: Recipe, step: int) -> None:
         target = folder / f"step-{step:06d}"
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
-        for old in found(recipe)[: -recipe.checkpoints.keep]:
+        for old in completed(recipe)[: -recipe.checkpoints.keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
-def found(recipe: Recipe) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
+def completed(recipe: Recipe) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
     return sorted((recipe.output / "checkpoints").glob("step-*"))
 
 
 def load(accelerator: Accelerator, recipe: Recipe) -> int:
-    """Load the newest checkpoint; how many steps it is after, 0 without one.
+    """Load the newest checkpoint. Returns the number of steps before it, 0 without a checkpoint.
 
     Raises:
-        RecipeError: it was written by a recipe that decided otherwise.
+        RecipeError: the checkpoint belongs to a different recipe.
     """
-    there = found(recipe)
-    if not there:
+    checkpoints = completed(recipe)
+    if not checkpoints:
         return 0
-    state = json.loads((there[-1] / _STATE).read_text())
+    newest = checkpoints[-1]
+    state = json.loads((newest / _STATE).read_text())
     if state["recipe"] != _mark(recipe):
         raise RecipeError(
-            f"{recipe.output} holds the run of a different recipe (checkpoint {there[-1].name}): "
+            f"{recipe.output} holds the run of a different recipe (checkpoint {newest.name}): "
             "name another output, delete that folder, or take the recipe it was begun with"
         )
-    accelerator.load_state(str(there[-1]))
+    accelerator.load_state(str(newest))
     return int(state["step"])
 
 
 @contextmanager
-def whole_model(accelerator: Accelerator, model: Any) -> Iterator[Any]:
-    """The policy with all its weights on this process, for sampling."""
+def whole_model(accelerator: Accelerator, model: nn.Module) -> Iterator[PreTrainedModel]:
+    """The policy with all its weights in this process, for sampling."""
     if accelerator.distributed_type == DistributedType.FSDP:
         from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -83,7 +86,9 @@ def whole_model(accelerator: Accelerator, model: Any) -> Iterator[Any]:
     yield accelerator.unwrap_model(model)
 
 
-def export(accelerator: Accelerator, model: Any, tokenizer: Any, folder: Path) -> None:
+def export(
+    accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
     """Write the policy so that transformers and vLLM load it."""
     state = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
@@ -94,7 +99,7 @@ def export(accelerator: Accelerator, model: Any, tokenizer: Any, folder: Path) -
 
 
 def _mark(recipe: Recipe) -> str:
-    """What decides the course of a run."""
+    """Hash of everything in a recipe that decides the course of a run."""
     deciding = recipe.model_dump(mode="json", exclude=_FREE)
     for name in ("url", "deadline", "ready_within", "allow_other_version"):
         deciding["credit"].pop(name)

@@ -1,4 +1,4 @@
-"""Evaluation during training: accuracy, and how often steps are wrong, on held-out questions."""
+"""Evaluation during training: accuracy, and the rate of wrong steps, on held-out questions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from capo_trainer import checkpoint
 from capo_trainer.data import read_prompts
+from capo_trainer.policy import encode_prompt
 from capo_trainer.recipe import Recipe
-from capo_trainer.reward_client import Bundles, CreditLink
-from capo_trainer.sampling import Asked, Rollout, Sampler, encode_prompt
-from capo_trainer.verify import Verifier, named_function
+from capo_trainer.reward_client import RewardClient
+from capo_trainer.sampling import Sampler, sample_all
+from capo_trainer.types import SampledRollout, SampleRequest
+from capo_trainer.verify import OutcomeVerifier, named_function
 from capo_wire.segmentation import blank_line_steps
-
-_BUNDLE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One answer: its outcome, which of its steps are wrong (None: not known), its tokens."""
+class JudgedSolution:
+    """One answer: its outcome, which of its steps are wrong (None: unknown), its tokens."""
 
     outcome: float | None
     wrong: list[bool] | None
@@ -33,7 +35,9 @@ class Judged:
 class Evaluator:
     """Answers held-out questions; true only if the recipe names some."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Any, verifier: Verifier) -> None:
+    def __init__(
+        self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, verifier: OutcomeVerifier
+    ) -> None:
         settings = recipe.evaluation
         self._recipe, self._tokenizer, self._verifier = recipe, tokenizer, verifier
         self._prompts = (
@@ -52,62 +56,65 @@ class Evaluator:
 
     def due(self, step: int) -> bool:
         """Whether an evaluation comes after `step` steps."""
-        every = self._recipe.evaluation.every
-        return bool(self) and (step % every == 0 or step == self._recipe.steps)
+        settings = self._recipe.evaluation
+        if step == 0:
+            return bool(self) and settings.at_start
+        return bool(self) and (step % settings.every == 0 or step == self._recipe.steps)
 
     def run(
-        self, accelerator: Accelerator, model: Any, sampler: Sampler, link: CreditLink | None
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        sampler: Sampler,
+        rewards: RewardClient | None,
     ) -> dict[str, Any]:
         """Figures over all questions: greedy (pass@1), and sampled if the recipe asks for it."""
         started = time.monotonic()
-        settings = self._recipe.evaluation
         mine = self._prompts[accelerator.process_index :: accelerator.num_processes]
         figures: dict[str, Any] = {}
-        for name, count in (("greedy", 1), ("sampled", settings.samples)):
+        for name, count in (("greedy", 1), ("sampled", self._recipe.evaluation.samples)):
             if not count:
                 continue
-            asked = [
-                Asked(p, encode_prompt(self._tokenizer, p.question, self._recipe.policy),
-                      f"evaluation prompt {p.index} rollout {number}")
-                for p in mine
+            requests = [
+                SampleRequest(
+                    prompt,
+                    encode_prompt(self._tokenizer, prompt.question, self._recipe.policy),
+                    f"evaluation prompt {prompt.index} rollout {number}",
+                )
+                for prompt in mine
                 for number in range(count)
-            ]  # fmt: skip
+            ]
             with checkpoint.whole_model(accelerator, model) as whole:
                 whole.eval()
-                rollouts = sampler.sample(whole, asked, greedy=name == "greedy")
+                rollouts = sample_all(sampler, whole, requests, greedy=name == "greedy")
                 whole.train()
-            judged = gather_object(self._judge(rollouts, link))
+            judged = gather_object(self._judge(rollouts, rewards))
             figures |= {f"{name}_{key}": value for key, value in summary(judged).items()}
         figures["seconds"] = time.monotonic() - started
         return figures
 
-    def _judge(self, rollouts: Sequence[Rollout], link: CreditLink | None) -> list[Judged]:
-        outcomes = [self._verifier(r.text, r.asked.prompt.answer) for r in rollouts]
+    def _judge(
+        self, rollouts: Sequence[SampledRollout], rewards: RewardClient | None
+    ) -> list[JudgedSolution]:
+        outcomes = [self._verifier(r.text, r.request.prompt.answer) for r in rollouts]
         wrong: list[list[bool] | None] = [None] * len(rollouts)
         if self._checker is not None:
             for i, rollout in enumerate(rollouts):
                 steps = blank_line_steps(rollout.text)
-                wrong[i] = list(self._checker(rollout.asked.prompt.question, steps))
-        elif self.needs_service and link is not None:
-            link.begin()
-            bundles = Bundles(
-                _BUNDLE, len(rollouts) or 1,
-                lambda chosen: link.send([(i, rollouts[i], outcomes[i]) for i in chosen]),
-            )  # fmt: skip
-            for i in range(len(rollouts)):
-                bundles.add(i)
-            for i, credit in link.collect().credits.items():
+                wrong[i] = list(self._checker(rollout.request.prompt.question, steps))
+        elif self.needs_service and rewards is not None:
+            for i, credit in rewards.credit_all(rollouts, outcomes).credits.items():
                 wrong[i] = credit.wrong
         lengths = [len(rollout.ids) for rollout in rollouts]
-        return [Judged(*each) for each in zip(outcomes, wrong, lengths, strict=True)]
+        return [JudgedSolution(*each) for each in zip(outcomes, wrong, lengths, strict=True)]
 
 
-def summary(judged: Sequence[Judged]) -> dict[str, float]:
+def summary(judged: Sequence[JudgedSolution]) -> dict[str, float]:
     """Rates over answers and steps.
 
     `accuracy`: right answers. `wrong_step_rate`: wrong steps among all. `lucky_rate`: right
     answers with a wrong step, among all answers. `tokens`: mean length. Answers whose steps are
-    not known count for `accuracy` and `tokens` alone; `unknown` is how many they are.
+    unknown count for `accuracy` and `tokens` only; `unknown` is their number.
     """
     known = [each for each in judged if each.wrong is not None]
     steps = sum(len(each.wrong or ()) for each in known)

@@ -1,19 +1,18 @@
-"""What a run says of itself: the console, metrics.jsonl, rollouts.jsonl, TensorBoard, W&B."""
+"""A run's records: the console, metrics.jsonl, rollouts.jsonl, TensorBoard, W&B."""
 
 from __future__ import annotations
 
 import json
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from capo_trainer.recipe import Recipe, RecipeError
-
-if TYPE_CHECKING:
-    from capo_trainer.train import Sampled
+from capo_trainer.errors import MissingPackageError
+from capo_trainer.recipe import Recipe
+from capo_trainer.types import StepSamples
 
 
 class Logs:
@@ -22,11 +21,11 @@ class Logs:
     Args:
         recipe: the run.
         enabled: whether this process writes.
-        first: steps done before; what the files tell of later ones is dropped, for a killed run
-            may have gone on after its last checkpoint.
+        first: steps done before; records of later steps are dropped from the files, because a
+            killed run may have gone on after its last checkpoint.
 
     Raises:
-        RecipeError: W&B is asked for and not installed.
+        MissingPackageError: TensorBoard or W&B is asked for and not installed.
     """
 
     def __init__(self, recipe: Recipe, enabled: bool = True, first: int = 0) -> None:
@@ -43,15 +42,19 @@ class Logs:
         self._board, self._wandb = _board(recipe, first), _wandb(recipe)
         self.console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=self.console, disable=not self.console.is_terminal,
-        )  # fmt: skip
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
         self._bar.start()
         self._task = self._bar.add_task("", total=recipe.steps, completed=first)
         if first:
             self.console.print(f"resumed after step {first}")
 
-    def step(self, step: int, record: dict[str, Any], taken: Sampled) -> None:
+    def step(self, step: int, record: dict[str, Any], samples: StepSamples) -> None:
         """One training step."""
         self._write("train", step, record)
         if not self._enabled:
@@ -72,21 +75,25 @@ class Logs:
                 self.console.print(
                     f"          why uncredited: {reason}", style="yellow", markup=False
                 )
-        for rollout in taken.rollouts[: self._shown]:
-            self.console.print(f"{rollout.asked.prompt.question}\n{rollout.text}\n", markup=False)
-        self._keep(step, taken)
+        for rollout in samples.rollouts[: self._shown]:
+            self.console.print(f"{rollout.request.prompt.question}\n{rollout.text}\n", markup=False)
+        self._keep(step, samples)
 
-    def _keep(self, step: int, taken: Sampled) -> None:
+    def _keep(self, step: int, samples: StepSamples) -> None:
         """Write the first rollouts with their credit, as the inspector reads them."""
-        credits = taken.collected.kept if taken.collected else {}
-        for position, rollout in enumerate(taken.rollouts[: self._kept]):
-            credit = credits.get(position)
+        results = samples.credit.results if samples.credit else {}
+        for position, rollout in enumerate(samples.rollouts[: self._kept]):
+            result = results.get(position)
             record = {
-                "step": step, "question": rollout.asked.prompt.question, "response": rollout.text,
-                "tokens": len(rollout.ids), "method": self._credit.method,
-                "w_whole": self._credit.w_whole, "w_process": self._credit.w_process,
-                "credit": credit and credit.model_dump(exclude={"token_rewards", "response"}),
-            }  # fmt: skip
+                "step": step,
+                "question": rollout.request.prompt.question,
+                "response": rollout.text,
+                "tokens": len(rollout.ids),
+                "method": self._credit.method,
+                "w_whole": self._credit.w_whole,
+                "w_process": self._credit.w_process,
+                "credit": result and result.model_dump(exclude={"token_rewards", "response"}),
+            }
             self._rollouts.write(json.dumps(record) + "\n")
         self._rollouts.flush()
 
@@ -140,10 +147,10 @@ def _reopened(path: Path, first: int) -> TextIO:
 def _record(line: str) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None where a kill cut it short."""
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return found if isinstance(found, dict) else None
+    return record if isinstance(record, dict) else None
 
 
 def _board(recipe: Recipe, first: int) -> Any:
@@ -152,7 +159,7 @@ def _board(recipe: Recipe, first: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise RecipeError(
+        raise MissingPackageError(
             f"logging.tensorboard needs capo-credit[trainer], or set it to false: {error}"
         ) from None
     return SummaryWriter(str(recipe.output / "tensorboard"), purge_step=first + 1)
@@ -164,7 +171,7 @@ def _wandb(recipe: Recipe) -> Any:
     try:
         import wandb
     except ImportError:
-        raise RecipeError(
+        raise MissingPackageError(
             "logging.wandb is set and wandb is not installed: pip install wandb"
         ) from None
     return wandb.init(project=recipe.logging.wandb, config=recipe.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Where models made on this machine lie: the service looks for them in the same places."""
+"""Where models made on this machine are kept; the service looks for them in the same folders."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def cache_folder() -> Path:
 
 
 def testbed_folder() -> Path:
-    """Where `capo testbed` writes, unless told otherwise."""
+    """Where `capo testbed` writes by default."""
     return cache_folder() / "testbed"

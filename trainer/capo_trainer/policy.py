@@ -1,20 +1,24 @@
-"""The policy: its weights, its tokenizer, its learning-rate schedule."""
+"""The policy: weights, tokenizer, prompts, learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from capo_trainer import recipe
+from capo_trainer.errors import RecipeError
 from capo_trainer.paths import cache_folder
-from capo_trainer.recipe import RecipeError
 
 
-def load_policy(settings: recipe.Policy) -> tuple[Any, Any]:
+def load_policy(settings: recipe.Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in fp32, and its tokenizer.
 
     Raises:
@@ -32,14 +36,14 @@ def load_policy(settings: recipe.Policy) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # sampled and learning policy must be one and the same
+            module.p = 0.0  # the policy that samples and the one that learns must be the same
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, tokenizer
 
 
 def _embedded() -> Path:
-    """The embedded model, where the service unpacked it."""
+    """The folder that the service unpacked the embedded model to."""
     found = sorted(cache_folder().glob("SmolLM2-135M-Instruct-*/config.json"))
     if not found:
         raise RecipeError(
@@ -47,6 +51,22 @@ def _embedded() -> Path:
             "once, or name a model"
         )
     return found[-1].parent
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, policy: recipe.Policy
+) -> list[int]:
+    """Token ids of a prompt, by the policy's chat template, or of the plain text without one."""
+    text = question + policy.suffix
+    if tokenizer.chat_template:
+        turns = [{"role": "system", "content": policy.system}] if policy.system else []
+        text = tokenizer.apply_chat_template(
+            [*turns, {"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(
+        tokenizer.encode(f"{policy.system}\n\n{text}\n\n" if policy.system else f"{text}\n\n")
+    )
 
 
 def cosine(

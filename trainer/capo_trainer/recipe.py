@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+import capo_wire as wire
 from capo_trainer.algorithm import Advantage, Average
+from capo_trainer.errors import RecipeError
 from capo_wire.validation import field_path, message_of
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class RecipeError(ValueError):
-    """The recipe, or a file that it names, cannot be used; the message says where."""
+_VOTING, _REWARD, _SEGMENT = wire.Voting(), wire.Reward(), wire.Segment()
 
 
 class _Section(BaseModel):
@@ -73,8 +73,12 @@ class Sampling(_Section):
         return self
 
 
-class Credit(_Section):
-    """What the service is asked, and what happens when it cannot answer."""
+class CreditSection(_Section):
+    """What the service is asked, and what happens when it cannot answer.
+
+    The options of voting, reward and segmentation are those of `capo_wire`, which has their
+    defaults and limits; here they are flat, as recipes write them.
+    """
 
     reward: Literal["capo", "outcome", "generative_outcome"] = Field(
         "capo",
@@ -84,18 +88,18 @@ class Credit(_Section):
         None, description="The service; by default CAPO_URL, or this machine's."
     )
     tokenizer: str | None = Field(
-        None, description="The policy's tokenizer by the name that the service knows it by."
+        None, description="The policy's tokenizer, under the name that the service has for it."
     )
-    method: Literal["greedy", "intersection", "majority", "union", "average"] = "majority"
-    n: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="Critiques, k.")
-    early_stop: bool = True
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    max_tokens: Positive = 2048
-    seed: int | None = None
-    segment: Literal["blank_line", "newline", "sentence"] = "blank_line"
-    w_whole: float = 2.0
-    w_process: float = 1.0
+    method: wire.VotingMethod = _VOTING.method
+    n: int | None = Field(_VOTING.n, description="Critiques, k.")
+    early_stop: bool = _VOTING.early_stop
+    temperature: float = _VOTING.temperature
+    top_p: float = _VOTING.top_p
+    max_tokens: int = _VOTING.max_tokens
+    seed: int | None = _VOTING.seed
+    segment: wire.SegmentMethod = _SEGMENT.method
+    w_whole: float = _REWARD.w_whole
+    w_process: float = _REWARD.w_process
     alpha: float = Field(1.0, description="generative_outcome: of eq. 3.")
     beta: float = Field(1.0, description="generative_outcome: of eq. 3.")
     show_reference: bool = True
@@ -113,10 +117,33 @@ class Credit(_Section):
     bundle: Positive = Field(4, description="Finished rollouts of a question sent together.")
     allow_other_version: bool = False
 
+    @property
+    def voting(self) -> wire.Voting:
+        """How the service samples critiques and votes."""
+        return wire.Voting(
+            method=self.method,
+            n=self.n,
+            early_stop=self.early_stop,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+        )
+
+    @property
+    def weights(self) -> wire.Reward:
+        """The weights of eq. 1."""
+        return wire.Reward(w_whole=self.w_whole, w_process=self.w_process)
+
+    @property
+    def segmentation(self) -> wire.Segment:
+        """How the service cuts steps."""
+        return wire.Segment(method=self.segment)
+
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.method == "greedy" and self.n not in (None, 1):
-            raise ValueError("method greedy takes one critique: leave n out")
+    def _within_limits(self) -> Self:
+        # Each raises where a value is beyond what the service takes; the fields keep their names.
+        _ = self.voting, self.weights, self.segmentation
         return self
 
 
@@ -156,12 +183,14 @@ class Optimiser(_Section):
 class Evaluation(_Section):
     """Measured during training."""
 
-    prompts: Path | None = Field(None, description="Held-out questions; none: no evaluation.")
-    every: Positive = Field(10, description="Steps between; and one after the last.")
-    at_start: bool = Field(True, description="And one before the first.")
-    limit: Positive | None = Field(None, description="At most so many questions.")
+    prompts: Path | None = Field(
+        None, description="Held-out questions; without them there is no evaluation."
+    )
+    every: Positive = Field(10, description="Steps between evaluations; the last step has one too.")
+    at_start: bool = Field(True, description="Evaluate before the first step.")
+    limit: Positive | None = Field(None, description="Number of questions at most.")
     samples: Annotated[int, Field(ge=0)] = Field(
-        0, description="Sampled answers of each question, beside the greedy one."
+        0, description="Sampled answers of each question, in addition to the greedy one."
     )
     checker: str = Field(
         "service",
@@ -178,7 +207,7 @@ class Checkpoints(_Section):
 
 
 class Logging(_Section):
-    """Beside the console and metrics.jsonl."""
+    """Logs in addition to the console and metrics.jsonl."""
 
     tensorboard: bool = True
     wandb: str | None = Field(None, description="A Weights & Biases project; needs wandb.")
@@ -201,7 +230,7 @@ class Recipe(_Section):
     policy: Policy
     data: Data
     sampling: Sampling = Sampling()
-    credit: Credit = Credit()
+    credit: CreditSection = CreditSection()
     algorithm: Algorithm = Algorithm()
     optimiser: Optimiser = Optimiser()
     evaluation: Evaluation = Evaluation()
@@ -240,14 +269,14 @@ class Recipe(_Section):
 
 
 def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe; its relative paths are relative to its own folder, `output` excepted.
+    """Read a recipe. Relative paths are relative to its folder, except `output`.
 
     Args:
         path: a TOML file.
         overrides: dotted name -> value, as {"algorithm.epochs": 1}.
 
     Raises:
-        RecipeError: it is not there, not TOML, or a value is unknown or wrong.
+        RecipeError: the file is missing or not TOML, or a value is unknown or wrong.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -261,10 +290,10 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
             values[section][name] = str(path.parent / Path(given).expanduser())
     for dotted, value in (overrides or {}).items():
         *sections, name = dotted.split(".")
-        place = values
+        table = values
         for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = value
+            table = table.setdefault(section, {})
+        table[name] = value
     return make_recipe(values, str(path))
 
 

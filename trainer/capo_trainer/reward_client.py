@@ -1,75 +1,56 @@
-"""The trainer's side of the service: rollouts go out while others are sampled."""
+"""The trainer's side of the service: rollouts are credited while others are sampled."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import capo_wire as wire
-from capo_client import AsyncCreditClient, CapoError, Credited, CreditSession
+from capo_client import AsyncCreditClient, CapoError, CreditSession
 from capo_client._background_loop import BackgroundWork
-from capo_trainer import recipe
-from capo_trainer.recipe import RecipeError
-from capo_trainer.sampling import Rollout
+from capo_trainer.errors import RewardServiceError, TokenizerNotServedError
+from capo_trainer.recipe import CreditSection
+from capo_trainer.types import RolloutCredit, SampledRollout, StepCredit
+
+_BATCH_SIZE = 16  # rollouts in a request of `credit_all`
+
+Item = tuple[int, SampledRollout, float | None]  # position, rollout, outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """What the service said of one rollout of L tokens.
-
-    `penalties`: share of W_process taken from each token, in [0, 1]. `wrong`: one bool a step.
-    """
-
-    penalties: list[float]
-    wrong: list[bool]
-
-
-@dataclass(slots=True)
-class Collected:
-    """The credit of one step's rollouts, by position; what is missing has its reason counted."""
-
-    credits: dict[int, Credit] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
-    usage: wire.Usage = field(default_factory=wire.Usage)
-    kept: dict[int, Credited] = field(default_factory=dict)  # the whole results of the first few
-    waited: float = 0.0  # seconds, from the end of sampling to the last credit
-
-    def add(self, other: Collected, first: int) -> None:
-        """Another process's rollouts, which stand from `first` on."""
-        self.credits |= {first + position: credit for position, credit in other.credits.items()}
-        self.kept |= {first + position: result for position, result in other.kept.items()}
-        self.failures += other.failures
-        self.usage += other.usage
-        self.waited = max(self.waited, other.waited)
-
-
-class CreditLink:
-    """A connection to the service, which works while the policy samples. Close it at the end.
+class RewardClient:
+    """A connection to the service. Each step: `begin`, `submit` every rollout, `collect`.
 
     Args:
         settings: how credit is asked for.
+        rollouts_per_question: of a step, side by side.
         run: the run's name, by which the service's live view can be filtered.
-        keep: of how many rollouts of a step, the first, the whole result is kept.
+        keep: number of rollouts of a step, the first ones, whose whole result is kept.
 
     Raises:
-        RecipeError: the service is not there, is of another version, or does not serve the
-            policy's tokenizer.
+        RewardServiceError: the service cannot be used, or is of another version.
+        TokenizerNotServedError: it does not serve the policy's tokenizer.
     """
 
-    def __init__(self, settings: recipe.Credit, run: str | None = None, keep: int = 0) -> None:
+    def __init__(
+        self,
+        settings: CreditSection,
+        rollouts_per_question: int,
+        run: str | None = None,
+        keep: int = 0,
+    ) -> None:
         self._settings = settings
+        self._rollouts_per_question = rollouts_per_question
+        self._run = run[:128] if run else None
         self._keep = keep
         self._work = BackgroundWork()
-        self._client = AsyncCreditClient(settings.url)
-        self._options = _options(settings) | {"run": run[:128] if run else None}
-        if keep:
-            self._options["include"] = ["token_rewards", "critiques"]
+        # A bundle is one request: the client, which cuts at batch_size, must not cut it again.
+        self._client = AsyncCreditClient(settings.url, batch_size=max(settings.bundle, _BATCH_SIZE))
         self._session: CreditSession | None = None
-        self._sent: list[int] = []  # positions, in the order of submission
+        self._bundles = Bundles(settings.bundle, rollouts_per_question)
+        self._submitted: list[int] = []  # positions, in the order of submission
         try:
             self.info = self._work.run(self._check())
         except BaseException:
@@ -81,18 +62,18 @@ class CreditLink:
             await self._client.wait_until_ready(self._settings.ready_within)
             info = await self._client.info()
         except CapoError as error:
-            raise RecipeError(
+            raise RewardServiceError(
                 f"the reward service cannot be used: {error}. Start one (`capo serve`), or name "
                 "one by credit.url or CAPO_URL"
             ) from error
         ours = our_version()
         if _series(info.version) != _series(ours) and not self._settings.allow_other_version:
-            raise RecipeError(
+            raise RewardServiceError(
                 f"the service at {self._client.url} is version {info.version} and this trainer "
                 f"{ours}: install the same on both, or set credit.allow_other_version = true"
             )
         if self._settings.tokenizer not in info.tokenizers:
-            raise RecipeError(
+            raise TokenizerNotServedError(
                 f"the service at {self._client.url} does not serve tokenizer "
                 f"{self._settings.tokenizer!r}, but {', '.join(info.tokenizers) or 'none'}: name "
                 "one of these in credit.tokenizer, or start it with "
@@ -101,36 +82,51 @@ class CreditLink:
         return info
 
     def begin(self) -> None:
-        """Before a step's rollouts are sent: its deadline starts to run."""
-        self._sent.clear()
+        """Start a step: its deadline starts to run, and what is left of the last one is dropped."""
+        self._submitted.clear()
+        self._bundles = Bundles(self._settings.bundle, self._rollouts_per_question)
         self._session = self._work.run(self._open())
 
     async def _open(self) -> CreditSession:
-        await self._leave()
-        return self._client.session(deadline=self._settings.deadline, **self._options)
+        await self._cancel()
+        settings = self._settings
+        return self._client.session(
+            deadline=settings.deadline,
+            voting=settings.voting,
+            # r_v * 0 - penalty * 1: the penalty itself, which the recipe's weights apply to.
+            reward=wire.Reward(w_whole=0.0, w_process=1.0),
+            segment=settings.segmentation,
+            show_reference=settings.show_reference,
+            include=["token_rewards", "critiques"] if self._keep else None,
+            run=self._run,
+        )
 
-    async def _leave(self) -> None:
-        """Take back what was sent and not collected."""
+    async def _cancel(self) -> None:
+        """Cancel what was submitted and not collected."""
         if self._session is not None:
             await self._session.aclose()
 
-    def send(self, rollouts: Sequence[tuple[int, Rollout, float | None]]) -> None:
-        """Send rollouts, each with its position and outcome. Returns at once.
+    def submit(self, position: int, rollout: SampledRollout, outcome: float | None) -> None:
+        """Have a finished rollout credited, in a bundle with others of its question.
 
-        Blank ones are not sent: there is no step to judge.
+        Returns at once; what does not fill a bundle is sent by `collect` at the latest.
         """
+        if bundle := self._bundles.add((position, rollout, outcome)):
+            self._send(bundle)
+
+    def _send(self, items: list[Item]) -> None:
         assert self._session is not None, "begin() comes first"  # noqa: S101
-        full = [each for each in rollouts if each[1].text.strip()]
-        if full:
-            self._sent += [position for position, _, _ in full]
-            bodies = [self._body(*each) for each in full]
-            self._work.start(self._submit(self._session, bodies))
+        # Blank rollouts are not sent: there is no step to judge.
+        items = [item for item in items if item[1].text.strip()]
+        if items:
+            self._submitted += [position for position, _, _ in items]
+            bodies = [self._body(*item) for item in items]
+            self._work.start(_submit(self._session, bodies))
 
-    async def _submit(self, session: CreditSession, bodies: list[dict[str, Any]]) -> None:
-        session.submit(bodies)
-
-    def _body(self, position: int, rollout: Rollout, outcome: float | None) -> dict[str, Any]:
-        prompt = rollout.asked.prompt
+    def _body(
+        self, position: int, rollout: SampledRollout, outcome: float | None
+    ) -> Mapping[str, Any]:
+        prompt = rollout.request.prompt
         return {
             "id": str(position),
             "question": prompt.question,
@@ -141,75 +137,80 @@ class CreditLink:
             "outcome": 0.0 if outcome is None else outcome,
         }
 
-    def collect(self) -> Collected:
-        """Wait for the credit of all that was sent since `begin`."""
+    def collect(self) -> StepCredit:
+        """Wait for the credit of all rollouts that were submitted since `begin`."""
         assert self._session is not None, "begin() comes first"  # noqa: S101
         started = time.monotonic()
+        for bundle in self._bundles.rest():
+            self._send(bundle)
         batch = self._work.run(self._session.collect())
-        found = Collected(usage=batch.usage)
-        for position, result in zip(self._sent, batch, strict=True):
-            if isinstance(result, Credited):
-                found.credits[position] = _credit_of(result)
+        credit = StepCredit(usage=batch.usage)
+        for position, result in zip(self._submitted, batch, strict=True):
+            if isinstance(result, wire.Credited):
+                credit.credits[position] = _credit_of(result)
                 if position < self._keep:
-                    found.kept[position] = result
+                    credit.results[position] = result
             else:
                 problem = result.error
-                found.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1
-        self._sent.clear()
-        found.waited = time.monotonic() - started
-        return found
+                credit.failures[f"{problem.status} {problem.title}: {problem.detail}"] += 1
+        self._submitted.clear()
+        credit.wait_seconds = time.monotonic() - started
+        return credit
+
+    def credit_all(
+        self, rollouts: Sequence[SampledRollout], outcomes: Sequence[float | None]
+    ) -> StepCredit:
+        """Credit rollouts that are finished already, in requests of the client's batch size."""
+        self.begin()
+        self._send(list(zip(range(len(rollouts)), rollouts, outcomes, strict=True)))
+        return self.collect()
 
     def close(self) -> None:
-        """Take back what was sent, and close. May be called more than once."""
+        """Cancel what was submitted, and close. May be called more than once."""
         self._work.stop(self._end)
 
     async def _end(self) -> None:
-        await self._leave()
+        await self._cancel()
         await self._client.aclose()
 
 
-class Bundles:
-    """Gathers finished rollouts of a question and sends `size` of them together.
+async def _submit(session: CreditSession, bodies: list[Mapping[str, Any]]) -> None:
+    """`submit` of a session, which belongs to its event loop."""
+    session.submit(bodies)
 
-    A request for each would cost more than it gains; waiting for the last of a question would
-    leave the judge idle.
+
+class Bundles:
+    """Gathers finished rollouts of a question until `size` of them are there, or the last.
+
+    One request each would cost more than it gains; waiting for the last of a question would leave
+    the judge idle.
     """
 
-    def __init__(self, size: int, per_question: int, send: Callable[[list[int]], None]) -> None:
+    def __init__(self, size: int, rollouts_per_question: int) -> None:
         self._size = size
-        self._per_question = per_question
-        self._send = send
-        self._waiting: dict[int, list[int]] = {}
+        self._rollouts_per_question = rollouts_per_question
+        self._waiting: dict[int, list[Item]] = {}
         self._seen: Counter[int] = Counter()
 
-    def add(self, position: int) -> None:
-        """The rollout at `position` is finished; those of a question stand side by side."""
-        question = position // self._per_question
-        self._waiting.setdefault(question, []).append(position)
+    def add(self, item: Item) -> list[Item]:
+        """The bundle that this rollout completes, or nothing."""
+        question = item[0] // self._rollouts_per_question
+        self._waiting.setdefault(question, []).append(item)
         self._seen[question] += 1
-        last = self._seen[question] == self._per_question
+        last = self._seen[question] == self._rollouts_per_question
         if last or len(self._waiting[question]) == self._size:
-            self._send(self._waiting.pop(question))
+            return self._waiting.pop(question)
+        return []
+
+    def rest(self) -> list[list[Item]]:
+        """What has not filled a bundle."""
+        waiting, self._waiting = self._waiting, {}
+        return list(waiting.values())
 
 
-def _options(settings: recipe.Credit) -> dict[str, Any]:
-    voting: dict[str, Any] = {
-        "method": settings.method, "n": settings.n, "early_stop": settings.early_stop,
-        "temperature": settings.temperature, "top_p": settings.top_p,
-        "max_tokens": settings.max_tokens, "seed": settings.seed,
-    }  # fmt: skip
-    return {
-        "voting": voting,
-        # r_v * 0 - penalty * 1: the share itself, which the recipe's weights are applied to.
-        "reward": {"scheme": "capo", "w_whole": 0.0, "w_process": 1.0},
-        "segment": {"method": settings.segment},
-        "show_reference": settings.show_reference,
-    }
-
-
-def _credit_of(result: Credited) -> Credit:
+def _credit_of(result: wire.Credited) -> RolloutCredit:
     rewards = result.token_rewards or []
-    return Credit([-reward for reward in rewards], [step.wrong for step in result.steps])
+    return RolloutCredit([-reward for reward in rewards], [step.wrong for step in result.steps])
 
 
 def our_version() -> str:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import gather_object
 
 from capo_trainer import checkpoint
-from capo_trainer.batch import Batch, make_batch
-from capo_trainer.data import Prompt, prompts_of_step, read_prompts
-from capo_trainer.evaluate import Evaluator
-from capo_trainer.logs import Logs
-from capo_trainer.policy import cosine, load_policy
-from capo_trainer.ppo_update import TrainingStopped, learn
-from capo_trainer.recipe import Recipe, RecipeError
-from capo_trainer.reward_client import Bundles, Collected, CreditLink
-from capo_trainer.sampling import Asked, Rollout, Sampler, encode_prompt, make_sampler
-from capo_trainer.verify import Verifier, make_verifier
-
-
-@dataclass(slots=True)
-class Sampled:
-    """What one step sampled and was told; `collected` is None where no service was asked."""
-
-    rollouts: list[Rollout]
-    outcomes: list[float | None]
-    collected: Collected | None
-    seconds: float
+from capo_trainer.batch import TrainingBatch, make_batch
+from capo_trainer.data import prompts_of_step
+from capo_trainer.errors import TrainingStopped
+from capo_trainer.policy import encode_prompt
+from capo_trainer.recipe import Recipe
+from capo_trainer.run import Run, start_run
+from capo_trainer.types import SampledRollout, SampleRequest, StepCredit, StepSamples
 
 
 def train(recipe: Recipe) -> Path:
@@ -44,162 +27,121 @@ def train(recipe: Recipe) -> Path:
         The folder of the trained policy.
 
     Raises:
-        RecipeError: a file, the policy or the service cannot be used. Nothing was trained.
-        TrainingStopped: the loss is not a number, or no rollout could be learnt from.
-        SamplingError: the sampling server failed.
+        TrainerError: something that the recipe needs cannot be used, or training cannot go on.
     """
-    # Everything that can be wrong is found out before anything is trained.
-    verifier = make_verifier(recipe.data.verifier)
-    prompts = read_prompts(recipe.data.prompts, verifier)
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.policy.precision == "bf16" else "no")
-    world, main = accelerator.num_processes, accelerator.is_main_process
-    if recipe.data.prompts_per_step % world or recipe.minibatch % world:
-        raise RecipeError(
-            f"{world} processes do not divide data.prompts_per_step = "
-            f"{recipe.data.prompts_per_step} and the minibatch of {recipe.minibatch} rollouts"
-        )
-    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are fine
-    set_seed(recipe.seed)
-    model, tokenizer = load_policy(recipe.policy)
-    evaluator = Evaluator(recipe, tokenizer, verifier)
-    needs_service = recipe.credit.reward != "outcome" or evaluator.needs_service
-    kept = recipe.logging.rollouts if main else 0
-    link = CreditLink(recipe.credit, recipe.output.name, kept) if needs_service else None
-
-    reference = None
-    if recipe.algorithm.kl:
-        reference = copy.deepcopy(model).requires_grad_(False).eval().to(accelerator.device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas,
-        weight_decay=recipe.optimiser.weight_decay,
-    )  # fmt: skip
-    schedule = cosine(optimiser, recipe.optimiser, recipe.updates)
-    model, optimiser = accelerator.prepare(model, optimiser)
-    accelerator.register_for_checkpointing(schedule)
-    sampler = make_sampler(tokenizer, recipe.sampling, recipe.seed, recipe.output)
-    first = checkpoint.load(accelerator, recipe)
-    if first:
-        sampler.update(lambda folder: checkpoint.export(accelerator, model, tokenizer, folder))
-    logs = Logs(recipe, enabled=main, first=first)
-
-    try:
-        if first == 0 and evaluator and recipe.evaluation.at_start:
-            logs.evaluation(0, evaluator.run(accelerator, model, sampler, link))
-        for step in range(first, recipe.steps):
+    with ExitStack() as resources:
+        run = start_run(recipe, resources)
+        if run.first == 0 and run.evaluator.due(0):
+            evaluate(run, 0)
+        for step in range(run.first, recipe.steps):
             started = time.monotonic()
-            chosen = prompts_of_step(
-                prompts, step, recipe.data.prompts_per_step, recipe.seed, recipe.data.shuffle
-            )
-            share = len(chosen) // world
-            start = accelerator.process_index * share
-            asked = ask(recipe, tokenizer, chosen[start : start + share], step, start)
-
-            taken = gathered(sample(recipe, accelerator, model, sampler, verifier, link, asked))
-            credits = taken.collected.credits if taken.collected else None
+            requests = make_requests(run, step)
+            samples = gathered(sample(run, requests))
             batch = make_batch(
-                taken.rollouts, taken.outcomes, credits, recipe, tokenizer.pad_token_id,
-                accelerator.device,
-            )  # fmt: skip
-            learned = learn(recipe, accelerator, model, reference, optimiser, schedule, batch, step)
-            sampler.update(lambda folder: checkpoint.export(accelerator, model, tokenizer, folder))
+                samples.rollouts,
+                samples.outcomes,
+                samples.credit.credits if samples.credit else None,
+                recipe,
+                run.tokenizer.pad_token_id,
+                run.accelerator.device,
+            )
+            learned = run.learner.learn(batch, step)
+            run.sampler.update(run.export)
 
-            record = summarise(taken, batch, learned, time.monotonic() - started)
-            logs.step(step + 1, record, taken)
-            if evaluator.due(step + 1):
-                logs.evaluation(step + 1, evaluator.run(accelerator, model, sampler, link))
+            record = summarise(samples, batch, learned, time.monotonic() - started)
+            run.logs.step(step + 1, record, samples)
+            if run.evaluator.due(step + 1):
+                evaluate(run, step + 1)
             if (step + 1) % recipe.checkpoints.every == 0 or step + 1 == recipe.steps:
-                checkpoint.save(accelerator, recipe, step + 1)
+                checkpoint.save(run.accelerator, recipe, step + 1)
         target = recipe.output / "policy"
-        checkpoint.export(accelerator, model, tokenizer, target)
-    finally:
-        logs.close()
-        if link is not None:
-            link.close()
-    accelerator.end_training()
+        run.export(target)
+    run.accelerator.end_training()
     return target
 
 
-def ask(
-    recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], step: int, start: int
-) -> list[Asked]:
-    """n rollouts of each question, side by side, each with a random stream of its own.
-
-    `start` is the place of the first question in the whole step.
-    """
-    asked = []
-    for place, prompt in enumerate(prompts, start):
-        ids = encode_prompt(tokenizer, prompt.question, recipe.policy)
+def make_requests(run: Run, step: int) -> list[SampleRequest]:
+    """This process's share of a step: n rollouts of each question, side by side, each with a random
+    stream of its own."""
+    recipe = run.recipe
+    count, shuffle = recipe.data.prompts_per_step, recipe.data.shuffle
+    prompts = prompts_of_step(run.prompts, step, count, recipe.seed, shuffle)
+    share = count // run.accelerator.num_processes
+    first = run.accelerator.process_index * share
+    requests = []
+    for question, prompt in enumerate(prompts[first : first + share], first):
+        ids = encode_prompt(run.tokenizer, prompt.question, recipe.policy)
         if len(ids) > recipe.data.max_prompt_tokens:
             raise TrainingStopped(
                 f"prompt {prompt.index + 1} of {recipe.data.prompts} has {len(ids)} tokens; raise "
                 f"data.max_prompt_tokens ({recipe.data.max_prompt_tokens}) or leave it out"
             )
-        asked += [
-            Asked(prompt, ids, f"step {step} question {place} rollout {number}")
+        requests += [
+            SampleRequest(prompt, ids, f"step {step} question {question} rollout {number}")
             for number in range(recipe.sampling.rollouts_per_prompt)
         ]
-    return asked
+    return requests
 
 
-def sample(
-    recipe: Recipe, accelerator: Accelerator, model: Any, sampler: Sampler, verifier: Verifier,
-    link: CreditLink | None, asked: Sequence[Asked],
-) -> Sampled:  # fmt: skip
-    """Sample rollouts and have them credited, those that are finished while others are sampled."""
-    if recipe.credit.reward == "outcome":
-        link = None
-    finished: dict[int, Rollout] = {}
+def sample(run: Run, requests: Sequence[SampleRequest]) -> StepSamples:
+    """Sample rollouts, verify their outcomes, and have them credited while others are sampled."""
+    rewards = None if run.recipe.credit.reward == "outcome" else run.rewards
+    overlap = run.recipe.credit.overlap
+    rollouts: dict[int, SampledRollout] = {}
     outcomes: dict[int, float | None] = {}
-
-    def send(positions: list[int]) -> None:
-        if link is not None:
-            link.send([(i, finished[i], outcomes[i]) for i in positions])
-
-    bundles = Bundles(recipe.credit.bundle, recipe.sampling.rollouts_per_prompt, send)
-
-    def on_finished(position: int, rollout: Rollout) -> None:
-        finished[position] = rollout
-        outcomes[position] = verifier(rollout.text, rollout.asked.prompt.answer)
-        if recipe.credit.overlap:
-            bundles.add(position)
-
-    if link is not None:
-        link.begin()
+    if rewards is not None:
+        rewards.begin()
     started = time.monotonic()
-    with checkpoint.whole_model(accelerator, model) as whole:
-        whole.eval()
-        rollouts = sampler.sample(whole, asked, on_finished)
-        whole.train()
-    if not recipe.credit.overlap:
-        for position in range(len(rollouts)):
-            bundles.add(position)
+    with checkpoint.whole_model(run.accelerator, run.model) as model:
+        model.eval()
+        with closing(run.sampler.sample(model, requests)) as finished:
+            for position, rollout in finished:
+                rollouts[position] = rollout
+                outcomes[position] = run.verifier(rollout.text, rollout.request.prompt.answer)
+                if rewards is not None and overlap:
+                    rewards.submit(position, rollout, outcomes[position])
+        model.train()
     seconds = time.monotonic() - started
-    collected = link.collect() if link is not None else None
-    return Sampled(rollouts, [outcomes[i] for i in range(len(rollouts))], collected, seconds)
+    positions = range(len(requests))
+    if rewards is not None and not overlap:
+        for position in positions:
+            rewards.submit(position, rollouts[position], outcomes[position])
+    return StepSamples(
+        [rollouts[position] for position in positions],
+        [outcomes[position] for position in positions],
+        None if rewards is None else rewards.collect(),
+        seconds,
+    )
 
 
-def gathered(mine: Sampled) -> Sampled:
+def gathered(mine: StepSamples) -> StepSamples:
     """What all processes sampled, on each of them; seconds are those of the slowest."""
-    parts: list[Sampled] = gather_object([mine])
+    parts: list[StepSamples] = gather_object([mine])
     if len(parts) == 1:
         return mine
-    whole = Sampled([], [], None, max(part.seconds for part in parts))
+    everything = StepSamples([], [], None, max(part.seconds for part in parts))
     for part in parts:
-        if part.collected is not None:
-            whole.collected = whole.collected or Collected()
-            whole.collected.add(part.collected, len(whole.rollouts))
-        whole.rollouts += part.rollouts
-        whole.outcomes += part.outcomes
-    return whole
+        if part.credit is not None:
+            everything.credit = everything.credit or StepCredit()
+            everything.credit.add(part.credit, len(everything.rollouts))
+        everything.rollouts += part.rollouts
+        everything.outcomes += part.outcomes
+    return everything
+
+
+def evaluate(run: Run, step: int) -> None:
+    """Answer the held-out questions, after `step` steps."""
+    figures = run.evaluator.run(run.accelerator, run.model, run.sampler, run.rewards)
+    run.logs.evaluation(step, figures)
 
 
 def summarise(
-    taken: Sampled, batch: Batch, learned: dict[str, float], seconds: float
+    samples: StepSamples, batch: TrainingBatch, learned: dict[str, float], seconds: float
 ) -> dict[str, Any]:
-    """The step's record."""
-    counts, rollouts = batch.counts, len(taken.rollouts)
-    found = taken.collected or Collected()
-    tokens = sum(len(rollout.ids) for rollout in taken.rollouts)
+    """The step's record in metrics.jsonl."""
+    counts, rollouts = batch.counts, len(samples.rollouts)
+    credit = samples.credit or StepCredit()
+    tokens = sum(len(rollout.ids) for rollout in samples.rollouts)
     steps = counts["steps"]
     return {
         "rollouts": rollouts,
@@ -208,13 +150,13 @@ def summarise(
         "mean_tokens": tokens / rollouts,
         **learned,
         **{name: counts[name] for name in ("blank", "truncated", "unverified", "uncredited")},
-        "failures": dict(found.failures),
+        "failures": dict(credit.failures),
         "tokens": tokens,
-        "critiques": found.usage.critiques_run,
-        "judge_prompt_tokens": found.usage.prompt_tokens,
-        "judge_cached_tokens": found.usage.cached_tokens,
-        "judge_completion_tokens": found.usage.completion_tokens,
-        "sample_seconds": taken.seconds,
-        "wait_seconds": found.waited,
+        "critiques": credit.usage.critiques_run,
+        "judge_prompt_tokens": credit.usage.prompt_tokens,
+        "judge_cached_tokens": credit.usage.cached_tokens,
+        "judge_completion_tokens": credit.usage.completion_tokens,
+        "sample_seconds": samples.seconds,
+        "wait_seconds": credit.wait_seconds,
         "step_seconds": seconds,
     }

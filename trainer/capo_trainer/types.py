@@ -1,0 +1,82 @@
+"""What passes between the parts of a training step: prompts, rollouts, credit.
+
+A step's rollouts are known by their position: those of one question stand side by side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import capo_wire as wire
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question; `index` is its position in the file."""
+
+    index: int
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One rollout to sample. `key` decides its random stream."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRollout:
+    """One sampled answer. `ids` are the sampled tokens, the end token included where `finished`."""
+
+    request: SampleRequest
+    ids: list[int]
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCredit:
+    """Credit of one rollout of L tokens.
+
+    `penalties`: L floats in [0, 1], the share of W_process taken from each token (eq. 1). `wrong`:
+    one bool a step.
+    """
+
+    penalties: list[float]
+    wrong: list[bool]
+
+
+@dataclass(slots=True)
+class StepCredit:
+    """Credit of one step's rollouts, by position. Rollouts without credit are missing from
+    `credits`, and their reasons are counted in `failures`."""
+
+    credits: dict[int, RolloutCredit] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    usage: wire.Usage = field(default_factory=wire.Usage)
+    results: dict[int, wire.Credited] = field(default_factory=dict)  # of the first few rollouts
+    wait_seconds: float = 0.0  # from the end of sampling to the last credit
+
+    def add(self, other: StepCredit, first: int) -> None:
+        """Add the credit of another process's rollouts, whose positions start at `first`."""
+        self.credits |= {first + position: credit for position, credit in other.credits.items()}
+        self.results |= {first + position: result for position, result in other.results.items()}
+        self.failures += other.failures
+        self.usage += other.usage
+        self.wait_seconds = max(self.wait_seconds, other.wait_seconds)
+
+
+@dataclass(slots=True)
+class StepSamples:
+    """One step's rollouts with their outcomes r_v (None: undecided) and their credit (None: the
+    reward is the outcome alone). `seconds`: time spent sampling."""
+
+    rollouts: list[SampledRollout]
+    outcomes: list[float | None]
+    credit: StepCredit | None
+    seconds: float

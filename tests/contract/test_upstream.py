@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine import openai
+from capo_service.engine import openai_upstream
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 from capo_service.engine.openai import OpenAIEngine
 from kit_scripted import ScriptedEngine
@@ -22,7 +22,7 @@ VERDICT = '{"incorrect_steps": [1]}'
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(openai_upstream, "_BACKOFF_SECONDS", 0.001)
 
 
 def upstream(answer: Callable[[], httpx.Response]) -> OpenAIEngine:

@@ -1,4 +1,4 @@
-"""Client of the CAPO reward service: send rollouts, get back the credit of every token.
+"""Client of the CAPO reward service: send rollouts, get a reward for every token.
 
 from capo_client import CreditClient, Rollout
 
@@ -22,6 +22,7 @@ from capo_client.errors import (
     RequestTooLargeError,
     UnauthorizedError,
     UnavailableError,
+    UnknownOptionError,
     UnsupportedMediaTypeError,
 )
 from capo_client.padding import padded_token_rewards
@@ -29,6 +30,7 @@ from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
 from capo_client.session import CreditSession
 from capo_wire import ChatTurn, Credited, Failed, Info, Reward, Rollout, Segment, Voting
+from capo_wire.token_offsets import decode_with_offsets
 
 __all__ = [
     "AsyncCreditClient",
@@ -56,7 +58,9 @@ __all__ = [
     "Segment",
     "UnauthorizedError",
     "UnavailableError",
+    "UnknownOptionError",
     "UnsupportedMediaTypeError",
     "Voting",
+    "decode_with_offsets",
     "padded_token_rewards",
 ]

@@ -1,4 +1,4 @@
-"""`AsyncCreditClient`: sends a batch in chunks, and again what met a 429, a 503 or a lost line."""
+"""`AsyncCreditClient`: sends a batch in chunks, with retries and a deadline for the whole call."""
 
 from __future__ import annotations
 
@@ -9,70 +9,57 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx
 
 import capo_wire as wire
 from capo_client import errors
-from capo_client._request_state import Answer, Chunk, Position, make_options, split, unreachable
-from capo_client._tls import Failure, read
+from capo_client._arrivals import Arrivals
+from capo_client._http import Failure, read
+from capo_client._options import CreditOptionArgs, make_options
+from capo_client._problems import unreachable
+from capo_client._request_state import Chunk, split
 from capo_client.addresses import parse_urls
-from capo_client.connections import Settings
+from capo_client.connections import ConnectionSettings, LoopConnections
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
-from capo_client.sending import Sender, turn
+from capo_client.sending import Sender, request_slot
 from capo_client.session import CreditSession
 
 Progress = Callable[[int, int], None]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_BETWEEN_PROBES = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _GivenUp:
-    """Rollouts that were not credited, and why, unless they could not even be sent."""
-
-    error: errors.UnavailableError | errors.DeadlineExceededError | None
-    failed: Sequence[tuple[Position, Answer]]
-
-
-def _settle(given_up: Sequence[_GivenUp], delivered: bool) -> list[tuple[Position, Answer]]:
-    """Failed results of what was given up; raises its error where nothing else was delivered."""
-    for chunk in given_up:
-        if chunk.error is not None and not delivered:
-            raise chunk.error
-    return [item for chunk in given_up for item in chunk.failed]
+_PROBE_INTERVAL = 0.5
 
 
 class AsyncCreditClient:
     """Asynchronous client.
 
-    It may be used on several event loops, one after the other or at once, and in forked
-    processes: each has connections of its own. A copy, or what comes out of a pickle, has its
-    settings, the API key among them, and opens connections of its own.
+    It may be used on several event loops, one after the other or at the same time, and in forked
+    processes: each opens its own connections. A copy or a pickle contains the settings, including
+    the API key, and no connections.
 
     Args:
-        url: the service, or several replicas of it, as a list or with commas between; by default
-            CAPO_URL, or this machine's port 8000. Rollouts of a question go to the same replica
-            while it is well and no busier than others; see `balance`.
-        api_key: sent as Bearer; by default CAPO_API_KEY.
-        ca: PEM file of the authorities to trust in place of the public ones; by default
+        url: the service, or several replicas of it as a list or separated by commas. Default:
+            CAPO_URL, or port 8000 of this machine. Rollouts of a question go to the same replica
+            while that is healthy and no busier than others; see `balance`.
+        api_key: sent as a bearer token. Default: CAPO_API_KEY.
+        ca: PEM file of the certificate authorities to trust in place of the system's. Default:
             CAPO_CA_FILE.
-        cert: PEM files (certificate, private key) that this client shows to a service with
-            mutual TLS; by default CAPO_CERT_FILE and CAPO_KEY_FILE.
-        batch_size: rollouts in one request. Keep rollouts of one question together: the judge
-            reads their common beginning once.
-        concurrency: requests at once, of all calls and sessions on an event loop.
-        retry: when to try again.
+        cert: PEM files (certificate, private key) of this client, for mutual TLS. Default:
+            CAPO_CERT_FILE and CAPO_KEY_FILE.
+        batch_size: rollouts per request. Keep rollouts of one question together: the judge
+            computes their common prefix once.
+        concurrency: concurrent requests, over all calls and sessions on an event loop.
+        retry: when to send again.
         transport: replaces the network in tests.
 
     Raises:
-        ConfigurationError: the URL, the key, a file or a proxy of the environment cannot be used.
+        ConfigurationError: the URL, the key, a file or a proxy of the environment is unusable.
     """
 
     def __init__(
@@ -91,7 +78,7 @@ class AsyncCreditClient:
             raise errors.ConfigurationError("batch_size and concurrency must be at least 1")
         if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
             cert = file, os.environ.get("CAPO_KEY_FILE") or file
-        self._settings = Settings(
+        self._settings = ConnectionSettings(
             urls=tuple(parse_urls(url or os.environ.get("CAPO_URL") or DEFAULT_URL)),
             api_key=(api_key or os.environ.get("CAPO_API_KEY") or "").strip() or None,
             ca=ca or os.environ.get("CAPO_CA_FILE"),
@@ -105,7 +92,7 @@ class AsyncCreditClient:
 
     def _begin(self) -> None:
         self._sender = Sender(self._settings)
-        # For clients that are not closed.
+        # Closes the connections of a client that is collected without having been closed.
         weakref.finalize(self, self._sender.connections.abandon).atexit = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,12 +112,12 @@ class AsyncCreditClient:
 
     @property
     def url(self) -> str:
-        """The service, or its replicas with commas between."""
+        """The service, or its replicas separated by commas."""
         return ",".join(self._settings.urls)
 
     @property
     def concurrency(self) -> int:
-        """Requests at once."""
+        """Concurrent requests on an event loop."""
         return self._settings.concurrency
 
     async def __aenter__(self) -> Self:
@@ -154,28 +141,30 @@ class AsyncCreditClient:
         *,
         deadline: float | None = 600.0,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[CreditOptionArgs],
     ) -> CreditBatch:
         """Credit a batch.
 
         Args:
-            rollouts: `Rollout` objects, or mappings of the same form (which only the service
-                checks: a bad one then fails alone). Ids, offsets and numbers may be numpy arrays
-                or torch tensors.
-            deadline: seconds for the whole call, all attempts included; None for no deadline: it
+            rollouts: `Rollout` objects, or mappings with the same fields. Mappings are checked by
+                the service alone, so that an invalid one fails without the others. Ids, offsets
+                and numbers may be numpy arrays or torch tensors.
+            deadline: seconds for the whole call, including retries. None: no deadline; the call
                 waits for the service as long as it takes, and logs that it does.
-            progress: called with (done, all) after each result.
-            options: `voting`, `reward`, `segment`, `show_reference`, `include`, as in `wire`.
+            progress: called with (done, total) after each result.
+            options: `voting`, `reward`, `segment`, `show_reference`, `include`, `priority`, `run`:
+                the fields of `capo_wire.CreditOptions`.
 
         Returns:
-            Results in the order of `rollouts`. What could not be credited is a `Failed` in its
-            place.
+            Results in the order of `rollouts`. One that could not be credited is a `Failed`.
 
         Raises:
+            UnknownOptionError: an option is unknown.
+            InvalidRequestError: an option has a wrong value.
             ProblemResponseError: the service refuses the request itself.
-            UnavailableError, DeadlineExceededError: nothing at all was credited.
+            UnavailableError, DeadlineExceededError: nothing was credited.
         """
-        results: dict[Position, Answer] = {}
+        results: dict[int, wire.Result] = {}
         stream = self.credit_stream(rollouts, deadline=deadline, **options)
         async with aclosing(stream):
             async for position, result in stream:
@@ -184,67 +173,69 @@ class AsyncCreditClient:
                     progress(len(results), len(rollouts))
         return CreditBatch([results[position] for position in range(len(rollouts))])
 
-    async def credit_stream(
-        self, rollouts: Sequence[RolloutLike], *, deadline: float | None = 600.0, **options: Any
+    def credit_stream(
+        self,
+        rollouts: Sequence[RolloutLike],
+        *,
+        deadline: float | None = 600.0,
+        **options: Unpack[CreditOptionArgs],
     ) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
+        return self._stream(rollouts, deadline, make_options(options))
+
+    def session(
+        self, *, deadline: float | None = 600.0, **options: Unpack[CreditOptionArgs]
+    ) -> CreditSession:
+        """Submit rollouts as they are sampled, and collect their results.
+
+        Args:
+            deadline: seconds from now for everything submitted; None for no deadline.
+            options: those of `credit`.
+
+        Raises:
+            UnknownOptionError: an option is unknown.
+            InvalidRequestError: an option has a wrong value.
+        """
+        stream = partial(self._stream, options=make_options(options))
+        return CreditSession(stream, seconds(deadline))
+
+    async def _stream(
+        self, rollouts: Sequence[RolloutLike], deadline: float | None, options: dict[str, Any]
+    ) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
         until = time.monotonic() + seconds(deadline)
-        chunks = split(rollouts, make_options(**options), self.batch_size, self.retry, until)
-        local, loop = self._sender.connections.here(), asyncio.get_running_loop()
-        arrived: asyncio.Queue[tuple[Position, Answer] | BaseException | _GivenUp | None]
-        arrived = asyncio.Queue()
-
-        async def work(chunk: Chunk) -> None:
-            try:
-                async with turn(local.turns, chunk):
-                    if unsendable := chunk.encode():
-                        arrived.put_nowait(_GivenUp(None, unsendable))
-                    await self._sender.send(local, chunk, arrived.put_nowait)
-            except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-                arrived.put_nowait(_GivenUp(error, chunk.give_up(error)))
-            except Exception as error:
-                arrived.put_nowait(error)
-            finally:
-                arrived.put_nowait(None)
-
-        given_up: list[_GivenUp] = []
-        delivered = False
-        tasks = [asyncio.create_task(work(chunk)) for chunk in chunks]
+        chunks = split(rollouts, options, self.batch_size, self.retry, until)
+        connections, loop = self._sender.connections.here(), asyncio.get_running_loop()
+        arrivals = Arrivals(len(chunks))
+        tasks = [
+            asyncio.create_task(self._credit_chunk(connections, chunk, arrivals))
+            for chunk in chunks
+        ]
         try:
-            ended = 0
-            while ended < len(chunks):
-                if asyncio.get_running_loop() is not loop:
-                    raise RuntimeError("a stream can be read on the event loop that began it only")
-                match await arrived.get():
-                    case None:
-                        ended += 1
-                    case _GivenUp() as lost:
-                        given_up.append(lost)
-                    case BaseException() as error:
-                        raise error
-                    case item:
-                        delivered = True
-                        yield item
-            for item in _settle(given_up, delivered):
+            while (item := await arrivals.next()) is not None:
                 yield item
+            for failure in arrivals.failures():
+                yield failure
         finally:
             for task in tasks:
                 task.cancel()
             if asyncio.get_running_loop() is loop:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def session(self, *, deadline: float | None = 600.0, **options: Any) -> CreditSession:
-        """Submit rollouts as they finish, and collect their results.
-
-        Args:
-            deadline: seconds from now for everything submitted; None for no deadline.
-            options: as of `credit`.
-
-        Raises:
-            InvalidRequestError: an option is unknown or has a wrong value.
-        """
-        make_options(**options)
-        return CreditSession(self, seconds(deadline), options)
+    async def _credit_chunk(
+        self, connections: LoopConnections, chunk: Chunk, arrivals: Arrivals
+    ) -> None:
+        try:
+            async with request_slot(connections.slots, chunk):
+                # Here, so that a body is built when it is sent and not while it waits for a slot.
+                if unsendable := chunk.encode():
+                    arrivals.give_up(unsendable)
+                await self._sender.send(connections, chunk, arrivals.put)
+        except (errors.UnavailableError, errors.DeadlineExceededError) as error:
+            arrivals.give_up(chunk.give_up(error), error)
+        except Exception as error:
+            arrivals.fail(error)
+        finally:
+            arrivals.task_done()
 
     async def info(self) -> wire.Info:
         """The judge, the tokenizers and the limits of the service.
@@ -254,41 +245,41 @@ class AsyncCreditClient:
         """
         failures: list[str] = []
         for url in self._settings.urls:
-            answer = await self._sender.get(url, "/info")
-            if not isinstance(answer, Failure):
-                return read(answer, wire.Info)
-            failures.append(answer.detail)
+            response = await self._sender.get(url, "/info")
+            if not isinstance(response, Failure):
+                return read(response, wire.Info)
+            failures.append(response.detail)
         raise errors.UnavailableError("; ".join(failures), unreachable("; ".join(failures)))
 
     async def is_ready(self) -> bool:
-        """Whether a request would be served now, by any replica."""
+        """Whether a replica would serve a request now."""
         return not await self._sender.why_not_ready()
 
     async def wait_until_ready(self, seconds: float = 600.0) -> None:
-        """Wait for the judge to be loaded.
+        """Wait until the judge is loaded.
 
         Raises:
-            UnavailableError: it is not within `seconds`, or no waiting would help.
+            UnavailableError: it is not within `seconds`, or waiting cannot help.
         """
         began, attempt = time.monotonic(), 1
         while failures := await self._sender.why_not_ready():
             waited = time.monotonic() - began
-            why = "; ".join(each.detail for each in failures)
-            hopeless = waited >= max(each.retry_seconds for each in failures)
-            if hopeless or waited >= seconds:
+            reason = "; ".join(failure.detail for failure in failures)
+            is_permanent = waited >= max(failure.retry_seconds for failure in failures)
+            if is_permanent or waited >= seconds:
                 raise errors.UnavailableError(
-                    f"{self.url} is not ready after {waited:.0f} s: {why}", unreachable(why)
+                    f"{self.url} is not ready after {waited:.0f} s: {reason}", unreachable(reason)
                 )
             attempt += 1
-            self._sender.log.waiting(self.url, attempt, why)
-            await asyncio.sleep(_BETWEEN_PROBES)
+            self._sender.log.waiting(self.url, attempt, reason)
+            await asyncio.sleep(_PROBE_INTERVAL)
 
 
 def seconds(deadline: float | None) -> float:
-    """The seconds of a deadline; infinite for None.
+    """A deadline as seconds; infinite for None.
 
     Raises:
-        ConfigurationError: it is no number.
+        ConfigurationError: it is not a number.
     """
     if deadline is None:
         return math.inf

@@ -1,7 +1,7 @@
-"""`CreditClient`: the asynchronous client for code that is not.
+"""`CreditClient`: the client for synchronous code.
 
-It runs `AsyncCreditClient` on an event loop in another thread, so both are one implementation, and
-a caller that stops waiting (Ctrl-C, a closed stream) takes its requests back at once.
+It runs `AsyncCreditClient` on an event loop in another thread: one implementation for both, and a
+caller that stops waiting (Ctrl-C, a closed stream) cancels its requests at once.
 """
 
 from __future__ import annotations
@@ -9,51 +9,74 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing
 from copy import copy
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
+
+import httpx
 
 import capo_wire as wire
 from capo_client._background_loop import BackgroundWork
-from capo_client._request_state import Answer, Position
+from capo_client._options import CreditOptionArgs
 from capo_client.async_client import AsyncCreditClient, Progress
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
+from capo_client.retry import RetryPolicy
 
 
 class CreditClient:
     """Synchronous client; safe to use from several threads and from forked processes.
 
-    Takes the arguments of `AsyncCreditClient`. All clients of a process share one thread, and one
-    that is not closed is closed when it is collected.
+    Takes the arguments of `AsyncCreditClient`. All clients of a process share one thread. A client
+    that is not closed is closed when it is garbage-collected.
     """
 
-    def __init__(self, url: str | Sequence[str] | None = None, **settings: Any) -> None:
-        self._client = AsyncCreditClient(url, **settings)
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        api_key: str | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        retry: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = AsyncCreditClient(
+            url,
+            api_key=api_key,
+            ca=ca,
+            cert=cert,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            retry=retry,
+            transport=transport,
+        )
         self._work = BackgroundWork()
 
     def __getstate__(self) -> AsyncCreditClient:
         return self._client
 
     def __setstate__(self, client: AsyncCreditClient) -> None:
-        self._client = copy(client)  # its own, also where a copy is made without a pickle
+        self._client = copy(client)  # copy.copy() passes the original's
         self._work = BackgroundWork()
 
     @property
     def url(self) -> str:
-        """The service."""
+        """The service, or its replicas separated by commas."""
         return self._client.url
 
     @property
     def batch_size(self) -> int:
-        """Rollouts in one request."""
+        """Rollouts per request."""
         return self._client.batch_size
 
     @property
     def concurrency(self) -> int:
-        """Requests at once."""
+        """Concurrent requests."""
         return self._client.concurrency
 
     def __enter__(self) -> Self:
@@ -68,7 +91,7 @@ class CreditClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, and end what is under way. May be called more than once."""
+        """Cancel what is in flight and close the connections. May be called more than once."""
         self._work.stop(self._client.aclose)
 
     def credit(
@@ -77,10 +100,10 @@ class CreditClient:
         *,
         deadline: float | None = 600.0,
         progress: Progress | None = None,
-        **options: Any,
+        **options: Unpack[CreditOptionArgs],
     ) -> CreditBatch:
-        """As `AsyncCreditClient.credit`; `progress` is called in the caller's thread."""
-        results: dict[Position, Answer] = {}
+        """As `AsyncCreditClient.credit`; `progress` is called in the calling thread."""
+        results: dict[int, wire.Result] = {}
         with closing(self.credit_stream(rollouts, deadline=deadline, **options)) as stream:
             for position, result in stream:
                 results[position] = result
@@ -89,17 +112,24 @@ class CreditClient:
         return CreditBatch([results[position] for position in range(len(rollouts))])
 
     def credit_stream(
-        self, rollouts: Sequence[RolloutLike], *, deadline: float | None = 600.0, **options: Any
+        self,
+        rollouts: Sequence[RolloutLike],
+        *,
+        deadline: float | None = 600.0,
+        **options: Unpack[CreditOptionArgs],
     ) -> Generator[tuple[int, wire.Credited | wire.Failed], None, None]:
         """As `credit`, but yields (position, result) as soon as each rollout is credited."""
-        arrived: queue.SimpleQueue[tuple[Position, Answer] | BaseException | None]
-        arrived = queue.SimpleQueue()
+        return self._drain(self._client.credit_stream(rollouts, deadline=deadline, **options))
 
-        client, pid = self._client, os.getpid()
+    def _drain(
+        self, stream: AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]
+    ) -> Generator[tuple[int, wire.Credited | wire.Failed], None, None]:
+        arrived: queue.SimpleQueue[tuple[int, wire.Result] | BaseException | None]
+        arrived = queue.SimpleQueue()
+        pid = os.getpid()
 
         async def pump() -> None:
             try:
-                stream = client.credit_stream(rollouts, deadline=deadline, **options)
                 async for item in stream:
                     arrived.put(item)
             except asyncio.CancelledError:

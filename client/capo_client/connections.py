@@ -1,7 +1,7 @@
-"""What a client holds open: connections of its own for each event loop that uses it.
+"""Connections of a client: a pool for each event loop that uses it.
 
-Connections, and whatever tasks wait for each other with, belong to the loop and to the process
-that made them. A client that is used on a second loop, or in a forked child, opens others.
+Connections and asyncio primitives belong to the loop and the process that made them. A client
+that is used on a second loop, or in a forked child, opens others.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from capo_client._tls import PROBE_SECONDS, request_timeout, tls
+from capo_client._http import PROBE_SECONDS, request_timeout, tls
 from capo_client.addresses import proxy_for
 from capo_client.balance import Balancer
 from capo_client.errors import ConfigurationError
 from capo_wire.proxies import Proxy
 
 # Less than the 5 s after which uvicorn closes an idle connection: one that is about to be closed
-# would lose the request.
+# would lose its request.
 _KEEP_ALIVE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What connections are made from. `api_key`, `ca`, `cert`: see `AsyncCreditClient`."""
+class ConnectionSettings:
+    """How to connect; see the arguments of `AsyncCreditClient`."""
 
     urls: tuple[str, ...]
     api_key: str | None
@@ -38,34 +38,36 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
-    """Of one event loop. `turns`: requests at once."""
+class LoopConnections:
+    """The pool of one event loop. `slots`: one for each concurrent request."""
 
     http: httpx.AsyncClient
     balancer: Balancer
-    turns: asyncio.Semaphore
+    slots: asyncio.Semaphore
     pid: int = field(default_factory=os.getpid)
 
 
-# A parent's connections are kept, unused: collecting one in the child could close what both share.
-_inherited: list[Local] = []
+# A parent's connections stay referenced: collecting one in the child could close the shared socket.
+_inherited: list[LoopConnections] = []
 _closing: set[asyncio.Task[None]] = set()
 
 
 class Connections:
-    """Those of a client, by event loop.
+    """The connections of a client, by event loop.
 
     Raises:
         ConfigurationError: URLs, key, files or a proxy of the environment cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
-        Balancer(settings.urls)
+        Balancer(settings.urls)  # checks them
         if settings.api_key is not None and not _is_header(settings.api_key):
-            raise ConfigurationError("the API key holds characters that no HTTP header can")
-        found = {} if settings.transport else {url: proxy_for(url) for url in settings.urls}
-        self.proxies: dict[str, Proxy] = {url: proxy for url, proxy in found.items() if proxy}
+            raise ConfigurationError("the API key has characters that an HTTP header cannot have")
+        self.proxies: dict[str, Proxy] = {}
+        if settings.transport is None:
+            proxies = {url: proxy_for(url) for url in settings.urls}
+            self.proxies = {url: proxy for url, proxy in proxies.items() if proxy}
         self._tls: ssl.SSLContext | bool = False
         if (
             settings.ca
@@ -73,10 +75,10 @@ class Connections:
             or any(httpx.URL(url).scheme == "https" for url in settings.urls)
         ):
             self._tls = tls(settings.ca, settings.cert)
-        self._held: dict[asyncio.AbstractEventLoop, Local] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, LoopConnections] = {}
         self._closed = False
 
-    def _open(self) -> Local:
+    def _open(self) -> LoopConnections:
         settings = self._settings
         http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {},
@@ -85,10 +87,12 @@ class Connections:
             mounts={_origin(url): self._transport(proxy) for url, proxy in self.proxies.items()},
             trust_env=False,
         )
-        return Local(http, Balancer(settings.urls), asyncio.Semaphore(settings.concurrency))
+        return LoopConnections(
+            http, Balancer(settings.urls), asyncio.Semaphore(settings.concurrency)
+        )
 
     def _transport(self, proxy: Proxy | None) -> httpx.AsyncHTTPTransport:
-        # Without a limit of its own: a request is made when its turn comes, and sent at once.
+        # No limit here: the slots bound requests, and one that has a slot is sent at once.
         limits = httpx.Limits(
             max_connections=None,
             max_keepalive_connections=self._settings.concurrency + 2,
@@ -98,8 +102,8 @@ class Connections:
             verify=self._tls, limits=limits, proxy=proxy.url if proxy else None, trust_env=False
         )
 
-    def here(self) -> Local:
-        """Those of the running loop.
+    def here(self) -> LoopConnections:
+        """The connections of the running loop.
 
         Raises:
             RuntimeError: the client is closed.
@@ -107,36 +111,36 @@ class Connections:
         if self._closed:
             raise RuntimeError("the client is closed: make another one")
         loop = asyncio.get_running_loop()
-        local = self._held.get(loop)
-        if local is None or local.pid != os.getpid():
+        connections = self._by_loop.get(loop)
+        if connections is None or connections.pid != os.getpid():
             self._drop_dead()
-            local = self._held[loop] = self._open()
-        return local
+            connections = self._by_loop[loop] = self._open()
+        return connections
 
     def _drop_dead(self) -> None:
-        for loop, local in list(self._held.items()):
-            if local.pid != os.getpid():
-                _inherited.append(local)
+        for loop, connections in list(self._by_loop.items()):
+            if connections.pid != os.getpid():
+                _inherited.append(connections)
             elif not loop.is_closed():
                 continue
-            self._held.pop(loop, None)
+            self._by_loop.pop(loop, None)
 
     async def aclose(self) -> None:
         """Close all. May be called more than once."""
         self._closed = True
         self._drop_dead()
-        mine = self._held.pop(asyncio.get_running_loop(), None)
+        mine = self._by_loop.pop(asyncio.get_running_loop(), None)
         self.abandon()
         if mine is not None:
             await mine.http.aclose()
 
     def abandon(self) -> None:
-        """Have each loop close its connections when it comes to it."""
+        """Schedule the closing of each loop's connections on that loop, without waiting."""
         self._drop_dead()
-        while self._held:
-            loop, local = self._held.popitem()
-            with suppress(RuntimeError):  # it was closed meanwhile
-                loop.call_soon_threadsafe(_close, local.http)
+        while self._by_loop:
+            loop, connections = self._by_loop.popitem()
+            with suppress(RuntimeError):  # the loop was closed in the meantime
+                loop.call_soon_threadsafe(_close, connections.http)
 
 
 def _close(http: httpx.AsyncClient) -> None:

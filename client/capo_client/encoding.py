@@ -1,4 +1,4 @@
-"""Rollouts as JSON, whatever holds their ids: lists, numpy arrays, torch tensors."""
+"""Rollouts as JSON, whether their ids are lists, numpy arrays or torch tensors."""
 
 from __future__ import annotations
 
@@ -7,55 +7,58 @@ from collections.abc import Mapping
 from typing import Any
 
 import capo_wire as wire
+from capo_client._problems import invalid_request
 
 RolloutLike = wire.Rollout | Mapping[str, Any]
 
 
 class UnsendableError(Exception):
-    """A rollout that is no JSON. `problem` names the field."""
+    """A rollout that cannot be written as JSON. `problem` names the field."""
 
-    def __init__(self, problem: wire.Problem) -> None:
-        super().__init__(problem)
-        self.problem = problem
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.problem = invalid_request(detail, field)
 
 
 def question_of(rollout: RolloutLike) -> str:
-    """What the rollout answers, as far as it can be told; it need not be a valid one."""
-    given = _fields(rollout)
-    question = given.get("question")
-    return str(given.get("messages") if question is None else question)
+    """The question as a key to group rollouts by; the rollout need not be valid."""
+    if isinstance(rollout, wire.Rollout):
+        return rollout.prompt_text()
+    fields = _fields(rollout)
+    question = fields.get("question")
+    return str(fields.get("messages") if question is None else question)
 
 
 def tokens_of(rollout: RolloutLike) -> int:
-    """About how long a rollout is; it need not be a valid one."""
-    given = _fields(rollout)
-    ids, text = given.get("response_token_ids"), given.get("response")
+    """The approximate number of response tokens; the rollout need not be valid."""
+    fields = _fields(rollout)
+    ids, text = fields.get("response_token_ids"), fields.get("response")
     if hasattr(ids, "__len__") and not isinstance(ids, str):
         try:
-            return len(ids)  # type: ignore[arg-type]  # has a length, as was asked
+            return len(ids)  # type: ignore[arg-type]  # it has __len__
         except TypeError:  # a tensor without a dimension
             return 0
     return len(text) // 4 if isinstance(text, str) else 0
 
 
-def name_of(rollout: RolloutLike, otherwise: str) -> str:
-    """The caller's own id, where the rollout brings one."""
+def name_of(rollout: RolloutLike, default: str) -> str:
+    """The caller's own id, or `default` where the rollout has none."""
     name = _fields(rollout).get("id")
-    return name if isinstance(name, str) else otherwise
+    return name if isinstance(name, str) else default
 
 
 def encode(rollout: RolloutLike, name: str) -> str:
-    """A rollout as JSON, under `name` for its id.
+    """A rollout as JSON, with `name` for its id.
 
     Raises:
-        UnsendableError: a field of it is no JSON.
+        UnsendableError: a field cannot be written as JSON.
     """
     if isinstance(rollout, wire.Rollout):
         fields: Mapping[str, Any] = rollout.model_dump(mode="json", exclude_none=True)
     elif isinstance(rollout, Mapping):
         fields = rollout
     else:
-        raise _unsendable(None, f"a rollout is a Rollout or a mapping, not {_type(rollout)}")
+        raise UnsendableError(f"a rollout is a Rollout or a mapping, not {_type(rollout)}")
     try:
         return _dumps({**fields, "id": name})
     except (TypeError, ValueError, RecursionError) as error:
@@ -63,8 +66,8 @@ def encode(rollout: RolloutLike, name: str) -> str:
             try:
                 _dumps({field: value})
             except (TypeError, ValueError, RecursionError) as fault:
-                raise _unsendable(str(field), f"{field}: {fault}") from None
-        raise _unsendable(None, str(error)) from None
+                raise UnsendableError(f"{field}: {fault}", str(field)) from None
+        raise UnsendableError(str(error)) from None
 
 
 def _fields(rollout: RolloutLike) -> Mapping[str, Any]:
@@ -78,7 +81,7 @@ def _dumps(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has for arrays, tensors and their numbers, and for models of the wire."""
+    """Arrays, tensors, their numbers and models of the wire, as types that JSON has."""
     if callable(convert := getattr(value, "tolist", None)):
         return convert()
     if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart):
@@ -90,15 +93,3 @@ def _plain(value: Any) -> Any:
 
 def _type(value: Any) -> str:
     return type(value).__qualname__
-
-
-def _unsendable(field: str | None, detail: str) -> UnsendableError:
-    return UnsendableError(
-        wire.Problem(
-            type="urn:capo:problem:invalid-request",
-            title="The request is not valid",
-            status=422,
-            detail=detail,
-            field=field,
-        )
-    )

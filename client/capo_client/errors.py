@@ -1,21 +1,22 @@
-"""Everything the client raises, in one tree.
+"""The client's exceptions, in one tree.
 
 CapoError
-  ConfigurationError       a setting cannot work, such as a URL without a scheme; also a ValueError
+  ConfigurationError       a setting is unusable, such as a URL without a scheme; also a ValueError
   UnavailableError         the service cannot be reached, is full, or is not ready
-  DeadlineExceededError    the call's own deadline passed
-  InvalidResponseError     the answer is not of this wire; is the URL a capo service?
+  DeadlineExceededError    the deadline of the call passed
+  InvalidResponseError     the response is not of this wire; is the URL a capo service?
   ProblemResponseError     the service refused the request (RFC 9457 problem)
     UnauthorizedError        401: the API key is missing or wrong
-    InvalidRequestError      another 4xx: because of what was sent
-      PermissionDeniedError    403: the API key may not do this
+    InvalidRequestError      another 4xx: the request itself is at fault
+      UnknownOptionError       a keyword argument that is not an option; also a TypeError
+      PermissionDeniedError    403: the API key lacks the permission
       NotFoundError            404: the service has no such path
       MethodNotAllowedError    405: the path does not take this method
-      RequestTooLargeError     413: the request is larger than the service takes
-      UnsupportedMediaTypeError  415: the body is of a type that the service does not read
+      RequestTooLargeError     413: the request exceeds the service's limit
+      UnsupportedMediaTypeError  415: the service does not read this type of body
   CreditFailedError        some rollouts were not credited (raised on request)
 
-All of them can be pickled and copied, with every attribute: they are raised in Ray actors and in
+All can be pickled and copied with every attribute, because they are raised in Ray actors and in
 worker processes.
 """
 
@@ -33,7 +34,7 @@ class CapoError(Exception):
     """Base of all errors of this client."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # That of Exception calls the class with its message, which is not what __init__ takes.
+        # Exception.__reduce__ would call the class with its message, which __init__ does not take.
         return _restored, (type(self), self.args), self.__dict__
 
 
@@ -44,11 +45,11 @@ def _restored(kind: type[CapoError], args: tuple[Any, ...]) -> CapoError:
 
 
 class ConfigurationError(CapoError, ValueError):
-    """A setting of the client cannot work: the message names it and says what to change."""
+    """A setting of the client is unusable; the message names it and says what to change."""
 
 
 class UnavailableError(CapoError):
-    """The service could not serve. `problem`: what it said last, where it said something."""
+    """The service could not serve the request. `problem`: its last response, if there was one."""
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -60,28 +61,28 @@ class DeadlineExceededError(CapoError):
 
 
 class InvalidResponseError(CapoError):
-    """The answer cannot be read as this wire's."""
+    """The response cannot be read as this wire's."""
 
 
 class ProblemResponseError(CapoError):
     """The service refused the request.
 
     Attributes:
-        problem: why; its `field` names the part of the request at fault, where one is.
-        status: of HTTP.
-        response: the HTTP response, where there was one.
+        problem: the reason; its `field` names the part of the request at fault, if any.
+        status: the HTTP status.
+        response: the HTTP response, if there was one.
     """
 
     _advice: ClassVar[str] = ""
 
     def __init__(self, problem: Problem, response: httpx.Response | None = None) -> None:
-        where = _asked(response)
-        said = f"{problem.status} {problem.title}: {problem.detail}"
-        if where and where not in said:
-            said += f" ({where})"
+        url = _url_of(response)
+        message = f"{problem.status} {problem.title}: {problem.detail}"
+        if url and url not in message:
+            message += f" ({url})"
         if self._advice:
-            said += f"{'' if said.endswith(('.', '?')) else '.'} {self._advice}"
-        super().__init__(said)
+            message += f"{'' if message.endswith(('.', '?')) else '.'} {self._advice}"
+        super().__init__(message)
         self.problem = problem
         self.response = response
 
@@ -91,15 +92,19 @@ class ProblemResponseError(CapoError):
         return self.problem.status
 
 
-def _asked(response: httpx.Response | None) -> str:
+def _url_of(response: httpx.Response | None) -> str:
     try:
         return str(response.url) if response is not None else ""
-    except RuntimeError:  # made by hand, without a request
+    except RuntimeError:  # a response that was constructed without a request
         return ""
 
 
 class InvalidRequestError(ProblemResponseError):
-    """What was sent is not valid; `problem.field` names the part at fault."""
+    """The request is not valid; `problem.field` names the part at fault."""
+
+
+class UnknownOptionError(InvalidRequestError, TypeError):
+    """A keyword argument that is not an option of a call. Nothing was sent."""
 
 
 class UnauthorizedError(ProblemResponseError):
@@ -109,9 +114,9 @@ class UnauthorizedError(ProblemResponseError):
 
 
 class PermissionDeniedError(InvalidRequestError):
-    """The API key may not do this."""
+    """The API key lacks the permission."""
 
-    _advice = "Use an API key that may (api_key or CAPO_API_KEY)"
+    _advice = "Use an API key that has it (api_key or CAPO_API_KEY)"
 
 
 class NotFoundError(InvalidRequestError):
@@ -121,19 +126,19 @@ class NotFoundError(InvalidRequestError):
 
 
 class MethodNotAllowedError(InvalidRequestError):
-    """The path does not take this method: something else answers at the URL."""
+    """The path does not take this method: the URL is not that of a capo service."""
 
     _advice = NotFoundError._advice
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """The request is larger than the service, or a proxy before it, takes."""
+    """The request exceeds the limit of the service, or of a proxy in front of it."""
 
     _advice = "Send fewer rollouts in one request (batch_size)"
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The body is of a type that the service does not read."""
+    """The service does not read this type of body."""
 
 
 class CreditFailedError(CapoError):
@@ -159,7 +164,7 @@ _BY_STATUS: dict[int, type[ProblemResponseError]] = {
 
 
 def of_problem(problem: Problem, response: httpx.Response) -> ProblemResponseError:
-    """The exception for a request that was refused for good, by its status."""
+    """The exception for a response that a retry cannot change, by its status."""
     status = response.status_code
-    other = InvalidRequestError if 400 <= status < 500 else ProblemResponseError
-    return _BY_STATUS.get(status, other)(problem, response)
+    default = InvalidRequestError if 400 <= status < 500 else ProblemResponseError
+    return _BY_STATUS.get(status, default)(problem, response)

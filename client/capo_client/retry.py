@@ -1,36 +1,38 @@
-"""When to try again, how long to wait first, and what the log says meanwhile."""
+"""How often and how soon the client retries, and what it logs in the meantime.
+
+Backoff, Retry-After and retryable statuses are those of `capo_wire.retry_policy`, as in the
+service. tenacity and stamina retry a call as a whole. Here an attempt may credit a part of its
+rollouts, go on at another replica without a wait, or meet a 429, which is not counted; so the loop
+in `sending` decides after each attempt, by the state of the chunk.
+"""
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Full, not ready, or a body that came too slowly; and what proxies say of a service that is away:
-# Cloudflare's 520 to 525, and 529, which is another way to say 503.
-RETRYABLE = frozenset({408, 429, 503, *range(520, 526), 529})
+from capo_wire.retry_policy import wait_seconds
 
-_LOG_SECONDS = 10.0  # between two lines about one client
+_LOG_INTERVAL = 10.0  # seconds between two lines of one client
 
 _log = logging.getLogger("capo_client")
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with full jitter; a Retry-After of the service is the least wait.
+    """Exponential backoff with full jitter; Retry-After is the shortest wait.
 
-    By default only the deadline of a call bounds its attempts: a judge that restarts and takes
-    minutes to load loses no rollouts. What no retry can fix is raised within seconds: an unknown
-    host, a certificate that is not trusted.
+    By default, attempts are bounded only by the deadline of the call: a judge that restarts and
+    takes minutes to load loses no rollouts. A failure that a retry cannot fix, such as an unknown
+    host or an untrusted certificate, is raised within seconds.
 
     Attributes:
-        attempts: how often a rollout is sent at most without anything coming of it, the first
-            included; None for as often as the deadline allows. A 429 does not count: the service
-            is well.
-        base: seconds; the first wait is at most this, and each further one at most twice the last.
-        longest: seconds; no wait is longer, whatever the service asks for.
+        attempts: the maximum number of consecutive attempts without a result, including the first;
+            None: unlimited. A 429 is not counted: the service is healthy.
+        base: seconds; upper bound of the first wait, doubled for each further attempt.
+        longest: seconds; upper bound of every wait, including Retry-After.
     """
 
     attempts: int | None = None
@@ -38,30 +40,25 @@ class RetryPolicy:
     longest: float = 30.0
 
     def wait(self, attempt: int, retry_after: float = 0.0) -> float:
-        """Seconds to wait after the given attempt, counted from 1, has failed."""
-        backoff = min(self.longest, self.base * 2.0 ** min(attempt - 1, 32))
-        jittered = backoff * random.random()  # noqa: S311  # not a secret
-        return min(self.longest, retry_after + jittered)
+        """Seconds to wait after a failed attempt.
 
-
-def retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header; 0 for none, or a date (the backoff then serves)."""
-    try:
-        return max(0.0, float(value or 0))
-    except ValueError:
-        return 0.0
+        Args:
+            attempt: its number, counted from 1.
+            retry_after: seconds of the Retry-After header.
+        """
+        return wait_seconds(attempt, retry_after, base=self.base, longest=self.longest)
 
 
 class WaitLog:
-    """Logs what a client waits for, at most every 10 s however many of its requests wait."""
+    """Logs what a client waits for: at most one line in 10 s, over all of its requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._quiet_until = 0.0
 
-    def waiting(self, url: str, attempt: int, why: str) -> None:
-        """`attempt`: the number of the one that comes next."""
+    def waiting(self, url: str, attempt: int, reason: str) -> None:
+        """Log a wait. `attempt`: the number of the next attempt."""
         if self._clock() >= self._quiet_until:
-            self._quiet_until = self._clock() + _LOG_SECONDS
-            why = why.removeprefix(f"{url} ")
-            _log.warning("waiting for %s (attempt %d): %s", url, attempt, why)
+            self._quiet_until = self._clock() + _LOG_INTERVAL
+            reason = reason.removeprefix(f"{url} ")
+            _log.warning("waiting for %s (attempt %d): %s", url, attempt, reason)

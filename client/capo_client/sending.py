@@ -1,4 +1,4 @@
-"""Asks the service for a client: which replica, by which connection, and again after failures."""
+"""Sends chunks: chooses the replica and the connection, and retries after failures."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from typing import Any
 
 import httpx
 
+import capo_wire as wire
 from capo_client import errors
-from capo_client._request_state import Answer, Chunk, Position
-from capo_client._tls import Failure, explain, lines, request_timeout, trace_headers
+from capo_client._http import Failure, explain, lines, request_timeout, trace_headers
+from capo_client._request_state import Chunk
 from capo_client.balance import Replica
-from capo_client.connections import Connections, Local, Settings
+from capo_client.connections import Connections, ConnectionSettings, LoopConnections
 from capo_client.retry import WaitLog
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/x-ndjson"}
 
 
 class Sender:
-    """Sends what a client has to send. `log`: says what is waited for."""
+    """Sends the requests of one client. `log` reports what the client waits for."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         self.connections = Connections(settings)
         self.log = WaitLog()
         self._urls = settings.urls
         self._reached: set[str] = set()  # URLs that have answered
 
     async def send(
-        self, local: Local, chunk: Chunk, emit: Callable[[tuple[Position, Answer]], None]
+        self,
+        connections: LoopConnections,
+        chunk: Chunk,
+        emit: Callable[[tuple[int, wire.Result]], None],
     ) -> None:
-        """Have a chunk credited, result by result.
+        """Send a chunk until it is credited; `emit` is called with each (position, result).
 
         Raises:
-            UnavailableError, DeadlineExceededError: some of it is still pending.
-            ProblemResponseError, InvalidResponseError: the request is refused for good.
+            UnavailableError, DeadlineExceededError: some rollouts have no result.
+            ProblemResponseError, InvalidResponseError: a retry cannot help.
         """
-        balancer = local.balancer
-        tried = 0  # replicas, in this attempt
+        balancer = connections.balancer
+        tried = 0  # replicas in this attempt
         while not chunk.done:
             replica = balancer.pick(chunk.question, chunk.tokens)
             with balancer.sending(replica, chunk.tokens):
-                retry_seconds = await self._send_to(local.http, replica, chunk, emit)
+                retry_seconds = await self._send_to(connections.http, replica, chunk, emit)
             if chunk.done:
                 balancer.answered(replica)
                 return
@@ -55,7 +59,7 @@ class Sender:
                 tried = 0
                 wait = chunk.pause(balancer.retry_seconds)
                 if not chunk.is_refused_as_full:
-                    self.log.waiting(replica.url, chunk.attempt + 1, chunk.last)
+                    self.log.waiting(replica.url, chunk.attempt + 1, chunk.last_failure)
                 await asyncio.sleep(wait)
 
     async def _send_to(
@@ -63,9 +67,9 @@ class Sender:
         http: httpx.AsyncClient,
         replica: Replica,
         chunk: Chunk,
-        emit: Callable[[tuple[Position, Answer]], None],
+        emit: Callable[[tuple[int, wire.Result]], None],
     ) -> float:
-        """Send a chunk. Returns for how long a failure is tried again."""
+        """Send a chunk once. Returns for how many seconds its failure is retried."""
         request = http.build_request(
             "POST",
             f"{replica.url}/credit",
@@ -76,7 +80,7 @@ class Sender:
         )
         try:
             async with (
-                asyncio.timeout(chunk.seconds_to_answer()),
+                asyncio.timeout(chunk.response_timeout()),
                 aclosing(await http.send(request, stream=True)) as response,
             ):
                 self._reached.add(replica.url)
@@ -94,14 +98,14 @@ class Sender:
         return math.inf
 
     def _extensions(self, url: str) -> dict[str, Any]:
-        """Which way a request goes, for what is said of its answer."""
+        """The proxy of a request, for errors about its response."""
         return {"capo_proxy": self.connections.proxies.get(url)}
 
     def _explain(self, error: Exception, url: str) -> Failure:
         return explain(error, url, self.connections.proxies.get(url), url in self._reached)
 
     async def get(self, url: str, path: str) -> httpx.Response | Failure:
-        """What one replica answers."""
+        """GET from one replica."""
         try:
             http = self.connections.here().http
             response = await http.get(url + path, extensions=self._extensions(url))
@@ -111,25 +115,29 @@ class Sender:
         return response
 
     async def why_not_ready(self) -> list[Failure]:
-        """Of every replica; empty if any is ready."""
-        found: list[Failure] = []
+        """Why each replica is not ready; empty if one is ready."""
+        failures: list[Failure] = []
         for url in self._urls:
-            answer = await self.get(url, "/health/ready")
-            if isinstance(answer, Failure):
-                found.append(answer)
-            elif answer.status_code == 200:
+            response = await self.get(url, "/health/ready")
+            if isinstance(response, Failure):
+                failures.append(response)
+            elif response.status_code == 200:
                 return []
             else:
-                found.append(Failure(f"{url}/health/ready answers {answer.status_code}"))
-        return found
+                failures.append(Failure(f"{url}/health/ready answers {response.status_code}"))
+        return failures
 
 
 @asynccontextmanager
-async def turn(turns: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[None]:
-    """One of the client's requests at once, if there is one before the chunk's deadline."""
+async def request_slot(slots: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[None]:
+    """Hold one of the client's `concurrency` request slots.
+
+    Raises:
+        DeadlineExceededError: none was free before the chunk's deadline.
+    """
     try:
         async with asyncio.timeout(chunk.seconds_left()):
-            await turns.acquire()
+            await slots.acquire()
     except TimeoutError:
         raise errors.DeadlineExceededError(
             "the deadline passed while as many other requests of this client as `concurrency` "
@@ -138,4 +146,4 @@ async def turn(turns: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        turns.release()
+        slots.release()

@@ -1,43 +1,45 @@
-"""Submit and collect: rollouts go out as they finish, results come in as they finish."""
+"""Submit and collect: rollouts are sent while others are sampled."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
+import capo_wire as wire
 from capo_client import errors
-from capo_client._request_state import Answer, Position, failed
+from capo_client._request_state import failed
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 
-if TYPE_CHECKING:
-    from capo_client.async_client import AsyncCreditClient
+# (rollouts, seconds until the deadline) -> (position, result) of each, as it is credited.
+CreditStream = Callable[
+    [Sequence[RolloutLike], float], AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]
+]
 
 
 class CreditSession:
-    """Rollouts of one training step, say, on their way; made by `AsyncCreditClient.session`.
+    """Rollouts in flight, such as those of one training step; see `AsyncCreditClient.session`.
 
     async with client.session(voting={"n": 4}) as session:
         for rollouts in finished_groups():
             session.submit(rollouts)
         batch = await session.collect()
 
-    What cannot be credited is a `Failed` in its place; nothing is raised for it. On leaving, what
-    is still under way is taken back. A session belongs to the event loop that it was made on.
+    A rollout that cannot be credited is a `Failed`; nothing is raised for it. Leaving the block
+    cancels what is still in flight. A session belongs to the event loop that it was made on.
     """
 
-    def __init__(self, client: AsyncCreditClient, deadline: float, options: dict[str, Any]) -> None:
-        self._client = client
+    def __init__(self, stream: CreditStream, deadline: float) -> None:
+        self._stream = stream
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + deadline
-        self._options = options
-        self._results: dict[Position, Answer] = {}
+        self._results: dict[int, wire.Credited | wire.Failed] = {}
         self._submitted = 0
         self._yielded = 0
-        self._arrived: asyncio.Queue[Position | Exception] = asyncio.Queue()
+        self._arrived: asyncio.Queue[int | Exception] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -52,17 +54,20 @@ class CreditSession:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Take back what is still under way."""
+        """Cancel what is still in flight."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def submit(self, rollouts: Sequence[RolloutLike]) -> range:
-        """Send rollouts at once, without waiting; their positions among all of the session.
+        """Start sending rollouts, without waiting.
 
-        Rollouts that belong to one question are best submitted together, a few at a time. Do not
-        change them, nor the arrays in them, before their results are there.
+        Submit rollouts of one question together, a few at a time. Do not change them, or the
+        arrays in them, before their results are there.
+
+        Returns:
+            Their positions in the session.
 
         Raises:
             RuntimeError: called on another event loop.
@@ -80,27 +85,27 @@ class CreditSession:
 
     async def _send(self, first: int, rollouts: list[RolloutLike]) -> None:
         seconds = max(self._until - self._loop.time(), 0.001)
-        left = set(range(len(rollouts)))
-        stream = self._client.credit_stream(rollouts, deadline=seconds, **self._options)
+        pending = set(range(len(rollouts)))
+        stream = self._stream(rollouts, seconds)
         try:
             async with aclosing(stream):
                 async for position, result in stream:
-                    left.remove(position)
+                    pending.remove(position)
                     self._take(first + position, result)
         except errors.CapoError as error:
-            for position in sorted(left):
+            for position in sorted(pending):
                 self._take(first + position, failed(rollouts[position], position, error))
-        except Exception as error:  # a closed client, say: `results` raises it
+        except Exception as error:  # as of a closed client; `results` raises it
             self._arrived.put_nowait(error)
 
-    def _take(self, position: Position, result: Answer) -> None:
+    def _take(self, position: int, result: wire.Credited | wire.Failed) -> None:
         self._results[position] = result
         self._arrived.put_nowait(position)
 
-    async def results(self) -> AsyncGenerator[tuple[Position, Answer], None]:
-        """(position, result) of everything submitted so far, as each is credited.
+    async def results(self) -> AsyncGenerator[tuple[int, wire.Credited | wire.Failed], None]:
+        """Yield (position, result) of everything submitted, as each is credited.
 
-        Submit more meanwhile, and it goes on until that is credited too.
+        Rollouts submitted in the meantime are included.
 
         Raises:
             RuntimeError: called on another event loop, or the client was closed.

@@ -5,11 +5,11 @@
 
     reward_func = make_reward_func(voting={"n": 4})
 
-`--data.label_key` names the reference answer. OpenRLHF calls the function for each rollout as soon
-as it is sampled, in a thread. Its pipeline carries one number a rollout, so each gets the mean of
-its rewards over characters.
+`--data.label_key` names the reference answer. OpenRLHF calls the function in a thread, for each
+rollout as soon as it is sampled. Its pipeline has one number per rollout: the mean of the rewards
+over characters.
 
-It calls reward functions for single turns only; a multi-turn agent gives its own rewards.
+OpenRLHF calls reward functions for single turns only; a multi-turn agent returns its own rewards.
 
 Without a file: `--reward.remote_url http://SERVICE/openrlhf`.
 """
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from capo_client.adapters.scoring import Sample, Scorer
+from capo_client.adapters.scoring import Sample, Scorer, ScorerArgs
 from capo_wire.aggregate import columns
 from capo_wire.answers import END_TOKENS, response_of
 
@@ -31,23 +31,23 @@ def make_reward_func(
     url: str | Sequence[str] | None = None,
     *,
     end_tokens: Sequence[str] = END_TOKENS,
-    **options: Any,
+    **options: Unpack[ScorerArgs],
 ) -> RewardFunc:
     """A `reward_func(queries, prompts, labels)`.
 
     Args:
-        url: the service; by default CAPO_URL.
+        url: the service. Default: CAPO_URL.
         end_tokens: special tokens that OpenRLHF leaves at the end of a response's text.
-        options: of `Scorer`. With fallback `skip`, a rollout without credit raises, so that
-            OpenRLHF leaves it without a reward.
+        options: arguments of `Scorer`. With fallback `skip`, a rollout without credit raises, so
+            that OpenRLHF leaves it without a reward.
 
     Returns:
-        A function that gives `rewards` and `scores` (one number a rollout; scores are outcomes, in
-        [0, 1], for OpenRLHF's dynamic filtering, and left out where one is not known: OpenRLHF
-        then filters by rewards) and `extra_logs`, all as float tensors; NaN for what is not known.
+        A function that returns float tensors with one number per rollout: `rewards`; `scores`,
+        the outcomes in [0, 1] for OpenRLHF's dynamic filtering, left out if one is unknown
+        (OpenRLHF then filters by rewards); and `extra_logs`, with NaN for unknown values.
 
     Raises:
-        UnavailableError: no service answers at the URL.
+        UnavailableError: there is no service at the URL.
     """
     import torch
 
@@ -61,8 +61,8 @@ def make_reward_func(
             for query, prompt, label in zip(queries, prompts, labels, strict=True)
         ]
         scored = scorer.score_now(samples)
-        if lost := [each.error for each in scored if each.reward is None]:
-            raise RuntimeError(f"{len(lost)} rollouts have no credit: {lost[0]}")
+        if errors := [each.error for each in scored if each.reward is None]:
+            raise RuntimeError(f"{len(errors)} rollouts have no credit: {errors[0]}")
         logs = columns([each.metrics() for each in scored])
         result = {
             "rewards": torch.tensor([each.reward for each in scored]),

@@ -1,4 +1,4 @@
-"""One rollout on its way to the service and back, in the terms of frameworks."""
+"""One rollout and its reward, in the terms of frameworks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any, Literal
 
 import capo_wire as wire
 from capo_client import errors
-from capo_client._request_state import Answer
 from capo_client.adapters.turns import check_count, spread
 from capo_wire.aggregate import agreement, log_metrics, mean_reward
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One rollout, in the terms that frameworks have for it.
+    """One rollout, in the terms of frameworks.
 
     Attributes:
         prompt: text or chat messages.
-        ids: the T sampled token ids without padding, to get a reward for each of them.
-        text: in place of ids; gives one reward for the whole.
+        ids: the T sampled token ids without padding; each gets a reward.
+        text: the response, in place of ids; gets one reward.
         mask: T flags, 0 for ids that a tool or the environment wrote: they are not sent and get
-            0.0. None: the policy wrote them all.
+            0.0. None: the policy wrote all of them.
         reference: the label as the data has it: text, a number or a list (see `reference_of`).
         outcome: r_v in [0, 1], in place of a reference.
     """
@@ -40,17 +39,17 @@ class Scored:
     """The reward of one rollout.
 
     Attributes:
-        token_rewards: T numbers, one for each id that was given, 0.0 where its mask is 0; None
-            without ids or credit.
+        token_rewards: T numbers, one for each id, 0.0 where its mask is 0; None without ids or
+            without credit.
         reward: the mean over the policy's own ids; without ids, the mean over characters. None:
-            there is no credit, and the framework is to leave the rollout out.
+            there is no credit, and the framework should leave the rollout out.
         outcome: r_v in [0, 1], where known.
-        steps: how many steps the rollout has.
-        wrong: how many of them are wrong.
+        steps: the number of steps.
+        wrong: the number of wrong steps.
         agreement: share of critiques on the larger side, mean over steps, in [0.5, 1]; None for
             fewer than two critiques.
-        suspicion: reasons for which it looks like gaming the judge, by name.
-        source: `judge`, or else what the fall-back made of it: `outcome` or `none`.
+        suspicion: why the rollout may be gaming the judge, by the names of the wire.
+        source: `judge`, or what the fallback gave: `outcome` or `none`.
         error: why the judge's credit is missing.
     """
 
@@ -65,52 +64,35 @@ class Scored:
     error: str | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a framework's own metrics (names in `METRICS`); what is not known is left
-        out, and nothing but `capo_fallback` is known of a rollout that was not judged."""
+        """Numbers for a framework's own metrics, by the names in `METRICS`.
+
+        Unknown ones are left out; of a rollout without credit, only `capo_fallback` is known.
+        """
         return log_metrics(
             self.steps, self.wrong, self.agreement, self.source == "judge", bool(self.suspicion)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is sent for a sample, and which of its ids are the policy's own."""
-
-    body: dict[str, Any] | None = None  # None: there is nothing to judge
-    flags: list[bool] | None = None
-    outcome: float | None = None
-    error: Exception | None = None  # why it cannot be sent
-
-
-def outcome_of(value: Any) -> float | None:
-    """r_v; None where the data has none, which NaN says too."""
-    if value is None or value != value:
-        return None
-    outcome = float(value)
-    if not 0 <= outcome <= 1:
-        raise ValueError(f"the outcome is {outcome}, which is not in [0, 1]")
-    return outcome
-
-
-def checked(answer: Answer, flags: list[bool] | None) -> Answer | Exception:
-    """The answer, or an error where its rewards are not one for each token that was sent."""
-    if isinstance(answer, wire.Credited) and flags is not None:
+def checked(result: wire.Result, flags: list[bool] | None) -> wire.Result | Exception:
+    """The result, or an error where it does not have one reward for each token that was sent."""
+    if isinstance(result, wire.Credited) and flags is not None:
         try:
-            check_count(answer.token_rewards or (), flags)
+            check_count(result.token_rewards or (), flags)
         except ValueError as error:
             return errors.InvalidResponseError(str(error))
-    return answer
+    return result
 
 
-def from_credit(answer: wire.Credited, flags: list[bool] | None) -> Scored:
+def from_credit(result: wire.Credited, flags: list[bool] | None) -> Scored:
+    """The reward of a rollout that the judge credited."""
     return Scored(
-        token_rewards=None if flags is None else spread(answer.token_rewards or (), flags),
-        reward=mean_reward(answer),
-        outcome=None if answer.outcome is None else answer.outcome.value,
-        steps=len(answer.steps),
-        wrong=sum(step.wrong for step in answer.steps),
-        agreement=agreement(answer.steps),
-        suspicion=tuple(each.reason for each in answer.suspicion),
+        token_rewards=None if flags is None else spread(result.token_rewards or (), flags),
+        reward=mean_reward(result),
+        outcome=None if result.outcome is None else result.outcome.value,
+        steps=len(result.steps),
+        wrong=sum(step.wrong for step in result.steps),
+        agreement=agreement(result.steps),
+        suspicion=tuple(suspicion.reason for suspicion in result.suspicion),
     )
 
 
@@ -121,5 +103,6 @@ def constant(
     source: Literal["judge", "outcome"],
     error: str | None,
 ) -> Scored:
+    """The same reward for every token of the policy."""
     rewards = None if flags is None else [value if own else 0.0 for own in flags]
     return Scored(rewards, value, outcome, source=source, error=error)

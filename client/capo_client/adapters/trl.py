@@ -9,17 +9,17 @@
     )
 
 Every token gets its own advantage, by eq. 2 over the tokens of its group. With TRL's own
-GRPOTrainer, `CapoReward` is an ordinary (asynchronous) reward function of one number a rollout.
+GRPOTrainer, `CapoReward` is an ordinary asynchronous reward function: one number per rollout.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 from capo_client.adapters.requirement import require
-from capo_client.adapters.scoring import Sample, Scored, Scorer
+from capo_client.adapters.scoring import Sample, Scored, Scorer, ScorerArgs
 from capo_client.adapters.turns import policy_text
 
 require("trl", "trl", "1.16")
@@ -34,22 +34,22 @@ class CapoReward:
     """A reward function for `reward_funcs`: the mean of each rollout's token rewards.
 
     Args:
-        url: the service; by default CAPO_URL.
-        reference: the column of the data that holds the reference answer or solution.
-        outcome: the column that holds the verified outcome, in [0, 1], in place of a reference.
-        question: the column that holds the question as the judge should see it; by default the
-            prompt itself (chat turns, or text).
-        options: of `Scorer`: `voting`, `reward`, `segment`, `fallback`, `deadline`, ...
+        url: the service. Default: CAPO_URL.
+        reference: the column of the data with the reference answer or solution.
+        outcome: the column with the verified outcome in [0, 1], in place of a reference.
+        question: the column with the question as the judge should see it. Default: the prompt
+            itself (chat turns, or text).
+        options: arguments of `Scorer`: `voting`, `reward`, `segment`, `fallback`, `deadline`, ...
 
-    Rollouts without credit get None, which TRL leaves out of its statistics; their number is
-    logged as `capo_fallback`, beside `capo_wrong_step_rate` and the others of `Scored.metrics`.
+    Rollouts without credit get None, which TRL leaves out of its statistics. Their share is logged
+    as `capo_fallback`, with `capo_wrong_step_rate` and the other names of `Scored.metrics`.
 
-    What tools wrote is not judged. TRL shows reward functions no mask, so with its own GRPOTrainer
-    a completion with tools is sent as the text of its assistant messages, without token rewards;
-    `CapoGRPOTrainer` hands over TRL's `tool_mask`, and a `rollout_func`'s `env_mask`.
+    Text of tools is not judged. TRL passes no mask to reward functions, so with its own
+    GRPOTrainer a completion with tools is sent as the text of its assistant messages, without
+    token rewards. `CapoGRPOTrainer` passes on TRL's `tool_mask`, and a `rollout_func`'s `env_mask`.
 
     Raises:
-        ValueError: neither `reference` nor `outcome` is named, and the scheme needs one.
+        ValueError: the scheme needs `reference` or `outcome`, and neither is given.
     """
 
     __name__ = "capo"
@@ -61,10 +61,10 @@ class CapoReward:
         reference: str | None = None,
         outcome: str | None = None,
         question: str | None = None,
-        **options: Any,
+        **options: Unpack[ScorerArgs],
     ) -> None:
-        wanted = options.get("reward") or {}
-        scheme = wanted.get("scheme") if isinstance(wanted, dict) else wanted.scheme
+        chosen = options.get("reward") or {}
+        scheme = chosen.get("scheme") if isinstance(chosen, Mapping) else chosen.scheme
         if reference is None and outcome is None and scheme != "process_only":
             raise ValueError(
                 "CapoReward has neither a reference answer nor an outcome: name the data's column "
@@ -72,7 +72,7 @@ class CapoReward:
             )
         self.scorer = Scorer(url, **options)
         self.last: list[Scored] = []
-        self.masks: Sequence[Sequence[int]] | None = None  # of the next call; TRL's tool_mask
+        self.masks: Sequence[Sequence[int]] | None = None  # TRL's tool_mask for the next call
         self._reference = reference
         self._outcome = outcome
         self._question = question
@@ -85,19 +85,19 @@ class CapoReward:
         log_metric: Any = None,
         **columns: Any,
     ) -> list[float | None]:
-        """One reward a rollout, as TRL asks for it."""
+        """TRL's interface: one reward per rollout."""
         count = len(prompts)
         references = _column(columns, self._reference, count)
         outcomes = _column(columns, self._outcome, count)
-        asked = _column(columns, self._question, count) if self._question else prompts
+        questions = _column(columns, self._question, count) if self._question else prompts
         masks, self.masks = self.masks, None
         samples = []
         for i in range(count):
-            unmarked = masks is None and _with_tools(completions[i])
-            by_text = unmarked or self.scorer.tokenizer is None
+            has_unmasked_tools = masks is None and _with_tools(completions[i])
+            by_text = has_unmasked_tools or self.scorer.tokenizer is None
             samples.append(
                 Sample(
-                    prompt=asked[i],
+                    prompt=questions[i],
                     ids=None if by_text else completion_ids[i],
                     text=_text(completions[i]) if by_text else None,
                     mask=None if by_text or masks is None else masks[i],
@@ -118,22 +118,26 @@ class CapoReward:
 class CapoGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2.
 
-    Takes the arguments of `GRPOTrainer`; one of `reward_funcs` is a `CapoReward`. The other
+    Takes the arguments of `GRPOTrainer`; one of `reward_funcs` must be a `CapoReward`. The other
     functions' rewards, times their weights, are added to every token of their rollout.
     `scale_rewards` chooses the standard deviation: `group` (the paper's), `batch` or `none`. Tokens
-    that tools wrote, and truncated completions under `mask_truncated_completions`, have no
-    advantage and no part in the statistics. Groups may be spread over processes.
+    of tools, and truncated completions under `mask_truncated_completions`, get the advantage 0 and
+    are left out of the statistics. A group may be spread over processes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        found = [n for n, each in enumerate(self.reward_funcs) if isinstance(each, CapoReward)]
-        if len(found) != 1:
+        indices = [
+            index
+            for index, function in enumerate(self.reward_funcs)
+            if isinstance(function, CapoReward)
+        ]
+        if len(indices) != 1:
             raise ValueError(
-                f"reward_funcs holds {len(found)} CapoReward: CapoGRPOTrainer needs exactly one"
+                f"reward_funcs holds {len(indices)} CapoReward: CapoGRPOTrainer needs exactly one"
             )
-        self._capo_index = found[0]
-        self._capo: CapoReward = self.reward_funcs[found[0]]
+        self._capo_index = indices[0]
+        self._capo: CapoReward = self.reward_funcs[indices[0]]
         if self._capo.scorer.tokenizer is None:
             processor = self.processing_class
             self._capo.scorer.tokenizer = getattr(processor, "tokenizer", processor)
@@ -145,7 +149,7 @@ class CapoGRPOTrainer(GRPOTrainer):
         return generated
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        # (all processes' rollouts, functions); the weights are TRL's own.
+        # Of shape (rollouts of all processes, functions), not yet weighted.
         self._all_rewards = super()._calculate_rewards(*args, **kwargs)
         return self._all_rewards
 
@@ -177,8 +181,8 @@ class CapoGRPOTrainer(GRPOTrainer):
         scalars = (self._all_rewards * weights)[:, others].nansum(dim=1)[mine][:rows]
         rewards = weights[self._capo_index] * rewards + scalars[:, None]
         all_rewards, all_masks = (
-            self.accelerator.gather(self.accelerator.pad_across_processes(each, dim=1))
-            for each in (rewards, mask.int())
+            self.accelerator.gather(self.accelerator.pad_across_processes(tensor, dim=1))
+            for tensor in (rewards, mask.int())
         )
         groups = [row // group_size for row in range(len(all_masks))]
         advantages = token_advantages(all_rewards, all_masks, groups, self.scale_rewards)
@@ -200,7 +204,7 @@ def _text(completion: Any) -> str:
 
 
 def _with_tools(completion: Any) -> bool:
-    """Whether a completion holds messages that the policy did not write."""
+    """Whether a completion has messages that the policy did not write."""
     return not isinstance(completion, str) and any(
         turn.get("role") != "assistant" for turn in completion
     )

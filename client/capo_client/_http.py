@@ -1,4 +1,4 @@
-"""HTTP around the rollouts: TLS, trace headers, lines of an answer, what a failure means."""
+"""HTTP details: TLS, timeouts, trace headers, lines of a response, failures in plain words."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from capo_client import errors
-from capo_client._request_state import refusal
+from capo_client._problems import refusal
 from capo_wire.proxies import Proxy
 
 M = TypeVar("M", bound=BaseModel)
 
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
-# A name that was never resolved is most likely misspelt; one that was comes back, as that of a
+# A name that never resolved is most likely misspelt. One that did will resolve again, as that of a
 # Kubernetes service without a ready pod.
 _UNKNOWN_HOST_SECONDS = 5.0
 
@@ -31,7 +31,7 @@ def tls(
     ca: str | os.PathLike[str] | None,
     cert: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
 ) -> ssl.SSLContext:
-    """What servers are verified with, and what they are shown of us.
+    """A context that verifies servers by `ca` and presents the client certificate `cert`.
 
     Raises:
         ConfigurationError: a file cannot be used.
@@ -50,12 +50,12 @@ def tls(
 
 
 def request_timeout(seconds: float | None) -> httpx.Timeout:
-    """How long a request may take; None where something else bounds it."""
+    """Limits of a request; None where the caller bounds it."""
     return httpx.Timeout(seconds, connect=CONNECT_SECONDS)
 
 
 def trace_headers() -> dict[str, str]:
-    """`traceparent` (W3C Trace Context) of the caller's span, where it uses OpenTelemetry."""
+    """`traceparent` (W3C Trace Context) of the caller's span, if it uses OpenTelemetry."""
     headers: dict[str, str] = {}
     if "opentelemetry.trace" in sys.modules:
         from opentelemetry.propagate import inject
@@ -65,9 +65,9 @@ def trace_headers() -> dict[str, str]:
 
 
 async def lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    r"""The lines of a streamed answer, cut at \n alone.
+    r"""The lines of a streamed response, split at \n alone.
 
-    httpx's own `aiter_lines` cuts at U+2028, U+2029 and U+0085 too, which JSON strings may hold.
+    httpx's `aiter_lines` splits at U+2028, U+2029 and U+0085 too, which JSON strings may contain.
     """
     parts: list[bytes] = []
     async for data in response.aiter_bytes():
@@ -80,7 +80,12 @@ async def lines(response: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def read(response: httpx.Response, model: type[M]) -> M:
-    """The body of an answer, or what its status stands for, raised."""
+    """The body of a response.
+
+    Raises:
+        CapoError: by the status, where it is not 2xx.
+        InvalidResponseError: the body is not of `model`.
+    """
     if not response.is_success:
         raise refusal(response)
     try:
@@ -93,9 +98,11 @@ def read(response: httpx.Response, model: type[M]) -> M:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why no answer came: `detail`, with the URL and what to do.
+    """Why there was no response.
 
-    `retry_seconds`: how long it is tried again; 0 for what no retry can fix.
+    Attributes:
+        detail: the reason, with the URL and what to do.
+        retry_seconds: for how long this is retried; 0 where a retry cannot help.
     """
 
     detail: str
@@ -103,54 +110,54 @@ class Failure:
 
 
 def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> Failure:
-    """What a failure of the transport means.
+    """A failure of the transport in plain words.
 
     Args:
-        error: of httpx, or TimeoutError.
-        url: of the service.
-        proxy: through which it was asked.
-        reached: whether the service, or something at its place, has answered this client before.
+        error: an exception of httpx, or a TimeoutError.
+        url: that of the service.
+        proxy: the one that the request went through.
+        reached: whether something at the URL has responded to this client before.
     """
     host = httpx.URL(url).host
-    way = proxy.way_to(host) if proxy else ""
+    route = proxy.way_to(host) if proxy else ""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Failure(
                 f"the certificate of {url} is not trusted ({cause.verify_message}): give the "
-                f"authority's PEM file as ca or CAPO_CA_FILE{way}",
+                f"authority's PEM file as ca or CAPO_CA_FILE{route}",
                 0.0,
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             hint = "; does it speak TLS? Else write http://" if "WRONG_VER" in str(cause) else ""
-            # Of a service that has answered, it is a connection that broke, as in a restart.
+            # If the service has responded before, a connection broke, as in a restart.
             seconds = math.inf if reached else 0.0
-            return Failure(f"no TLS connection with {url}: {cause}{hint}{way}", seconds)
+            return Failure(f"no TLS connection with {url}: {cause}{hint}{route}", seconds)
         if isinstance(cause, socket.gaierror):
-            named = "the proxy's host" if proxy else f"the host {host!r}"
+            name = "the proxy's host" if proxy else f"the host {host!r}"
             return Failure(
-                f"{url} cannot be reached: {named} is unknown ({cause.strerror}); correct the URL "
-                f"(url, --url or CAPO_URL){way}",
+                f"{url} cannot be reached: {name} is unknown ({cause.strerror}); correct the URL "
+                f"(url, --url or CAPO_URL){route}",
                 math.inf if reached else _UNKNOWN_HOST_SECONDS,
             )
     if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
-        return Failure(f"{url} cannot be asked: {error}", 0.0)
+        return Failure(f"{url} cannot be requested: {error}", 0.0)
     codes = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
-    said = os.strerror(codes[-1]) if codes else str(error)
+    reason = os.strerror(codes[-1]) if codes else str(error)
     if isinstance(error, TimeoutError):
-        said = "no answer by the deadline"
+        reason = "no answer by the deadline"
     if isinstance(error, httpx.ConnectTimeout):
-        said = f"no answer within {CONNECT_SECONDS:g} s"
+        reason = f"no answer within {CONNECT_SECONDS:g} s"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         hint = "" if proxy else "; is the service running there? The URL is url, --url or CAPO_URL"
-        return Failure(f"{url} cannot be reached: {said}{hint}{way}")
-    return Failure(f"the connection to {url} was lost: {type(error).__name__}: {said}{way}")
+        return Failure(f"{url} cannot be reached: {reason}{hint}{route}")
+    return Failure(f"the connection to {url} was lost: {type(error).__name__}: {reason}{route}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from, the first cause last."""
+    """An error and its causes, the first cause last."""
     yield error
-    # An ExceptionGroup has several; httpcore hides the cause, and has it for its argument.
-    for each in (*getattr(error, "exceptions", ()), error.__cause__, *error.args):
-        if isinstance(each, BaseException):
-            yield from _causes(each)
+    # An ExceptionGroup has several; httpcore drops the cause, and keeps it as an argument.
+    for cause in (*getattr(error, "exceptions", ()), error.__cause__, *error.args):
+        if isinstance(cause, BaseException):
+            yield from _causes(cause)

@@ -1,0 +1,121 @@
+"""A framework's sample as a rollout of the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from capo_client.adapters.samples import Sample
+from capo_client.adapters.turns import content_text, decode_turns, policy_flags
+from capo_wire.labels import reference_of
+
+# What data of a wrong type raises: a missing role, an id that is not a number or is out of range.
+_UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
+
+
+class NoTokenizerError(ValueError):
+    """A mistake of configuration, which every other rollout with ids would meet too."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditQuery:
+    """What is sent for a sample.
+
+    Attributes:
+        body: the rollout as the wire has it; None where there is no text to judge, or an error.
+        flags: T flags, true for the policy's own ids; None without ids.
+        outcome: r_v in [0, 1], where the data has it.
+        error: why the sample cannot be sent.
+    """
+
+    body: dict[str, Any] | None = None
+    flags: list[bool] | None = None
+    outcome: float | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBuilder:
+    """Makes queries of samples.
+
+    Attributes:
+        tokenizer: that of the policy; None if there is none here.
+        tokenizer_name: its name at the service; None if it is not served.
+        needs_outcome: whether the reward scheme uses the outcome.
+    """
+
+    tokenizer: Any
+    tokenizer_name: str | None
+    needs_outcome: bool
+
+    def build(self, position: int, sample: Sample) -> CreditQuery:
+        """The query of one sample, whose id is its position.
+
+        Raises:
+            NoTokenizerError: ids cannot be sent without a tokenizer.
+        """
+        flags = outcome = None
+        try:
+            if sample.ids is not None:
+                flags = policy_flags(sample.ids, sample.mask)
+            outcome = outcome_of(sample.outcome)
+            body = self._body(sample, flags, outcome)
+        except NoTokenizerError:
+            raise
+        except ValueError as error:
+            return CreditQuery(None, flags, outcome, error)
+        except _UNREADABLE as error:
+            reason = f"the rollout cannot be read: {type(error).__name__}: {error}"
+            return CreditQuery(None, flags, outcome, ValueError(reason))
+        return CreditQuery(body and body | {"id": str(position)}, flags, outcome)
+
+    def _body(
+        self, sample: Sample, flags: list[bool] | None, outcome: float | None
+    ) -> dict[str, Any] | None:
+        response = self._response(sample, flags)
+        text = response.get("response") or ""
+        if not response.get("response_token_ids") and not text.strip():
+            return None
+        reference = reference_of(sample.reference)
+        if reference is None and outcome is None and self.needs_outcome:
+            raise ValueError(
+                "a rollout has neither a reference answer nor an outcome: name the data's column "
+                "that holds one, or set reward={'scheme': 'process_only'}"
+            )
+        return _prompt(sample) | {"reference": reference, "outcome": outcome} | response
+
+    def _response(self, sample: Sample, flags: list[bool] | None) -> dict[str, Any]:
+        if sample.ids is None or flags is None:
+            return {"response": sample.text}
+        ids = [int(token) for token in sample.ids]
+        # The service decodes ids as one run, while turns need a separator.
+        if self.tokenizer_name is not None and all(flags):
+            return {"response_token_ids": ids, "tokenizer": self.tokenizer_name}
+        if self.tokenizer is None:
+            raise NoTokenizerError(
+                "rollouts come as token ids: give the policy's tokenizer, or tokenizer_name if "
+                "the service serves it and no token is masked"
+            )
+        text, spans = decode_turns(self.tokenizer, ids, flags)
+        return {"response": text, "token_offsets": spans}
+
+
+def outcome_of(value: Any) -> float | None:
+    """r_v; None where the data has None or NaN.
+
+    Raises:
+        ValueError: it is not in [0, 1].
+    """
+    if value is None or value != value:
+        return None
+    outcome = float(value)
+    if not 0 <= outcome <= 1:
+        raise ValueError(f"the outcome is {outcome}, which is not in [0, 1]")
+    return outcome
+
+
+def _prompt(sample: Sample) -> dict[str, Any]:
+    if isinstance(sample.prompt, str):
+        return {"question": sample.prompt}
+    turns = [{"role": turn["role"], "content": content_text(turn)} for turn in sample.prompt]
+    return {"messages": turns}

@@ -109,7 +109,7 @@ class Verifier:
             )
         return Verified(float(verdict.right), verdict.reason, verdict.detail)
 
-    async def _compare(self, response: str, reference: str) -> compare.Verdict | None:
+    async def _compare(self, response: str, reference: str) -> compare.Comparison | None:
         """As `_verify`, in the first process that is free.
 
         Raises:
@@ -123,7 +123,7 @@ class Verifier:
             # Its own limit ends what takes long; ours, a process that cannot be reached.
             async with asyncio.timeout(self._timeout + _START_SECONDS):
                 job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
-                verdict: compare.Verdict | None = await asyncio.wrap_future(job)
+                verdict: compare.Comparison | None = await asyncio.wrap_future(job)
                 return verdict
         except (ProcessExpired, RuntimeError) as error:  # a broken pool's is a RuntimeError
             if isinstance(error, RecursionError):
@@ -163,7 +163,7 @@ def _prepare_worker() -> None:
     compare.equivalent("x + 1", "1 + x")  # loads math-verify before the first time limit runs
 
 
-def _verify(response: str, reference: str) -> compare.Verdict | None:
+def _verify(response: str, reference: str) -> compare.Comparison | None:
     """Whether the answers agree; None if the reference holds none. Runs in a worker."""
     try:
         return compare.verify(response, reference)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import capo_wire as wire
 from capo_client.cli.main import app as capo_app
 from capo_testbed import cli as testbed_cli
-from capo_trainer import cli
+from capo_trainer import cli, errors
 from capo_trainer.batch import make_batch
 from capo_trainer.data import prompts_of_step
-from capo_trainer.errors import RecipeError
+from capo_trainer.errors import RecipeError, TrainerError
 from capo_trainer.evaluate import JudgedSolution, summary
-from capo_trainer.recipe import load_recipe
+from capo_trainer.recipe import CreditSection, load_recipe
 from capo_trainer.reward_client import Bundles
 from capo_trainer.sampling.local import _ChooseToken
 from capo_trainer.types import Prompt, RolloutCredit, SampledRollout, SampleRequest
-from capo_trainer.verify import MathVerify
+from capo_trainer.verify import MathVerify, VerifierProcess
 from kit_trainer import changed, recipe_values
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +67,26 @@ def test_the_paper_recipe_has_the_papers_values() -> None:
         ({"credit__tokenizer": None}, "credit.tokenizer is missing"),
         ({"sampling__rollouts_per_prompt": 1}, "sampling.rollouts_per_prompt"),
         ({"credit__method": "greedy", "credit__n": 4}, "greedy takes one critique"),
+        ({"credit__n": 65}, "recipe: credit.n: Input should be less than or equal to 64"),
+        ({"credit__top_p": 0}, "recipe: credit.top_p: Input should be greater than 0"),
+        ({"credit__segment": "word"}, "recipe: credit.segment: Input should be 'blank_line'"),
     ],
 )
 def test_a_recipe_that_cannot_be_right_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         values(**changes)
+
+
+def test_the_credit_section_has_the_defaults_of_the_wire() -> None:
+    section = CreditSection()
+    assert section.voting == wire.Voting() and section.weights == wire.Reward()
+    assert section.segmentation == wire.Segment()
+    assert section.show_reference is wire.CreditOptions().show_reference
+
+
+def test_all_errors_of_the_trainer_have_one_base() -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert len(kinds) >= 7 and all(issubclass(kind, TrainerError) for kind in kinds)
 
 
 def test_the_command_shows_every_value_and_explains_what_is_wrong(tmp_path: Path) -> None:
@@ -82,6 +102,8 @@ def test_the_command_shows_every_value_and_explains_what_is_wrong(tmp_path: Path
     (tmp_path / "bad.toml").write_text("steps = ")
     bad = CliRunner().invoke(app, ["train", "--config", str(tmp_path / "bad.toml")])
     assert bad.exit_code == 2 and "is not TOML" in bad.output
+    odd = CliRunner().invoke(app, ["train", "--config", path, "--dry-run", "--set", "steps"])
+    assert odd.exit_code == 2 and "--set steps: write" in odd.output
 
 
 # --- which questions a step learns from
@@ -212,10 +234,32 @@ def test_an_evaluation_counts_what_is_known() -> None:
         ("1,000", "#### 1000", 1.0),
     ],
 )
-def test_outcomes_by_math_verify(response: str, answer: str, right: float) -> None:
-    verifier = MathVerify()
-    assert verifier.readable(answer) and verifier(response, answer) == right
-    assert not verifier.readable("see above")
+def test_outcomes_by_math_verify(
+    verifiers: list[MathVerify], response: str, answer: str, right: float
+) -> None:
+    for verifier in verifiers:
+        assert verifier.readable(answer) and verifier(response, answer) == right
+        assert not verifier.readable("see above")
+
+
+@pytest.fixture(scope="module")
+def verifiers() -> Iterator[list[MathVerify]]:
+    with closing(VerifierProcess()) as process:
+        yield [MathVerify(), process]
+
+
+def test_an_answer_under_which_the_verifying_process_dies_is_undecided() -> None:
+    with closing(VerifierProcess()) as verifier:
+        assert verifier("42", "42") == 1.0
+        first = verifier._process
+        assert first is not None
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert verifier("42", "42") is None
+        assert verifier("42", "42") == 1.0
+        second = verifier._process
+    assert first.returncode == -signal.SIGKILL and second is not None
+    assert second.returncode is not None  # ended by close
 
 
 def test_sample_prompts_of_the_recipe_are_readable() -> None:

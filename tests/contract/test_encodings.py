@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_service.api.parsing import _gunzip
 from capo_service.api.problems import ProblemError
+from capo_service.api.request_body import _gunzip
 from kit_service import body
 
 LIMIT = 1 << 20  # of the service of these tests

@@ -30,8 +30,9 @@ from capo_service.api.credit_response import (
     credit_stream,
     until_disconnect,
 )
-from capo_service.api.parsing import parse, read_body
+from capo_service.api.parsing import parse
 from capo_service.api.problems import ProblemError
+from capo_service.api.request_body import read_body
 from capo_service.engine.base import Engine
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.pipeline.service import Service

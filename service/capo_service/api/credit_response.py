@@ -141,7 +141,7 @@ def _json(summary: wire.CreditSummary, results: Sequence[wire.Credited | wire.Fa
     return f'{summary.model_dump_json()[:-1]},"results":[{written}]}}'.encode()
 
 
-class CreditStream(Response):
+class NdjsonResponse(Response):
     """Results as NDJSON, each as it finishes, and the summary as the last line.
 
     Args:
@@ -197,10 +197,10 @@ class CreditStream(Response):
 
 async def credit_stream(
     call: CreditCall, creditor: BatchCreditor, line_seconds: float
-) -> CreditStream:
+) -> NdjsonResponse:
     """Wait for the first result, so that a refused request still gets its status."""
     answers = creditor.credit(call.batch, call.key)
-    return CreditStream(call, answers, await anext(answers), line_seconds)
+    return NdjsonResponse(call, answers, await anext(answers), line_seconds)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -16,7 +16,7 @@ import capo_wire as wire
 from capo_service import version
 from capo_service.api import problems
 from capo_service.api.auth import require
-from capo_service.api.parsing import read_body
+from capo_service.api.request_body import read_body
 from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.core import alignment
 from capo_service.pipeline.prepare import limit

@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import pydantic_core
 from pydantic import ValidationError
-from starlette.requests import ClientDisconnect, Request
 
 import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.json_splitting import split
-from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.pipeline.types import RolloutBatch
 from capo_wire.validation import first_error
 
-_GZIP = ("gzip", "x-gzip")
-# Each end of a member copies what is left of its piece: with the whole body as one piece, a million
-# empty members would take minutes.
-_GZIP_PIECE = 4096
 _LONGEST_ID = 256
 _SPLIT_ABOVE = 256 * 1024  # bytes; less is parsed in a millisecond
 _SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
-
-
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, read no further than `limit` bytes, and for no longer than `seconds`.
-
-    A gzip'd body is decompressed, to no more than `limit` bytes either.
-
-    Raises:
-        ProblemError: it is larger or late, its content type is not JSON, or it is encoded in
-            another way.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise problems.error(
-            "wrong-media-type", f"send Content-Type: application/json, not {media_type or 'none'!r}"
-        )
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity", *_GZIP):
-        raise problems.error(
-            "wrong-encoding",
-            f"Content-Encoding {encoding!r} is not supported; send gzip, or no Content-Encoding",
-            Accept_Encoding="gzip",
-        )
-    too_large = problems.error(
-        "too-large",
-        f"the body is larger than {limit} bytes (setting max_body_bytes); send fewer rollouts",
-    )
-    if int(request.headers.get("content-length") or 0) > limit:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise problems.error(
-            "request-timeout",
-            f"{len(body)} bytes of the body came in {seconds:g} s (setting read_seconds)",
-            Connection="close",
-        ) from None
-    except ClientDisconnect:
-        raise problems.error("client-closed", "the caller closed the connection") from None
-    if encoding not in _GZIP:
-        return bytes(body)
-    plain = await off_loop(_gunzip, bytes(body), limit)
-    if len(plain) > limit:
-        raise too_large
-    return plain
-
-
-def _gunzip(body: bytes, limit: int) -> bytes:
-    """What a gzip'd body holds, or its first `limit` + 1 bytes.
-
-    Raises:
-        ProblemError: it is not gzip, or cut off.
-    """
-    plain = bytearray()
-    member = None  # the one that is being read
-    padding = b""  # what may follow a member
-    try:
-        for start in range(0, len(body), _GZIP_PIECE):
-            piece = body[start : start + _GZIP_PIECE]
-            while len(plain) <= limit:
-                if member is None:
-                    piece = piece.lstrip(padding)
-                if not piece:
-                    break
-                member = member or zlib.decompressobj(wbits=31)  # 15 bits of window, and a header
-                plain += member.decompress(piece, limit + 1 - len(plain))
-                piece = member.unused_data
-                if member.eof:
-                    member, padding = None, b"\0"
-        if member is not None and len(plain) <= limit:
-            raise zlib.error("it ends too early")
-    except zlib.error as error:
-        raise problems.error("not-json", f"the body is not valid gzip: {error}") from None
-    return bytes(plain)
 
 
 def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
@@ -138,14 +51,16 @@ def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
     except ValidationError as error:
         field, detail = first_error(error)
         raise problems.error("invalid-request", detail, field) from None
-    loaded = [_load(piece) for piece in pieces.rollouts] if pieces else [(r, odd) for r in rollouts]
-    ids = [_id(rollout, position) for position, (rollout, _) in enumerate(loaded)]
-    items = [
-        _refused(name, f"the rollout {_SURROGATE}")
-        if odd and not _is_text(rollout)
-        else _item(rollout, name)
-        for (rollout, odd), name in zip(loaded, ids, strict=True)
-    ]
+    ids: list[str] = []
+    items: list[wire.Rollout | wire.Failed] = []
+    # One at a time: freeing all parsed rollouts at once holds the interpreter too, 38 ms for 35 MB.
+    for position, rollout in enumerate(rollouts):
+        value, is_odd = _load(rollout) if pieces else (rollout, odd)
+        ids.append(_id(value, position))
+        if is_odd and not _is_text(value):
+            items.append(_refused(ids[-1], f"the rollout {_SURROGATE}"))
+        else:
+            items.append(_item(value, ids[-1]))
     return RolloutBatch(options, ids, items)
 
 

@@ -21,7 +21,7 @@ import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.auth import require
 from capo_service.api.credit_response import CreditCall, counted, until_disconnect
-from capo_service.api.parsing import read_body
+from capo_service.api.request_body import read_body
 from capo_service.pipeline.batch import BatchCreditor
 from capo_service.pipeline.service import Service
 from capo_service.pipeline.types import RolloutBatch

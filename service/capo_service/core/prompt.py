@@ -21,7 +21,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-PromptSegment = tuple[str, bool]  # text, trusted
+TemplateSegment = tuple[str, bool]  # text, trusted
 
 _LETTERS = "bcdfghjklmnpqrstvwxz"
 # Unicode noncharacters mark, in rendered text, where an untrusted text is inserted.
@@ -32,8 +32,8 @@ _SLOT = re.compile("\ufdd0(\\d+)\ufdd1")
 class RenderedPrompt:
     """The judge's prompt: a system and a user turn of trusted and untrusted segments."""
 
-    system: tuple[PromptSegment, ...]
-    user: tuple[PromptSegment, ...]
+    system: tuple[TemplateSegment, ...]
+    user: tuple[TemplateSegment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _slot(index: int) -> str:
     return f"\ufdd0{index}\ufdd1"
 
 
-def _segments(rendered: str, untrusted: Sequence[str]) -> tuple[PromptSegment, ...]:
+def _segments(rendered: str, untrusted: Sequence[str]) -> tuple[TemplateSegment, ...]:
     parts = _SLOT.split(rendered.strip())
     pairs = [
         (untrusted[int(part)], False) if position % 2 else (part, True)

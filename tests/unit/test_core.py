@@ -60,7 +60,7 @@ def test_positions_of_a_pattern_are_characters_not_bytes() -> None:
     ("spans", "problem"),
     [
         ([(0, 9)], "not a span"), ([(0, 2), (1, 4)], "before the step before it ends"),
-        ([(0, 1)], "lie in no step"), ([(2, 4)], "lie in no step"), ([], "lie in no step"),
+        ([(0, 1)], "are in no step"), ([(2, 4)], "are in no step"), ([], "are in no step"),
         ([(0, 1)], r"leave out of the response what the policy did not write \(a tool's output"),
         ([(0, 1), (1, 2), (2, 4)], "only blank"),
     ],

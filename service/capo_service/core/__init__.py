@@ -1,9 +1,16 @@
 """The method itself, as pure functions: no I/O, no clock, no FastAPI, no vLLM, no torch.
 
-steps      text -> step spans
-alignment  token ids -> character spans -> token span of each step
-prompt     question + tagged steps -> chat messages
-verdict    critique text -> set of wrong steps; and the grammar a critique must follow
-voting     sets of wrong steps -> a penalty for each step
-rewards    outcome + penalties -> step and token rewards
+steps            text -> character span of each step
+vocabulary       tokenizer.json -> what each token adds to decoded text
+alignment        token ids -> character spans -> token span of each step
+fuzzy_alignment  the same for tokenizers that normalise text
+prompt           question + tagged steps -> chat turns
+critique_format  the grammar of a critique; critique text -> set of wrong steps
+step_list        a judge's list of steps -> set of step indices
+thoughts         where a model's reasoning ends in its output
+voting           sets of wrong steps -> penalty of each step
+rewards          outcome + penalties -> step and token rewards
+arithmetic       false equations in a text
+suspicion        signs of reward hacking in a rollout
+errors           the error for input that cannot be credited
 """

@@ -1,9 +1,9 @@
-"""What a critique says: the grammar that it must follow, and how its text is read.
+"""The formats of a critique: the grammar that it is decoded under, and the parser.
 
 Two formats exist. `json` is decoded under a grammar: only steps that exist, each once, in
 ascending order, and an analysis of bounded length in printable ASCII, so that `max_tokens` always
-suffices (a token spells at least one character). `tag` is the paper's free text, which ends in
-`<incorrect_steps> 3, 5 </incorrect_steps>`. The reader takes both, whatever was asked for.
+suffices (a token is at least one character). `tag` is the paper's free text, which ends in
+`<incorrect_steps> 3, 5 </incorrect_steps>`. The parser accepts both, whichever was requested.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from capo_wire.special_text import after_thoughts
 Style = Literal["verdict", "brief", "full"]
 
 ANALYSIS_CHARACTERS: dict[Style, int] = {"verdict": 0, "brief": 200, "full": 1200}
+_EXPECTED_TOKENS: dict[Style, int] = {"verdict": 16, "brief": 64, "full": 320}
+_EXPECTED_TOKENS_OF_FREE_TEXT = 512
 _ANALYSIS = '{"analysis": "'
 _THEN_STEPS = '", "incorrect_steps": ['
 _ONLY_STEPS = '{"incorrect_steps": ['
@@ -29,7 +31,12 @@ _END = "]}"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The steps that a critique calls wrong, or (`wrong` is None) why it cannot be read."""
+    """What was read from a critique.
+
+    Attributes:
+        wrong: the steps that it calls wrong; None if it cannot be read.
+        reason: why it cannot be read.
+    """
 
     wrong: frozenset[int] | None
     reason: str | None = None
@@ -37,14 +44,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """One shape of constrained critique: for `n_steps` steps, with so long an analysis."""
+    """The format of a constrained critique, for a number of steps and an analysis length."""
 
     n_steps: int
     analysis_characters: int
 
     @classmethod
     def fitting(cls, n_steps: int, style: Style, max_tokens: int) -> OutputFormat | None:
-        """The shape for a style, cut to `max_tokens`; None if the steps alone exceed it."""
+        """The format for a style, with the analysis shortened to fit into `max_tokens`.
+
+        None if the list of steps alone exceeds `max_tokens`.
+        """
         wanted = ANALYSIS_CHARACTERS[style]
         bare = cls(n_steps, 0)
         if bare.max_tokens() > max_tokens:
@@ -55,7 +65,7 @@ class OutputFormat:
         return cls(n_steps, min(wanted, max(spare, 0)))
 
     def max_tokens(self) -> int:
-        """Tokens that suffice for every text of this shape: its longest text, and the end."""
+        """Tokens that suffice for every text of this format, the end token included."""
         steps = sum(len(str(step)) for step in range(self.n_steps)) + 2 * (self.n_steps - 1)
         frame = (
             len(_ANALYSIS) + self.analysis_characters + len(_THEN_STEPS)
@@ -65,19 +75,19 @@ class OutputFormat:
         return frame + steps + len(_END) + 1
 
     def opening(self) -> str:
-        """What every text of this shape begins with."""
+        """The fixed start of every text of this format."""
         return _ANALYSIS if self.analysis_characters else _ONLY_STEPS
 
     def grammar(self, opened: bool = False) -> str:
-        """The shape as a grammar in GBNF, for engines that decode under one.
+        """The format as a grammar in GBNF, for engines that decode under one.
 
         Args:
-            opened: whether the opening stands in the prompt, and only the rest is written.
+            opened: whether the opening is in the prompt, so that only the rest is generated.
         """
         return _grammar(self.n_steps, self.analysis_characters, opened)
 
     def json_schema(self) -> dict[str, Any]:
-        """The shape as a JSON schema: the same, save that steps may repeat or be out of order."""
+        """The format as a JSON schema, which also allows repeated and unordered steps."""
         steps = {
             "type": "array",
             "items": {"type": "integer", "minimum": 0, "maximum": self.n_steps - 1},
@@ -95,9 +105,19 @@ class OutputFormat:
         }
 
 
+def expected_tokens(style: Style, constrained: bool = True) -> int:
+    """A rough estimate of the tokens of a critique.
+
+    Args:
+        style: length of its analysis.
+        constrained: whether it is JSON under a grammar; free text has one estimate for all styles.
+    """
+    return _EXPECTED_TOKENS[style] if constrained else _EXPECTED_TOKENS_OF_FREE_TEXT
+
+
 @lru_cache(maxsize=256)
 def _grammar(n_steps: int, analysis_characters: int, opened: bool) -> str:
-    # s<i>: at least one step from i on; t<i>: what may follow once a step was named.
+    # s<i>: at least one step from i on; t<i>: the rest of the list after a step before i.
     last = n_steps - 1
     rules = []
     if analysis_characters:
@@ -127,40 +147,41 @@ _OBJECT = re.compile(r"\{\s*\"(?:[^\"\\\n]|\\.){0,60}\"\s*:")
 _ESCAPE = re.compile(r"\\(?:[\"\\/bfnrt]|u[0-9a-fA-F]{4})|\\")
 _DECODER = json.JSONDecoder(strict=False)
 
-# Behind a verdict: marks, closing tags, the model's own end tokens, and one word on a new line.
+# Allowed after a verdict: punctuation, closing tags, end tokens, and one word on a new line.
 _BEHIND = re.compile(
     r"(?:[\s`*_.!\"'”。]|</\w{1,20}>|<\|[\w/]{1,30}\|>|<｜[^<>]{1,30}｜>|<eos>|<end_of_turn>)*"  # noqa: RUF001
 )
 _WORD = re.compile(r"(?!s(?:t(?:e(?:p|ps)?)?)?\b)[a-z]{1,30}[.!]?", re.IGNORECASE)
-# The clause before says that somebody else wrote what follows, or that it is the format.
+# The clause before the verdict says that it is a quotation, or describes the format.
 _QUOTING = re.compile(
     r"\b(?:writes?|wrote|written|says?|said|saying|claims?|claimed|quotes?|quoted|contains?|"
     r"containing|includes?|imitat\w+|forge[sd]?|pretends?|inserts?|inserted|ends (?:in|with))\b"
     r"|\bformat\W{1,9}(?:\w+\W{1,9}){0,4}(?:is|was|were)\b|写道|声称|格式[是为]|\A\s*>",
     re.IGNORECASE,
 )
-# Or of a clause: "step 1 contains an error, so the wrong step is" is the judge's own conclusion.
+# Clauses end here too: "step 1 contains an error, so the wrong step is" is a conclusion.
 _CLAUSE_END = re.compile(
     r"[.!?。！？\n]|[,;]\s*(?:so|thus|hence|therefore|but|which|making)\b",  # noqa: RUF001
     re.IGNORECASE,
 )
-_CLAUSE = 300  # characters before a verdict that may say so
-_QUOTED = 12  # characters, without blanks, that are looked for in the rollout with a verdict
+_CLAUSE = 300  # characters before a verdict that are searched for these
+_QUOTED = 12  # characters before a verdict, without blanks, that are searched for in the rollout
 _NOT_LAST = "text follows its list of wrong steps, which must come last"
 
 
 def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "") -> Verdict:
-    """Read a critique of a rollout with `n_steps` steps.
+    """Parse a critique of a rollout with `n_steps` steps.
 
-    Only text behind the last end of a thought is read, and only a list at its end, whole: one
-    further up, inside other JSON or in a quotation may be a draft, the format, or the rollout's.
+    Only the text after the judge's reasoning is parsed, and only a complete list at its end is a
+    verdict: a list elsewhere, inside other JSON or in a quotation may be a draft, a description of
+    the format, or text of the rollout.
 
     Args:
         text: the critique.
         n_steps: the steps are 0 to `n_steps` - 1.
         truncated: the text was cut off by the token limit, so a list that is not closed may lack
             steps or digits.
-        rollout: what was judged; a verdict that repeats its text is a quotation.
+        rollout: the judged text; a verdict that repeats it is a quotation.
     """
     try:
         return Verdict(_read(text, n_steps, truncated, rollout))
@@ -169,24 +190,24 @@ def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "")
 
 
 def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[int]:
-    if text.startswith(_THEN_STEPS):  # what goes on behind an opening that the engine left out
+    if text.startswith(_THEN_STEPS):  # the engine left out the opening of the analysis
         text = _ANALYSIS + text
     # LaTeX in a JSON string is often written with single backslashes.
     text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", text)
-    # A critique that is one JSON object is a verdict whatever its strings speak of.
+    # A critique that is one JSON object is a verdict, whatever its strings contain.
     if fence := _FENCE.match(text):
         value, end = _decode(text, fence.end())
         if value is not None and _ends(text, end):
             return _of_object(value, n_steps)
     said = after_thoughts(text)
     if said is None:
-        raise ValueError("its thinking was not ended, so it gives no verdict")
+        raise ValueError("its reasoning was not ended, so it has no verdict")
     value, start, end = _last_object(said)
     tag = _last(_OPEN, said, end)
     if tag is not None:
         body, start, end = _tagged(said, tag, truncated)
     elif value is None:
-        raise ValueError("it names no list of wrong steps")
+        raise ValueError("it has no list of wrong steps")
     if not _ends(said, end):
         raise ValueError(_NOT_LAST)
     if _is_quotation(said, start, end, rollout):
@@ -200,16 +221,16 @@ def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | No
 
 
 def _tagged(said: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, int]:
-    """What stands between the tags, and where the verdict begins and ends."""
+    """The text between the tags, and where the verdict begins and ends."""
     if tag[1]:
         return "", tag.start(), tag.end()
     if (close := _CLOSE.search(said, tag.end())) is not None:
         return said[tag.end() : close.start()], tag.start(), close.end()
     body, end = said[tag.end() :], len(said)
     if not body.strip():
-        raise ValueError("its list of wrong steps is not closed and holds nothing")
+        raise ValueError("its list of wrong steps is not closed and is empty")
     if truncated:
-        # A list may go on in the next line; a word there shows that it does not.
+        # The list may continue on the next line, unless a word follows there.
         blank = len(body) - len(body.lstrip())
         line, _, rest = body[blank:].partition("\n")
         if not _WORD.match(rest.strip()) or line.rstrip().endswith(tuple(",;，、；")):  # noqa: RUF001
@@ -219,16 +240,16 @@ def _tagged(said: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, i
 
 
 def _last_object(said: str) -> tuple[dict[str, Any] | None, int, int]:
-    """The last JSON object, and its place; (None, 0, 0) where there is none.
+    """The last JSON object, and its start and end; (None, 0, 0) if there is none.
 
     Raises:
-        ValueError: one is not whole, so that what stands in it may be part of a string.
+        ValueError: one is incomplete, so that later text may be part of one of its strings.
     """
     value, start, end = None, 0, 0
     while (found := _OBJECT.search(said, end)) is not None:
         value, after = _decode(said, found.start())
         if value is None:
-            raise ValueError("it holds JSON that is cut off or not valid")
+            raise ValueError("it has JSON that is cut off or not valid")
         start, end = found.start(), after
     return value, start, end
 
@@ -247,11 +268,11 @@ def _of_object(value: dict[str, Any], n_steps: int) -> frozenset[int]:
         return read_values(steps, n_steps)
     if isinstance(steps, str) and steps.strip():
         return read_list(steps, n_steps)
-    raise ValueError("it names no list of wrong steps")
+    raise ValueError("it has no list of wrong steps")
 
 
 def _ends(text: str, end: int) -> bool:
-    """Whether nothing of substance follows."""
+    """Whether nothing but allowed endings follows."""
     behind = _BEHIND.match(text, end)
     rest = behind.end() if behind else end
     return rest == len(text) or ("\n" in text[end:rest] and bool(_WORD.fullmatch(text, rest)))

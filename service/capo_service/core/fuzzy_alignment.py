@@ -1,8 +1,8 @@
-"""Place tokens in a text that their decoded form does not spell exactly.
+"""Align tokens to a text that differs from their decoded form.
 
-Lower-casing tokenizers change letters and an unknown token stands for any word, so text and ids
-may agree without being equal. Characters are compared without blanks, case and accents; a place
-is only given where exactly one is possible, and everything else is refused.
+Lower-casing tokenizers change letters, and an unknown token stands for any word, so text and ids
+may agree without being equal. Characters are compared without white space, case and accents. Only
+an unambiguous alignment is accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from capo_service.core.vocabulary import TokenTable
 
 @dataclass(slots=True)
 class _Folded:
-    """A text without what comparing ignores, and where each of its characters came from."""
+    """A text without what the comparison ignores, and the position of each character."""
 
     characters: str
     places: list[int]
@@ -44,7 +44,7 @@ class _Walk:
     ends: list[int] = field(default_factory=list)
 
     def take(self, length: int) -> None:
-        """The next token owns the next `length` folded characters."""
+        """Assign the next `length` folded characters to the next token."""
         last = self.ends[-1] if self.ends else 0
         if not length:
             self.starts.append(last)
@@ -61,10 +61,10 @@ def fit_loosely(
     """Starts and ends of each token in `text`, in characters.
 
     Raises:
-        InputError: text and ids disagree, or agree in more than one way.
+        InputError: text and ids disagree, or can be aligned in more than one way.
     """
     walk = _Walk(table, text, _Folded.of(text, table.folds))
-    unknowns = 0  # unknown tokens seen whose text is not placed yet
+    unknowns = 0  # preceding unknown tokens whose text is not known yet
     for position, (index, piece) in enumerate(zip(ids, pieces, strict=True)):
         literal = table.special.get(index, piece)
         if isinstance(literal, bytes):
@@ -79,7 +79,7 @@ def fit_loosely(
             walk.take(0)
         elif unknowns and wanted:
             found = _find(walk, wanted, starts_word=literal[0].isspace())
-            if found < 0 and index in table.special:  # left out of the text, as decoding may do
+            if found < 0 and index in table.special:  # omitted from the text, as decoding may do
                 found, wanted = len(walk.folded.characters), ""
             _place_unknowns(walk, unknowns, found, position)
             unknowns = 0
@@ -94,7 +94,7 @@ def fit_loosely(
 
 
 def _find(walk: _Walk, wanted: str, *, starts_word: bool) -> int:
-    """Where `wanted` comes next, at least one character on; -1 if nowhere."""
+    """The next position of `wanted`, at least one character ahead; -1 if there is none."""
     found = walk.folded.characters.find(wanted, walk.at + 1)
     while found != -1 and starts_word and not _at_word_start(walk, found):
         found = walk.folded.characters.find(wanted, found + 1)
@@ -112,7 +112,7 @@ def _at_word_start(walk: _Walk, at: int) -> bool:
 
 
 def _place_unknowns(walk: _Walk, count: int, until: int, position: int) -> None:
-    """Share the characters up to `until` among `count` unknown tokens."""
+    """Divide the characters up to `until` among `count` unknown tokens."""
     if until <= walk.at:
         raise _disagree(walk, position, None)
     places = walk.folded.places[walk.at : until]
@@ -126,8 +126,8 @@ def _place_unknowns(walk: _Walk, count: int, until: int, position: int) -> None:
     if len(sizes) != count:
         raise InputError(
             f"{count} unknown tokens before response_token_ids[{position}] stand for "
-            f"{walk.text[places[0] : places[-1] + 1][:40]!r}, which can be shared out among them "
-            "in more than one way; send token_offsets instead",
+            f"{walk.text[places[0] : places[-1] + 1][:40]!r}, which can be divided among them in "
+            "more than one way; send token_offsets instead",
             field="response_token_ids",
             problem="tokens-disagree",
         )
@@ -146,7 +146,7 @@ def _disagree(walk: _Walk, position: int, index: int | None) -> InputError:
     return InputError(
         f"response and response_token_ids disagree at character {place} "
         f"({walk.text[place : place + 20]!r}), where the ids have {token}; send the text that "
-        f"{walk.table.name} decodes these ids to, or no response at all",
+        f"{walk.table.name} decodes these ids to, or leave out response",
         field="response_token_ids",
         problem="tokens-disagree",
     )

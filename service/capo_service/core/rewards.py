@@ -4,9 +4,9 @@
 |-------------------|------------------------------------------------------------------------------|
 | `capo`            | r_v * W_whole - p_s * W_process (CAPO, eq. 1)                               |
 | `process_only`    | -p_s * W_process; needs no outcome                                          |
-| `first_error`     | as `capo`, but from the first wrong step on every step is penalised (VPPO)  |
-| `flawed_positive` | r_v * (W_whole - max(p) * W_process): a right answer with flaws is penalised|
-|                   | as a whole, a wrong one is not penalised twice (FAPO)                       |
+| `first_error`     | as `capo`, but every step from the first wrong step on is penalised (VPPO)  |
+| `flawed_positive` | r_v * (W_whole - max(p) * W_process): a correct answer with wrong steps is   |
+|                   | penalised as a whole, a wrong answer is not penalised twice (FAPO)          |
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ def step_rewards(
     w_whole: float = 2.0,
     w_process: float = 1.0,
 ) -> list[float]:
-    """The reward of each step; every token of a step gets it once.
+    """The reward of each step, which each of its tokens gets (CAPO, eq. 1).
+
+    Args:
+        scheme: see the module.
+        penalties: of each step, 0 to 1.
+        outcome: of the final answer, 0 to 1.
+        w_whole: weight of the outcome.
+        w_process: weight of the penalties.
 
     Raises:
         ValueError: the scheme needs an outcome and there is none.
@@ -44,7 +51,11 @@ def step_rewards(
 
 
 def token_rewards(rewards: Sequence[float], token_spans: Sequence[Span]) -> list[float]:
-    """Spread step rewards over tokens: one number per token, in token order."""
+    """One reward per token, in token order: that of the token's step.
+
+    Raises:
+        ValueError: there are not as many spans as rewards.
+    """
     out: list[float] = []
     for reward, (start, end) in zip(rewards, token_spans, strict=True):
         out += [reward] * (end - start)

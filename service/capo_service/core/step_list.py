@@ -1,10 +1,13 @@
-"""The list of steps that a judge writes between its tags: read whole, or refused."""
+"""Parser for the list of steps that a judge writes between its tags.
+
+A list is accepted as a whole or refused: a partly understood list could blame the wrong steps.
+"""
 
 from __future__ import annotations
 
 import re
 
-_MOST_PER_STEP = 48  # characters a judge may spend on one step before the list is refused
+_MAX_PER_STEP = 48  # characters per step, above which a list is refused
 
 # Full-width digits and separators, as judges that write Chinese or Japanese use them.
 _WIDE = str.maketrans("０１２３４５６７８９，、；：（）［］＃＋＆～。", "0123456789,,;:()[]#+&~.")  # noqa: RUF001
@@ -49,35 +52,48 @@ def read_list(body: str, n_steps: int) -> frozenset[int]:
     """The steps that `body` names, of steps 0 to `n_steps` - 1. A blank body names none.
 
     Raises:
-        ValueError: it is anything but a list of steps; the message says what it is.
+        ValueError: it is not a list of steps.
     """
-    if len(body) > _MOST_PER_STEP * (n_steps + 4):
+    if len(body) > _MAX_PER_STEP * (n_steps + 4):
         raise ValueError("the list of wrong steps is too long")
-    refused = ValueError(f"not a list of steps: {body.strip()[:80]!r}")
     plain = body.translate(_WIDE).lower().strip()
     if plain in ("", "[]", "{}", "[ ]"):
         return frozenset()
     plain = _without_bullets(plain)
     if _DOUBT.search(" ".join(_REMARK.findall(plain))) or _BETWEEN_DIGITS.search(plain):
-        raise refused
+        raise _not_a_list(body)
+    plain = _without_frame(plain)
+    if _NONE.fullmatch(plain):
+        return frozenset()
+    if plain in _ALL:
+        return frozenset(range(n_steps))
+    return _read_items(plain, body, n_steps)
+
+
+def _not_a_list(body: str) -> ValueError:
+    return ValueError(f"not a list of steps: {body.strip()[:80]!r}")
+
+
+def _without_frame(plain: str) -> str:
+    """The bare list: without remarks, marks, brackets and "the wrong steps ... are wrong"."""
     plain = _CLOSING_STEP.sub(" ", _REMARK.sub(" ", plain)).translate(_MARKS).strip()
     plain = plain[:-1].strip() if plain.endswith((".", ",", ";")) else plain
     if plain[:1] + plain[-1:] in _PAIRS:
         plain = plain[1:-1].strip()
     if _NONE.fullmatch(plain):
-        return frozenset()
+        return plain
     called = _CALLED.match(plain)
-    plain = _WRONG.sub("", plain[called.end() :] if called else plain)
-    if _NONE.fullmatch(plain):
-        return frozenset()
-    if plain in _ALL:
-        return frozenset(range(n_steps))
+    return _WRONG.sub("", plain[called.end() :] if called else plain)
+
+
+def _read_items(plain: str, body: str, n_steps: int) -> frozenset[int]:
+    """The steps of a list of numbers and ranges; `body` is for the error message."""
     wrong: set[int] = set()
     at = 0
     while True:
         step = _STEP.match(plain, at)
         if step is None:
-            raise refused
+            raise _not_a_list(body)
         first = last = int(step[1])
         at = step.end()
         if (dash := _RANGE.match(plain, at)) and (end := _STEP.match(plain, dash.end())):
@@ -88,7 +104,7 @@ def read_list(body: str, n_steps: int) -> frozenset[int]:
             return frozenset(wrong)
         separator = _SEPARATOR.match(plain, at)
         if separator is None:
-            raise refused
+            raise _not_a_list(body)
         at = separator.end()
 
 
@@ -96,13 +112,13 @@ def read_values(values: list[object], n_steps: int) -> frozenset[int]:
     """The steps that a JSON list names: numbers, or strings that name one step each.
 
     Raises:
-        ValueError: an item is anything else, or no step of 0 to `n_steps` - 1.
+        ValueError: an item is anything else, or not one of 0 to `n_steps` - 1.
     """
     wrong: set[int] = set()
     for value in values:
         if isinstance(value, str) and (step := _STEP.fullmatch(value.translate(_WIDE).lower())):
             value = int(step[1])
-        if type(value) is not int:  # a bool is an int in Python, and no step
+        if type(value) is not int:  # bool is a subclass of int
             raise ValueError(f"not a step: {str(value)[:80]!r}")
         wrong.update(_existing(value, value, n_steps))
     return frozenset(wrong)
@@ -111,7 +127,7 @@ def read_values(values: list[object], n_steps: int) -> frozenset[int]:
 def _existing(first: int, last: int, n_steps: int) -> range:
     if not 0 <= first <= last < n_steps:
         named = str(first) if first == last else f"{first}-{last}"
-        raise ValueError(f"it names step {named}, but there are steps 0 to {n_steps - 1}")
+        raise ValueError(f"it names step {named}, but the steps are 0 to {n_steps - 1}")
     return range(first, last + 1)
 
 

@@ -1,7 +1,6 @@
-"""All segmenters of the service: those of `capo_wire.segmentation`, and cuts that a caller gives.
+"""Text -> step spans: the segmenters of `capo_wire.segmentation`, and steps that the client gives.
 
-Spans tile the text as described there, and all of it takes linear time, whatever the text or the
-caller's pattern holds.
+Spans tile the text as described there. Every function takes linear time for any text and pattern.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ __all__ = ["Span", "blank_line", "by_pattern", "given", "newline", "sentence"]
 
 
 def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "before") -> list[Span]:
-    """Cut before (or after) every match of an RE2 pattern (linear time, no look-around).
+    """Split before (or after) every match of an RE2 pattern (linear time, no look-around).
 
     Raises:
         InputError: the pattern is not valid RE2.
@@ -38,11 +37,11 @@ def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "befor
 
 
 def given(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Check the caller's own spans; blank text between them joins the step before.
+    """Check the client's own spans; white space between them is added to the step before.
 
     Raises:
-        InputError: a span is out of the text, overlaps the one before, or is blank; or text that
-            is not blank lies in no span (the judge would never see it).
+        InputError: a span is outside the text, overlaps the one before, or has only white space;
+            or other text is in no span (the judge would never see it).
     """
     reached = 0
     for index, (start, end) in enumerate(spans):
@@ -61,7 +60,7 @@ def given(text: str, spans: Sequence[Span]) -> list[Span]:
         if text[reached:start].strip():
             raise _outside(reached, start, field)
         if not text[start:end].strip():
-            raise InputError(f"{field} holds only blank text", field=field)
+            raise InputError(f"{field} has only blank text", field=field)
         reached = end
     if text[reached:].strip():
         raise _outside(reached, len(text), "steps")
@@ -70,8 +69,8 @@ def given(text: str, spans: Sequence[Span]) -> list[Span]:
 
 def _outside(start: int, end: int, field: str) -> InputError:
     return InputError(
-        f"characters {start} to {end} are not blank and lie in no step: put them in a step, or "
+        f"characters {start} to {end} are not blank and are in no step: put them in a step, or "
         "leave out of the response what the policy did not write (a tool's output; its tokens "
-        "have empty token_offsets then)",
+        "then have empty token_offsets)",
         field=field,
     )

@@ -1,8 +1,8 @@
-"""Where a model's thinking begins and ends in what it wrote.
+"""Where a model's reasoning begins and ends in its output.
 
-Markers of the families that vLLM's reasoning parsers know: `<think>` and its variants, `[THINK]`,
-gpt-oss' channels (also with the control tokens left out), Gemma's, Kimi's, Cohere's. Granite's
-are sentences that any judge may write, and are none.
+Known are the markers of vLLM's reasoning parsers: `<think>` and its variants, `[THINK]`, gpt-oss'
+channels (also without their control tokens), Gemma's, Kimi's and Cohere's. Granite's markers are
+ordinary sentences, which any judge may write, and are not supported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPENINGS = (
     r"<\|START_THINKING\|>|<\|begin_of_(?:thought|thinking)\|>|<\|inner_prefix\|>|<unused94>",
     r"<\|open\|>\s{0,4}think\s{0,4}<\|sep\|>",
 )
-# A marker between quotation marks is spoken of: "the response holds `</think>`".
+# A marker in quotation marks is only mentioned: "the response contains `</think>`".
 _MARKER = re.compile(
     rf"""(?=["'`“<\[◁a])(?:["'`“](?:{"|".join(_ENDS + _OPENINGS)})["'`”]"""
     rf"|(?P<end>{'|'.join(_ENDS)})|(?P<opening>{'|'.join(_OPENINGS)}))",
@@ -42,7 +42,7 @@ _MARKER = re.compile(
 
 
 def behind(text: str) -> str | None:
-    """What stands behind the last end of a thought; None where a thought was never ended."""
+    """The text after the last end marker; None if the reasoning was not ended."""
     start, open_ = 0, False
     for marker in _MARKER.finditer(text):
         if marker["end"] is not None:
@@ -53,5 +53,5 @@ def behind(text: str) -> str | None:
 
 
 def without_markers(text: str) -> str:
-    """The text with each marker of a thought replaced by a line end."""
+    """The text with each marker replaced by a line end."""
     return _MARKER.sub("\n", text)

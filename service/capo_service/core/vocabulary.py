@@ -1,7 +1,7 @@
-"""What every id of a vocabulary adds to decoded text, read from a `tokenizer.json`.
+"""What each id of a vocabulary adds to decoded text, read from a `tokenizer.json`.
 
-The table follows the decoders of Hugging Face `tokenizers`; the tests hold it to that library's
-own `decode` on random ids.
+The table follows the decoders of Hugging Face `tokenizers`; property tests compare it with that
+library's `decode` on random ids. See `alignment` for why the library is not used instead.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ from typing import Any
 from capo_service.core.errors import InputError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# What the WordPiece decoder rewrites in each token when its `cleanup` is on, in this order.
-_CLEANUP = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
-    (" 'm", "'m"), (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
+# What the WordPiece decoder replaces in each token when its `cleanup` is on, in this order.
+_CLEANUP = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " ' ": "'",
+    " n't": "n't",
+    " 'm": "'m",
+    " do not": " don't",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+}
 _FOLDING = {"BertNormalizer", "Lowercase", "StripAccents", "NFKC", "NFKD", "Precompiled"}
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's map of the 256 bytes onto printable characters, inverted."""
+    """The inverse of GPT-2's map from the 256 bytes to printable characters."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(rest)}
@@ -37,15 +46,17 @@ class TokenTable:
     """The text of each token.
 
     Attributes:
-        pieces: by id: text, or bytes that are not UTF-8 by themselves, or None (no such id).
-            Special tokens add no text.
-        special: id -> content, of the tokens that decoding leaves out.
+        name: of the tokenizer.
+        pieces: by id: text, or bytes that are not valid UTF-8 alone, or None (no such id). Special
+            tokens add no text.
+        special: id -> content of the tokens that decoding omits.
         unknown: ids of the unknown token, which stands for any text.
-        whole_stream: bytes of neighbouring tokens are one UTF-8 stream (byte-level BPE), instead
+        whole_stream: the bytes of adjacent tokens form one UTF-8 stream (byte-level BPE), instead
             of runs of byte tokens (SentencePiece).
-        firsts: WordPiece only: the text of a token that comes first.
-        strips: how many leading blanks decoding drops; `strips_token`: from the first token only.
-        folds: the tokenizer normalises text (case, accents), so ids may not spell it exactly.
+        firsts: WordPiece only: the text of a token in first position.
+        strips: how many leading blanks decoding removes.
+        strips_token: whether it removes them from the first token only.
+        folds: the tokenizer normalises text (case, accents), so decoded ids may differ from it.
     """
 
     name: str
@@ -63,7 +74,7 @@ class TokenTable:
         """Build the table from the parsed content of a `tokenizer.json`.
 
         Raises:
-            ValueError: its decoder is of none of the kinds that can be aligned exactly.
+            ValueError: its decoder cannot be aligned exactly.
         """
         model = data["model"]
         vocab = model["vocab"]
@@ -123,11 +134,11 @@ class TokenTable:
     def spell_out_special(
         self, ids: Sequence[int], pieces: Sequence[str | bytes]
     ) -> list[str | bytes] | None:
-        """`pieces` with the content of special tokens, or None where there are none."""
+        """`pieces` with the content of special tokens; None if there are none."""
         if self.special.keys().isdisjoint(ids):
             return None
         spelled = [self.special.get(index, piece) for index, piece in zip(ids, pieces, strict=True)]
-        if self.firsts is not None:  # words have a blank before them, save for the very first
+        if self.firsts is not None:  # every word but the first has a blank before it
             for position, index in enumerate(ids):
                 if position and index in self.special:
                     spelled[position] = " " + self.special[index]
@@ -136,7 +147,7 @@ class TokenTable:
         return spelled
 
     def leading_blanks(self, pieces: Sequence[str | bytes], text: str) -> int:
-        """How many leading blanks decoding drops from `text`, which the pieces spell."""
+        """How many leading blanks decoding removes from `text`, which the pieces spell."""
         if self.strips_token:
             first = next((piece for piece in pieces if piece), "")
             text = first if isinstance(first, str) else ""
@@ -144,7 +155,7 @@ class TokenTable:
 
 
 def _parts(component: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The elements of a normalizer or decoder, with sequences laid flat."""
+    """The elements of a normalizer or decoder, with sequences flattened."""
     if component is None:
         return
     nested = component.get("decoders") or component.get("normalizers")
@@ -158,7 +169,7 @@ def _parts(component: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 def _decode(
     name: str, words: list[str | None], decoders: list[Mapping[str, Any]]
 ) -> tuple[list[str | bytes | None], dict[str, Any]]:
-    """The piece of each token under a decoder, and the options of the table that go with it."""
+    """The piece of each token under a decoder, and the table's options for it."""
     kinds = [part["type"] for part in decoders]
     if kinds == ["ByteLevel"]:
         return [_each(word, _byte_level) for word in words], {"whole_stream": True}
@@ -225,13 +236,13 @@ def _byte_level(word: str) -> str | bytes:
 
 
 def _clean(text: str) -> str:
-    for old, new in _CLEANUP:
+    for old, new in _CLEANUP.items():
         text = text.replace(old, new)
     return text
 
 
 def _unsupported(name: str, kinds: list[str]) -> ValueError:
     return ValueError(
-        f"tokenizer {name} decodes with {kinds or 'no decoder'}, which cannot be aligned to the "
-        "token here; send token_offsets instead of response_token_ids"
+        f"tokenizer {name} decodes with {kinds or 'no decoder'}, which the service cannot "
+        "align; send token_offsets instead of response_token_ids"
     )

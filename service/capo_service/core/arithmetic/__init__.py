@@ -1,4 +1,4 @@
-"""The arithmetic that a text states, checked exactly; no model, no `eval`."""
+"""Exact checks of the arithmetic in a text; no model, no `eval`."""
 
 from capo_service.core.arithmetic.parse import Equation, equations, false_equations
 

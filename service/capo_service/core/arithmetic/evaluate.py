@@ -1,4 +1,4 @@
-"""An arithmetic expression's value, exactly, and whether two such are equal beyond doubt."""
+"""Exact values of arithmetic expressions, and whether two are equal beyond doubt."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-_MOST_DIGITS = 30
-_MOST_POWER = 20
+_MAX_DIGITS = 30
+_MAX_POWER = 20
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "pound"}
 
 
 @dataclass(slots=True)
 class Token:
+    """A token of the text, which it spans from `start` to `end`."""
+
     kind: str
     text: str
     start: int
@@ -21,7 +23,18 @@ class Token:
 
 @dataclass(slots=True)
 class Side:
-    """An expression: its value, taking percent as hundredths and as nothing, and how it is made."""
+    """An expression.
+
+    Attributes:
+        text: as written.
+        value: with `%` as a hundredth.
+        stripped: with `%` ignored.
+        first: its first number.
+        units: words and currencies after or before its numbers, in singular.
+        operators: how many it has.
+        decimals: the most decimals of a number in it.
+        exact: whether every division in it gives a whole number.
+    """
 
     text: str
     value: Fraction
@@ -34,13 +47,18 @@ class Side:
 
 
 class DoubtError(Exception):
-    """Not an expression whose value is beyond doubt."""
+    """The value of the expression is in doubt."""
 
 
 class Reader:
-    """Recursive descent over a whole expression, in two values at once (see `Side`)."""
+    """Recursive-descent parser of one expression; computes `value` and `stripped` of a `Side`.
 
-    _DEEPEST = 40
+    Args:
+        text: in which the tokens are.
+        tokens: of the whole expression, at least one.
+    """
+
+    _MAX_DEPTH = 40
 
     def __init__(self, text: str, tokens: Sequence[Token]) -> None:
         self._text = text
@@ -54,14 +72,25 @@ class Reader:
         self._first: Fraction | None = None
 
     def side(self) -> Side:
+        """The expression.
+
+        Raises:
+            DoubtError, ZeroDivisionError, IndexError: its value is in doubt.
+        """
         value, stripped = self._sum()
         if self._at < len(self._tokens):
             raise DoubtError
         shown = self._text[self._tokens[0].start : self._tokens[-1].end]
         return Side(
-            " ".join(shown.split()), value, stripped, self._first or Fraction(0),
-            frozenset(self._units), self._operators, self._decimals, self._exact,
-        )  # fmt: skip
+            text=" ".join(shown.split()),
+            value=value,
+            stripped=stripped,
+            first=self._first or Fraction(0),
+            units=frozenset(self._units),
+            operators=self._operators,
+            decimals=self._decimals,
+            exact=self._exact,
+        )
 
     def _peek(self, kind: str, texts: str = "") -> bool:
         if self._at >= len(self._tokens):
@@ -83,7 +112,7 @@ class Reader:
         divided = False
         while self._peek("op", "* /") or self._peek("open"):
             if divided:
-                raise DoubtError  # 60 / 3/4 is by some meant as 60 / (3/4)
+                raise DoubtError  # some mean 60 / (3/4) by 60 / 3/4
             divided = self._peek("op", "/")
             if self._peek("op"):
                 self._take()
@@ -107,7 +136,7 @@ class Reader:
                 raise DoubtError  # cm^3
             self._take()
             c, _ = self._power()
-            if c.denominator != 1 or abs(c) > _MOST_POWER:
+            if c.denominator != 1 or abs(c) > _MAX_POWER:
                 raise DoubtError
             self._operators += 1
             a, b = a ** int(c), b ** int(c)
@@ -118,7 +147,7 @@ class Reader:
     def _atom(self) -> tuple[Fraction, Fraction]:
         if self._peek("open"):
             self._depth += 1
-            if self._depth > self._DEEPEST:
+            if self._depth > self._MAX_DEPTH:
                 raise DoubtError
             self._take()
             a, b = self._sum()
@@ -140,7 +169,7 @@ class Reader:
         return a, b
 
     def _literal(self, text: str) -> Fraction:
-        if len(text) > _MOST_DIGITS or (text[0] == "0" and text[1:2].isdigit()):
+        if len(text) > _MAX_DIGITS or (text[0] == "0" and text[1:2].isdigit()):
             raise DoubtError  # 0900 is a time
         value = Fraction(text.replace(",", ""))
         self._decimals = max(self._decimals, len(text.partition(".")[2]))
@@ -160,21 +189,21 @@ def _bounded(value: Fraction) -> None:
 
 
 def compare(left: Side, right: Side) -> bool | None:
-    """Whether two sides are equal; None where that is in doubt."""
+    """Whether two sides are equal; None if that is in doubt."""
     pairs = [(a, b) for a in (left.value, left.stripped) for b in (right.value, right.stripped)]
     if any(a == b for a, b in pairs):
         return True
     if any(_rounded(a, b, left, right) for a, b in pairs):
         return None
     if right.operators and right.first in (left.value, left.stripped):
-        return None  # "3 * 4 = 12 + 5 = 17": a result that is worked on
+        return None  # "3 * 4 = 12 + 5 = 17": the result is used further
     if len(left.units) > 1 or (left.units and right.units and left.units != right.units):
         return None  # a conversion
     return False
 
 
 def _rounded(a: Fraction, b: Fraction, left: Side, right: Side) -> bool:
-    """Whether one side may be the other, rounded or cut off."""
+    """Whether one side may be the other side, rounded or truncated."""
     for value, shown, side in ((a, b, right), (b, a, left)):
         scaled = value * 10**side.decimals
         if (
@@ -193,6 +222,7 @@ def _stem(word: str) -> str:
 
 
 def as_text(value: Fraction) -> str:
+    """The value as a decimal number of at most 6 significant digits."""
     if value.denominator == 1:
         return str(value.numerator)
     shown = f"{float(value):.6g}"

@@ -1,9 +1,9 @@
-r"""The equations that a text states, and whether they hold, exactly: `3 * (4 + 5) = 27`.
+"""Finds the equations in a text and checks them exactly: `3 * (4 + 5) = 27`.
 
-Read are chains of equalities between arithmetic expressions (`+ - * / ^`, brackets, percent,
-GSM8K's `<<4*3=12>>`, the commonest LaTeX), with words and currencies after numbers taken as units.
-Nothing is said where there is doubt: variables, functions, conversions of units, rounding, mixed
-numbers, "3 * 4 = 12 + 5 = 17". All work is linear in the text, and numbers are bounded.
+Supported are chains of equalities between arithmetic expressions (`+ - * / ^`, brackets, percent,
+GSM8K's `<<4*3=12>>`, the most common LaTeX); words and currencies after numbers are units. Anything
+in doubt is skipped: variables, functions, conversions of units, rounding, mixed numbers, "3 * 4 =
+12 + 5 = 17". Run time is linear in the text, and numbers are bounded.
 """
 
 from __future__ import annotations
@@ -20,14 +20,25 @@ _LIST_MARK = re.compile(r"^[ \t]*(?:\d{1,3}[.)]|[-*+•])[ \t]+", re.M)
 _FRACTION = re.compile(r"\\d?frac\{([^{}]{1,80})\}\{([^{}]{1,80})\}")
 _BRACED = re.compile(r"\\(?:boxed|text|mathrm|mathbf)\{([^{}]{1,200})\}")
 _LATEX = {
-    r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\%": "%",
-    r"\$": "$", r"\,": " ", r"\;": " ", r"\(": " | ", r"\)": " | ", r"\[": " | ", r"\]": " | ",
-}  # fmt: skip
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\div": "/",
+    r"\left": "",
+    r"\right": "",
+    r"\%": "%",
+    r"\$": "$",
+    r"\,": " ",
+    r"\;": " ",
+    r"\(": " | ",
+    r"\)": " | ",
+    r"\[": " | ",
+    r"\]": " | ",
+}
 _LATEX_WORD = re.compile("|".join(re.escape(word) for word in _LATEX))
-_SIGNS = str.maketrans({
-    "×": "*", "∗": "*", "⋅": "*", "·": "*", "∙": "*", "÷": "/", "−": "-", "–": "-", "[": "(",  # noqa: RUF001
-    "]": ")", "²": "^2", "³": "^3", "\u00a0": " ", "\u202f": " ",
-})  # fmt: skip
+_SIGNS = str.maketrans("×∗⋅·∙÷−–[]\u00a0\u202f", "*****/--()  ") | {  # noqa: RUF001
+    ord("²"): "^2",
+    ord("³"): "^3",
+}
 _TOKEN = re.compile(
     r"""(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])|\d+(?:\.\d+)?|\.\d+)
     |(?P<other><=|>=|!=|==|=>|->|\.\.+)
@@ -41,13 +52,13 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that end what can be a unit.
+# Words that are not units.
 _PLAIN = _words("""
     a an and are as at because but by for from gives hence if in into is it its let makes
     means of on or per remaining so than that the then therefore there thus to total was we
     were when where which will with he she they you i each every
 """)
-# After one of these a number is only a part of something.
+# After one of these words a number is part of a larger expression in words.
 _HOLDS = _words("""
     of mod modulo by over plus minus times less than to from sin cos tan log ln exp sqrt
     root gcd lcm max min choose divided multiplied added subtracted average sum product
@@ -62,12 +73,12 @@ _COUNTED = _words("""
     step steps day days week weeks page pages question questions chapter chapters year years
     hour hours month months
 """)
-_ENDS = ("number", "close", "percent", "unit")  # what a whole expression may end with
+_ENDS = ("number", "close", "percent", "unit")  # kinds of token that an expression may end with
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """`left = right` as the text has it, the left side's value, and whether they are equal."""
+    """`left = right` as in the text, the value of the left side, and whether they are equal."""
 
     left: str
     right: str
@@ -75,12 +86,12 @@ class Equation:
     holds: bool
 
     def __str__(self) -> str:
-        said = f"{self.left} = {self.right}"
-        return said if self.holds else f"{said}, but it is {as_text(self.value)}"
+        text = f"{self.left} = {self.right}"
+        return text if self.holds else f"{text}, but it is {as_text(self.value)}"
 
 
 def equations(text: str) -> list[Equation]:
-    """The equations of a text that can be checked, in their order."""
+    """The equations of a text that can be checked, in the order of the text."""
     found: list[Equation] = []
     inside = [match[1] for match in _GSM8K.finditer(text)]
     for part in (_GSM8K.sub(" ", text), *inside):
@@ -89,8 +100,8 @@ def equations(text: str) -> list[Equation]:
 
 
 def false_equations(text: str) -> list[Equation]:
-    """Those that do not hold."""
-    return [each for each in equations(text) if not each.holds]
+    """The equations of a text that do not hold."""
+    return [equation for equation in equations(text) if not equation.holds]
 
 
 def _plain(text: str) -> str:
@@ -133,7 +144,7 @@ def _classified(text: str) -> list[Token]:
             number = re.match(r"\s?[\d.]", text[token.end : token.end + 2])
             token.kind = "currency" if number and not (follows and " " in number[0]) else "unit"
             if token.kind == "unit" and not follows:
-                token.kind, token.text = "break", "|"  # around TeX
+                token.kind, token.text = "break", "|"  # the dollar sign delimits TeX
         tokens.append(token)
     return tokens
 
@@ -155,7 +166,7 @@ def _classify_word(token: Token, before: Token | None, follows: bool, text: str)
 
 
 def _suffix(text: str, tokens: Sequence[Token], start: int, stop: int) -> Side | None:
-    """The longest expression that ends at `stop`, if nothing before it can belong to it."""
+    """The longest expression that ends at `stop`; None if text before it may be part of it."""
     best, depth, at = None, 0, stop
     while at > start:
         token = tokens[at - 1]
@@ -178,9 +189,11 @@ def _suffix(text: str, tokens: Sequence[Token], start: int, stop: int) -> Side |
     return side if side is not None and side.operators else None
 
 
-def _may_precede(
-    before: Token, first: Token, tokens: Sequence[Token], at: int
-) -> bool:  # fmt: skip
+def _may_precede(before: Token, first: Token, tokens: Sequence[Token], at: int) -> bool:
+    """Whether the expression that starts with `first`, at index `at`, is complete after `before`.
+
+    Otherwise `before` may be a part of it, so that its value is in doubt.
+    """
     glued = before.end == first.start
     if before.kind == "equals":
         return True
@@ -230,13 +243,14 @@ def _prefix(text: str, tokens: Sequence[Token], start: int, stop: int) -> tuple[
 
 
 def _may_end(last: Token, after: Token, following: Token | None) -> bool:
+    """Whether the expression that ends with `last` is complete before `after`."""
     glued = last.end == after.start
     if after.kind in ("op", "sign", "number", "variable", "percent", "other", "currency"):
         return False
     if after.kind == "open":
         return not glued
     if after.kind == "break":
-        # 3:4 is a ratio, and 3,5 a number as some write it.
+        # 3:4 is a ratio, and 3,5 is a decimal number in some languages.
         number = following is not None and following.kind == "number"
         joins = number and following is not None and following.start == after.end
         return after.text not in ("!?~≈:," if joins else "!?~≈")

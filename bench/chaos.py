@@ -36,7 +36,7 @@ from rich.table import Table
 
 import capo_wire as wire
 from capo_client import AsyncCreditClient
-from capo_testbed.experiment import free_port
+from capo_client.cli.ports import free_port
 
 OUT = Path("build/bench")
 GROUPS, GROUP = 4, 4  # of a step: questions, and rollouts of each

@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 
 from capo_client import AsyncCreditClient, CreditBatch
+from capo_client.cli.ports import free_port
 from capo_service.engine import embedded
-from capo_testbed.experiment import free_port, serving, until_ready
+from capo_testbed.serving import serving, until_ready
 
 OUT = Path("build/bench")
 LOGS = OUT / "service"

@@ -26,7 +26,7 @@ from service import Rollouts, Source
 
 from capo_client import AsyncCreditClient
 from capo_client.balance import Balancer, Replica
-from capo_testbed.experiment import serving
+from capo_testbed.serving import serving
 
 ROUNDS, QUESTIONS, EACH = 3, 8, 8
 _COUNTERS = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"

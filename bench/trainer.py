@@ -22,7 +22,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import METHODS, Scale, recipe_of, records, serving
+from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of, records
+from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.recipe import make_recipe
 from capo_trainer.train import train
@@ -42,7 +43,9 @@ def main() -> None:
             for overlap in (True, False):
                 # Seeds of their own: nothing that was judged before helps the other.
                 seed = 2 * turn + overlap
-                recipe = recipe_of(setting, seed, Scale(steps=STEPS), testbed_folder(), work, url)
+                recipe = recipe_of(
+                    setting, seed, ExperimentScale(steps=STEPS), testbed_folder(), work, url
+                )
                 values = recipe.model_dump(mode="json", exclude={"evaluation"})
                 values["output"] = str(work / f"{turn}-{overlap}")
                 values["credit"] |= {"overlap": overlap, "bundle": 4}

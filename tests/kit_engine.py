@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from capo_client.cli.ports import free_port
 from capo_service.engine import embedded
 
 READY_SECONDS = 400
@@ -33,12 +33,6 @@ class Running:
         """Processes under this one whose name or command holds `name`."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         return [child for child in found if name in " ".join([child.name(), *child.cmdline()])]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 from capo_service.engine import embedded
-from capo_testbed.experiment import serving
+from capo_testbed.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 LISTS = ROOT / "requirements" / "adapters"

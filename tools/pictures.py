@@ -17,7 +17,7 @@ import browser
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from capo_testbed.experiment import serving
+from capo_testbed.serving import serving
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 RUN = PICTURES.parent.parent / "build" / "pictures-run"

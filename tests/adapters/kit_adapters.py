@@ -21,11 +21,6 @@ QUESTIONS = [
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 class Cable:
     """The way to the service, which a test can cut: `url` refuses everyone from then on."""
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable, free_port
+from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from capo_client import UnavailableError
 from capo_client.adapters.trl import CapoGRPOTrainer, CapoReward
+from capo_client.cli.ports import free_port
 
 OPTIONS: dict[str, Any] = {"voting": {"n": 3}, "segment": {"method": "sentence"}, "deadline": 120}
 

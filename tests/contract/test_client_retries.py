@@ -26,10 +26,11 @@ import capo_wire as wire
 from capo_client import AsyncCreditClient, CreditClient, RetryPolicy
 from capo_client._http import explain
 from capo_client.adapters.scoring import Scorer
+from capo_client.cli.ports import free_port
 from capo_client.retry import WaitLog
 from kit_scripted import ScriptedEngine
 from kit_service import Service, eventually, serving, settings
-from kit_stub import Answer, credited, free_port, page, problem, stub
+from kit_stub import Answer, credited, page, problem, stub
 
 SOON = RetryPolicy(base=0.01, longest=0.1)
 ROLLOUTS: list[dict[str, Any]] = [{"question": "q", "response": "a", "outcome": 1}]

@@ -17,8 +17,9 @@ import pytest
 import capo_wire as wire
 from capo_client import CreditClient
 from capo_client.cli import demo
+from capo_client.cli.ports import free_port
 from capo_service.engine.base import CritiqueSampling
-from kit_engine import free_port, running
+from kit_engine import running
 from kit_scripted import ScriptedEngine
 from kit_service import serving, settings
 

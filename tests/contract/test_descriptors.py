@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from capo_client import AsyncCreditClient, Rollout
+from capo_client.cli.ports import free_port
 from capo_service.engine.base import CritiqueSampling
-from kit_engine import Running, free_port, running
+from kit_engine import Running, running
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import body, serving, settings
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trustme
 
-from kit_engine import free_port
+from capo_client.cli.ports import free_port
 from kit_service import Background, body, eventually
 
 SCRIPTED = Path(__file__).parents[1] / "serve_scripted.py"

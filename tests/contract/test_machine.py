@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from capo_client import CreditClient
-from kit_engine import free_port
+from capo_client.cli.ports import free_port
 from kit_service import body
 
 HERE = Path(__file__).parents[1]

@@ -22,10 +22,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from capo_client import AsyncCreditClient, CreditClient, Rollout, UnavailableError
+from capo_client.cli.ports import free_port
 from capo_service.api import auth
 from capo_service.engine.base import CritiqueSampling
 from capo_service.scheduling.api_keys import digest
-from kit_engine import free_port, running
+from kit_engine import running
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Background, Service, body, eventually, serving, settings
 

@@ -19,8 +19,9 @@ import pytest
 import yaml
 
 from capo_client import CreditClient, Rollout
+from capo_client.cli.ports import free_port
 from capo_service.engine import embedded
-from kit_engine import Running, free_port, running, vllm_server
+from kit_engine import Running, running, vllm_server
 from kit_service import eventually
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "ray" / "serve.yaml"

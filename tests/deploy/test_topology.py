@@ -21,7 +21,8 @@ import httpx
 import pytest
 
 from capo_client import CreditClient, Rollout
-from kit_engine import Running, capo_serve, free_port, running
+from capo_client.cli.ports import free_port
+from kit_engine import Running, capo_serve, running
 from kit_service import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

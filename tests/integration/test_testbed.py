@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from capo_client import CreditClient, Rollout
 from capo_testbed import common, tasks
-from capo_testbed.experiment import QUICK, records, serving
+from capo_testbed.experiment import QUICK, records
 from capo_testbed.judge import judge_prompts
+from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 
 pytestmark = pytest.mark.timeout(1500)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import METHODS, Scale, recipe_of, serving
+from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of
+from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.train import train
 
@@ -26,7 +27,7 @@ def main(
     """Make the testbed if it is not there, serve its judge, and train its policy for a while."""
     testbed(quick=quick)
     shutil.rmtree(out, ignore_errors=True)
-    scale = Scale(steps=steps, every=max(steps // 3, 1))
+    scale = ExperimentScale(steps=steps, every=max(steps // 3, 1))
     typer.echo("starting the service with the testbed's judge (about 20 s)")
     with serving("testbed", out / "service.log") as url:
         train(recipe_of(_SETTING, 0, scale, testbed_folder(), out, url))

@@ -1,8 +1,8 @@
-"""What CAPO's credit teaches, against outcome rewards, on tasks whose truth is known.
+"""The experiment: CAPO's credit against outcome rewards, on tasks with known step truth.
 
 Every run starts from the testbed's policy and learns with equal rollouts and updates, through a
-real service that serves the testbed's judge by vLLM. Runs that are done are not done again; one
-that was killed goes on from its last checkpoint.
+real service that serves the testbed's judge by vLLM. Finished runs are not repeated; a killed one
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +19,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.recipe import Recipe, make_recipe
 
 Part = Literal["methods", "ablations"]
 SEEDS = (0, 1, 2, 3, 4)
-_READY_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ METHODS = (
 ABLATIONS = (
     *(Setting(f"w-process-{w:g}", _credit(w_process=w)) for w in (0.1, 2.0, 5.0)),
     *(Setting(f"critiques-{k}", _credit(n=k)) for k in (1, 2, 8)),
-    # What eq. 2's advantages do without a judge.
+    # Eq. 2's advantages without a judge.
     Setting("no-process", _credit(reward="outcome")),
     Setting("no-reference", _credit(show_reference=False)),
     *(Setting(f"advantage-{a}", {"algorithm": {"advantage": a}}) for a in ("papo", "vppo", "rloo")),
@@ -71,7 +67,7 @@ SETTINGS: dict[Part, tuple[Setting, ...]] = {"methods": (SFT, *METHODS), "ablati
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ExperimentScale:
     """How long each run is."""
 
     steps: int = 32
@@ -81,11 +77,11 @@ class Scale:
     questions: int = 400
 
 
-QUICK = Scale(steps=10, every=10)
+QUICK = ExperimentScale(steps=10, every=10)
 
 
 def recipe_of(
-    setting: Setting, seed: int, scale: Scale, testbed: Path, out: Path, url: str
+    setting: Setting, seed: int, scale: ExperimentScale, testbed: Path, out: Path, url: str
 ) -> Recipe:
     """The recipe of one run."""
     values: dict[str, dict[str, Any]] = {
@@ -96,24 +92,35 @@ def recipe_of(
             "prompts_per_step": scale.prompts,
         },
         "sampling": {
-            "rollouts_per_prompt": scale.rollouts, "temperature": 1.0, "top_p": 1.0,
-            "max_tokens": 96, "batch": scale.prompts * scale.rollouts // 2,
+            "rollouts_per_prompt": scale.rollouts,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "max_tokens": 96,
+            "batch": scale.prompts * scale.rollouts // 2,
         },
-        "credit": {"url": url, "tokenizer": setting.judge, "bundle": scale.rollouts,
-                   "max_tokens": 160},
+        "credit": {
+            "url": url,
+            "tokenizer": setting.judge,
+            "bundle": scale.rollouts,
+            "max_tokens": 160,
+        },
         "algorithm": {
-            "epochs": 1, "minibatch": scale.prompts * scale.rollouts // 2, "micro_batch": 64,
+            "epochs": 1,
+            "minibatch": scale.prompts * scale.rollouts // 2,
+            "micro_batch": 64,
             "kl": 0.0,
         },
         "optimiser": {"learning_rate": 1e-4, "final_share": 0.1, "warmup": 0.1},
         "evaluation": {
-            "prompts": str(testbed / "eval.jsonl"), "every": scale.every,
-            "limit": scale.questions, "at_start": False,
+            "prompts": str(testbed / "eval.jsonl"),
+            "every": scale.every,
+            "limit": scale.questions,
+            "at_start": False,
             "checker": "capo_testbed.tasks:check",
         },
         "checkpoints": {"every": scale.steps, "keep": 1},
         "logging": {"tensorboard": False},
-    }  # fmt: skip
+    }
     for section, changes in setting.changes.items():
         values[section] = values[section] | changes
     return make_recipe(
@@ -145,10 +152,14 @@ def run(recipe: Recipe) -> None:
 
 
 def run_all(
-    settings: Sequence[Setting], seeds: Sequence[int], scale: Scale, testbed: Path, out: Path,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    scale: ExperimentScale,
+    testbed: Path,
+    out: Path,
     workers: int,
-) -> None:  # fmt: skip
-    """All runs that are not done, judge by judge; seeds come one after the other."""
+) -> None:
+    """All runs that are not done, judge by judge and seed by seed."""
     judges = list(dict.fromkeys(setting.judge for setting in settings))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _one_thread) as pool:
@@ -183,71 +194,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def serving(judge: str, log: Path, **environment: str) -> Iterator[str]:
-    """A service of a judge on a free port of this machine; its URL, once it is ready."""
-    port = free_port()
-    command = [sys.executable, "-m", "capo_client", "serve", "--model", judge, "--port", str(port)]
-    # Runs that sample the same must not pay for each other's judging.
-    ours = {"OMP_NUM_THREADS": "1", "CAPO_RESULT_CACHE": "none"}
-    url = f"http://127.0.0.1:{port}"
-    with until_ready(command, url, "/health/ready", log, ours | environment):
-        yield url
-
-
-@contextlib.contextmanager
-def until_ready(
-    command: Sequence[str], url: str, probe: str, log: Path, environment: Mapping[str, str]
-) -> Iterator[str]:
-    """A server as a process, from when `probe` is answered by 200; its URL.
-
-    Raises:
-        RuntimeError: it ended, or was not ready in time.
-    """
-    import httpx
-
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own command
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-        )
-    try:
-        until = time.monotonic() + _READY_SECONDS
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}{probe}", timeout=5).status_code == 200:
-                    break
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"{' '.join(command[:3])} did not start; see {log}")
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def main(
     part: Annotated[str, typer.Option(help="`methods`, `ablations` or `all`.")] = "all",
-    out: Annotated[Path, typer.Option(help="Where runs write.")] = Path("build/experiment"),
-    seeds: Annotated[int, typer.Option(help="How many.")] = len(SEEDS),
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("build/experiment"),
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = len(SEEDS),
     only: Annotated[list[str] | None, typer.Option(help="Settings by name; repeatable.")] = None,
-    quick: Annotated[bool, typer.Option(help="Two methods, short, for CI.")] = False,
-    workers: Annotated[int, typer.Option(help="Runs at once.")] = 2,
+    quick: Annotated[bool, typer.Option(help="Two methods and short runs, for CI.")] = False,
+    workers: Annotated[int, typer.Option(help="Runs in parallel.")] = 2,
 ) -> None:
-    """Run the experiment, or what is missing of it."""
+    """Run the experiment; finished runs are kept."""
     parts: tuple[Part, ...] = ("methods", "ablations")
     settings = [s for p in parts if part in (p, "all") for s in SETTINGS[p]]
     if quick:
         only = only or ["sft", "grpo", "capo-majority"]
     chosen = [s for s in settings if not only or s.name in only]
-    run_all(chosen, SEEDS[:seeds], QUICK if quick else Scale(), testbed_folder(), out, workers)
+    run_all(
+        chosen, SEEDS[:seeds], QUICK if quick else ExperimentScale(), testbed_folder(), out, workers
+    )
     typer.echo(f"all runs are in {out}; `python -m capo_testbed.report` sums them up")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import capo_wire as wire
 from capo_client.cli import console, render
+from capo_client.cli.ports import free_port
 from capo_client.client import CreditClient
 from capo_client.results import CreditBatch
 
@@ -152,7 +152,7 @@ class _Service:
 @contextmanager
 def _service(model: str) -> Iterator[_Service]:
     """A service of its own, ready; stopped at the end."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "capo_client", "serve", *_options(model)]
     with tempfile.NamedTemporaryFile("w+b", prefix="capo-serve-", suffix=".log") as log:
@@ -179,12 +179,6 @@ def _options(model: str) -> list[str]:
 def _environment() -> dict[str, str]:
     """Ours without settings: the demo's service has the defaults, and is for this process alone."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CAPO_")}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes], model: str) -> None:

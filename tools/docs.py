@@ -63,8 +63,8 @@ def wire_md() -> str:
         ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
                       wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage,
                       wire.Suspicion, wire.Timing, wire.Problem, wire.Info)),
-        ("Beside it, for the inspector", (wire.TokensRequest, wire.Tokens, wire.Live, wire.Sample,
-                                          wire.Recent)),
+        ("Beside it, for the inspector", (wire.TokensRequest, wire.Tokens, wire.Live,
+                                          wire.LiveSample, wire.RecentRollout)),
     ):  # fmt: skip
         parts.append(f"\n## {title}\n")
         parts += [table(model) for model in models]

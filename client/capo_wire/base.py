@@ -1,8 +1,8 @@
-"""What every model of the wire has in common: how strict it is, and the types of its fields.
+"""Base classes of the wire's models, and the types of their fields.
 
 Positions (`steps`, `token_offsets`, `span`) count Unicode code points of `response`, as Python's
 `str` does, from 0, and ends are exclusive. Requests refuse unknown fields by name; responses
-ignore them, so that an older client reads a newer service.
+ignore them, so that an older client can read the responses of a newer service.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-Position = Annotated[StrictInt, Field(ge=0)]
-Span = tuple[Position, Position]
-TokenId = Annotated[StrictInt, Field(ge=0)]
+PositionField = Annotated[StrictInt, Field(ge=0)]
+SpanField = tuple[PositionField, PositionField]
+TokenIdField = Annotated[StrictInt, Field(ge=0)]
 
 VotingMethod = Literal["greedy", "intersection", "majority", "union", "average"]
 RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
@@ -22,7 +22,7 @@ Priority = Literal["training", "evaluation"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
 Include = Literal["token_rewards", "critiques", "response"]
 
-VERSION = 1  # of this wire; a change that is more than added fields would be 2
+VERSION = 1  # of the wire; a change that does more than add fields needs another
 
 
 class RequestModel(BaseModel):

@@ -1,4 +1,4 @@
-"""What a service says of itself: `GET /info`, `GET /live`, `POST /tokens`."""
+"""Information about a service: `GET /info`, `GET /live`, `POST /tokens`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from capo_wire.base import RequestModel, ResponseModel, TokenId
+from capo_wire.base import RequestModel, ResponseModel, TokenIdField
 from capo_wire.responses import Credited
 
 
 class TokensRequest(RequestModel):
-    """The body of `POST /tokens`: a text to be tokenized, or tokens to be placed in their text."""
+    """The body of `POST /tokens`: a text to tokenize, or token ids to align with their text."""
 
     tokenizer: str = Field(description="A name that `GET /info` lists.")
     response: str | None = None
-    response_token_ids: list[TokenId] | None = None
+    response_token_ids: list[TokenIdField] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -25,17 +25,17 @@ class TokensRequest(RequestModel):
 
 
 class Tokens(ResponseModel):
-    """The answer of `POST /tokens`."""
+    """The response of `POST /tokens`."""
 
     response: str
     response_token_ids: list[int]
     token_offsets: list[tuple[int, int]] = Field(
-        description="The characters of each token; an empty span for one without text."
+        description="The character span of each token; empty for a token without text."
     )
 
 
-class Recent(ResponseModel):
-    """A recently credited rollout, as `GET /live` shows it."""
+class RecentRollout(ResponseModel):
+    """A recently credited rollout in `GET /live`."""
 
     at: float = Field(description="Seconds since 1970.")
     key: str
@@ -45,8 +45,8 @@ class Recent(ResponseModel):
     result: Credited
 
 
-class Sample(ResponseModel):
-    """What the service was doing at a time; totals are since its start."""
+class LiveSample(ResponseModel):
+    """Counters of the service at one time; totals are since its start."""
 
     at: float = Field(description="Seconds since 1970.")
     accepted: float
@@ -61,27 +61,33 @@ class Sample(ResponseModel):
     critiques_invalid: float
     critiques: float
     canary_good: float | None = Field(
-        default=None, description="Share of recent probes that were judged correctly."
+        default=None, description="Share of recent known-answer probes that were judged correctly."
     )
     canary_bad: float | None = None
 
 
 class Live(ResponseModel):
-    """The answer of `GET /live`."""
+    """The response of `GET /live`."""
 
     model: str
-    seconds: float = Field(description="Between samples.")
-    samples: list[Sample]
-    recent: list[Recent] = Field(description="The newest last; empty unless live_rollouts is set.")
-    keeps: int = Field(description="How many recent rollouts the service keeps (live_rollouts).")
+    seconds: float = Field(description="Interval between samples.")
+    samples: list[LiveSample]
+    recent: list[RecentRollout] = Field(
+        description="Newest last; empty unless the setting live_rollouts is set."
+    )
+    keeps: int = Field(
+        description="Number of recent rollouts that the service keeps (setting live_rollouts)."
+    )
 
 
 class Info(ResponseModel):
-    """The answer of `GET /info`."""
+    """The response of `GET /info`."""
 
     service: str = "capo-credit"
     version: str
-    wire: int = Field(default=1, description="Version of the wire; fields are added within one.")
+    wire: int = Field(
+        default=1, description="Version of the wire; within a version, fields are only added."
+    )
     model: str
     engine: str
     context_length: int | None
@@ -89,11 +95,11 @@ class Info(ResponseModel):
     critique_format: str
     template: str | None = Field(
         default=None,
-        description="Digest of the judge's prompt template: the first 16 digits of its SHA-256.",
+        description="Digest of the judge's prompt template: first 16 hex digits of its SHA-256.",
     )
     judge_digest: str | None = Field(
         default=None,
-        description="Digest of all settings that can change what the judge says; results of "
+        description="Digest of all settings that can change the judge's critiques; results of "
         "services with the same digest can be mixed.",
     )
     tokenizers: list[str] = Field(description="Names that `tokenizer` may take.")

@@ -1,4 +1,4 @@
-"""The body of `POST /credit`: rollouts, and the options that hold for all of them."""
+"""The body of `POST /credit`: rollouts, and the options for all of them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from capo_wire.base import (
     RequestModel,
     RewardScheme,
     SegmentMethod,
-    Span,
-    TokenId,
+    SpanField,
+    TokenIdField,
     VotingMethod,
 )
 
@@ -38,7 +38,7 @@ class TextPart(RequestModel):
 
 
 class ChatTurn(RequestModel):
-    """One chat turn of the conversation that the rollout answers."""
+    """One turn of the conversation that the rollout answers."""
 
     role: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     content: str | list[TextPart]
@@ -51,49 +51,54 @@ class ChatTurn(RequestModel):
 
 
 class Rollout(RequestModel):
-    """One sampled answer to one question, to be credited."""
+    """One sampled response to one question."""
 
     id: Annotated[str, StringConstraints(max_length=256)] | None = Field(
-        default=None, description="Echoed in the result; by default the position, as a string."
+        default=None,
+        description="Echoed in the result. Default: the position in the batch, as a string.",
     )
-    question: str | None = Field(default=None, description="The question; or give `messages`.")
+    question: str | None = Field(
+        default=None, description="The question. Give exactly one of `question` and `messages`."
+    )
     messages: Annotated[list[ChatTurn], Field(min_length=1)] | None = Field(
-        default=None, description="The chat that the rollout answers; or give `question`."
+        default=None,
+        description="The conversation that the rollout answers, in place of `question`.",
     )
     response: str | None = Field(
         default=None,
-        description="The rollout's text. May be left out when `response_token_ids` and "
-        "`tokenizer` are given: the ids are then decoded.",
+        description="The rollout's text. Optional with `response_token_ids` and `tokenizer`: the "
+        "service then decodes the ids.",
     )
-    response_token_ids: list[TokenId] | None = Field(
-        default=None, description="The sampled ids; rewards are aligned to exactly these."
+    response_token_ids: list[TokenIdField] | None = Field(
+        default=None, description="The sampled token ids; `token_rewards` has one number for each."
     )
     tokenizer: str | None = Field(
         default=None,
-        description="The tokenizer of the ids, by a name that `GET /info` lists; or give "
-        "`token_offsets`.",
+        description="The tokenizer of `response_token_ids`, by a name that `GET /info` lists. Give "
+        "exactly one of `tokenizer` and `token_offsets` with ids.",
     )
-    token_offsets: list[Span] | None = Field(
+    token_offsets: list[SpanField] | None = Field(
         default=None,
         description="The character span of each token in `response`, from the caller's own "
-        "tokenizer. An empty span is a token without text.",
+        "tokenizer; empty for a token without text.",
     )
     reference: str | None = Field(
         default=None,
-        description="Reference answer or solution. Gives the outcome where none is sent, and is "
-        "shown to the judge if `show_reference`.",
+        description="Reference answer or solution. Without `outcome`, the response's final answer "
+        "is verified against it. The judge sees it if `show_reference` is true.",
     )
     outcome: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
-        default=None, description="Verified outcome r_v; else it is verified from `reference`."
+        default=None,
+        description="Verified outcome r_v in [0, 1]. Default: verified from `reference`.",
     )
-    steps: list[Span] | None = Field(
-        default=None, description="The caller's own step spans; used in place of `segment`."
+    steps: list[SpanField] | None = Field(
+        default=None, description="The caller's own step spans, used instead of `segment`."
     )
 
     @field_validator("response_token_ids", "token_offsets", "steps", mode="wrap")
     @classmethod
     def _from_arrays(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        """In Python these may be numpy arrays or torch tensors, or lists that hold such."""
+        """In Python these may be numpy arrays or torch tensors, or lists of them."""
         try:
             return check(value)
         except ValidationError:
@@ -141,7 +146,7 @@ class Rollout(RequestModel):
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and tensors as lists and numbers; the value itself where it holds none."""
+    """Arrays and tensors as lists and numbers; without any, the value itself."""
     if callable(convert := getattr(value, "tolist", None)):
         return convert()
     if isinstance(value, list | tuple):
@@ -152,13 +157,13 @@ def _plain(value: Any) -> Any:
 
 
 class Voting(RequestModel):
-    """How critiques are sampled and voted (CAPO, section 3.3)."""
+    """How critiques are sampled, and how they vote on steps (CAPO, section 3.3)."""
 
     method: VotingMethod = "majority"
     n: Annotated[StrictInt, Field(ge=1, le=MOST_CRITIQUES)] | None = Field(
         default=None,
-        description=f"Critiques to sample, k in the paper. Default: {DEFAULT_CRITIQUES}, and 1 "
-        "for `greedy`.",
+        description="Number of critiques to sample, k in the paper. Default: "
+        f"{DEFAULT_CRITIQUES}, and 1 for `greedy`.",
     )
     early_stop: bool = Field(
         default=True, description="Skip critiques that can no longer change any step's penalty."
@@ -168,7 +173,7 @@ class Voting(RequestModel):
     max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = 2048
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 53)] | None = None
     critique_style: CritiqueStyle | None = Field(
-        default=None, description="Length of a critique's analysis. Default: the service's."
+        default=None, description="Length of a critique's analysis. Default: the service's setting."
     )
 
     @model_validator(mode="after")
@@ -193,7 +198,7 @@ class Voting(RequestModel):
 
 
 class Reward(RequestModel):
-    """How outcome and voted steps become rewards (CAPO, eq. 1, and its neighbours)."""
+    """How the outcome and the votes become rewards (CAPO, eq. 1, and variants)."""
 
     scheme: RewardScheme = "capo"
     w_whole: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 2.0
@@ -205,13 +210,13 @@ class Segment(RequestModel):
 
     method: SegmentMethod = Field(
         default="blank_line",
-        description="Lines end in `\\n` or `\\r\\n`; a lone `\\r` is a blank within a line.",
+        description="Where to cut. Lines end in `\\n` or `\\r\\n`; a single `\\r` is a blank.",
     )
     pattern: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
-        default=None, description="Method `regex` only: an RE2 pattern (no look-around)."
+        default=None, description="For method `regex` only: an RE2 pattern (no look-around)."
     )
     cut: Literal["before", "after"] = Field(
-        default="before", description="Method `regex`: where a match is cut."
+        default="before", description="For method `regex`: cut before or after each match."
     )
 
     @model_validator(mode="after")
@@ -222,25 +227,25 @@ class Segment(RequestModel):
 
 
 class CreditOptions(RequestModel):
-    """What holds for every rollout of a request."""
+    """Options for all rollouts of a request."""
 
     voting: Voting = Voting()
     reward: Reward = Reward()
     segment: Segment = Segment()
     show_reference: bool = Field(default=True, description="Show `reference` to the judge.")
     include: list[Include] = Field(
-        default=["token_rewards"], description="What to send back beside steps."
+        default=["token_rewards"], description="What to return in addition to steps."
     )
     priority: Priority = Field(
         default="training",
-        description="Of nine tokens that the judge takes up, eight are of training while "
-        "evaluation waits too.",
+        description="Scheduling class; under contention training gets 8/9 of judge tokens.",
     )
     run: Annotated[str, StringConstraints(max_length=128)] | None = Field(
-        default=None, description="The training run, by which the live view can be filtered."
+        default=None, description="Name of the training run; the live view can be filtered by it."
     )
     deadline_ms: Annotated[StrictInt, Field(ge=1, le=24 * 3600 * 1000)] = Field(
-        default=120_000, description="From arrival; what is not done by then is answered by 504."
+        default=120_000,
+        description="Milliseconds from arrival; rollouts that are not done by then get status 504.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The answer of `POST /credit`: the credit of each rollout, or why it could not be credited."""
+"""The response of `POST /credit`: the credit of each rollout, or why it was not credited."""
 
 from __future__ import annotations
 
@@ -20,61 +20,63 @@ Unchecked = Literal[
 
 
 class Outcome(ResponseModel):
-    """Whether the final answer is right, as a number in [0, 1]."""
+    """Whether the final answer is right: r_v in [0, 1]."""
 
     value: float
     source: Literal["caller", "math_verify"]
-    # A plain text, so that a client takes reasons that are added later.
+    # A plain string, so that clients accept reasons that are added later.
     reason: str | None = Field(
         default=None,
-        description="Why the answer could not be checked, where the value is 0 for that: "
+        description="Why the answer could not be checked; the value is then 0: "
         + ", ".join(f"`{reason}`" for reason in get_args(Unchecked))
         + ".",
     )
-    detail: str | None = Field(default=None, description="The reason, as a sentence.")
+    detail: str | None = Field(default=None, description="The reason as a sentence.")
 
 
 class Votes(ResponseModel):
-    """How a step was voted on."""
+    """The votes on a step."""
 
-    wrong: int = Field(description="Valid critiques that call the step wrong.")
+    wrong: int = Field(description="Votes that the step is wrong.")
     valid: int = Field(
-        description="Critiques that could be read; for a step with a false equation also the "
-        "symbolic critic's votes."
+        description="All valid votes: critiques that could be read and, on a step with a false "
+        "equation, the votes of the symbolic checker."
     )
-    asked: int = Field(description="Critiques that the request asked of the judge.")
+    asked: int = Field(description="Critiques that the request asked for.")
 
 
 class Step(ResponseModel):
-    """One step of the rollout and its credit."""
+    """A step of the rollout and its credit."""
 
     index: int
-    span: tuple[int, int] = Field(description="Characters of the response.")
-    token_span: tuple[int, int] | None = Field(description="Tokens; null where none were sent.")
+    span: tuple[int, int] = Field(description="Character span in the response.")
+    token_span: tuple[int, int] | None = Field(
+        description="Token span; null if no tokens were sent."
+    )
     wrong: bool
-    penalty: float = Field(description="Share of w_process that is taken away, in [0, 1].")
+    penalty: float = Field(description="Share of `w_process` that is subtracted, in [0, 1].")
     votes: Votes
     reward: float
 
 
 class Critique(ResponseModel):
-    """What the judge wrote."""
+    """One critique of the judge, or of the symbolic checker."""
 
     text: str
-    wrong_steps: list[int] | None = Field(description="Null where it could not be read.")
+    wrong_steps: list[int] | None = Field(description="Null if it could not be read.")
     valid: bool
     finish_reason: str
     reason: str | None = Field(default=None, description="Why it could not be read.")
     critic: Literal["judge", "symbolic"] = Field(
         default="judge",
-        description="symbolic: the arithmetic of steps was checked. It votes against the steps "
-        "that it names, and abstains on the others.",
+        description="`symbolic`: the checker of arithmetic, which votes against the steps that it "
+        "names and abstains on the others.",
     )
-    weight: int = Field(default=1, description="Votes that it casts.")
+    weight: int = Field(default=1, description="Number of votes that it casts.")
 
 
 class Usage(ResponseModel):
-    """Tokens of the judge; prompt tokens count once for each critique."""
+    """Judge tokens; prompt tokens count once for each critique."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -91,17 +93,19 @@ class Usage(ResponseModel):
 
 
 class Problem(ResponseModel):
-    """An error, as RFC 9457 `application/problem+json`."""
+    """An error as `application/problem+json` (RFC 9457)."""
 
     type: str
     title: str
     status: int
     detail: str
-    field: str | None = Field(default=None, description="The part of the request at fault.")
+    field: str | None = Field(
+        default=None, description="The field of the request that is at fault."
+    )
 
 
 class Suspicion(ResponseModel):
-    """A reason to distrust a rollout: it looks like gaming a judge, whatever the votes say."""
+    """A reward-hacking check that a rollout failed, independent of the votes."""
 
     reason: str = Field(
         description="near_empty, master_key, step_splitting, padding, repetition, "
@@ -109,10 +113,12 @@ class Suspicion(ResponseModel):
     )
     detail: str
     action: str = Field(
-        description="What was done: flag (nothing), cap (these steps earn no more than the worst "
-        "other), wrong (these steps count as wrong)."
+        description="What was done: flag (nothing else), cap (these steps earn at most the reward "
+        "of the worst other step), wrong (these steps count as wrong)."
     )
-    steps: list[int] | None = Field(default=None, description="Null for the whole rollout.")
+    steps: list[int] | None = Field(
+        default=None, description="The steps concerned; null for the whole rollout."
+    )
 
 
 class Credited(ResponseModel):
@@ -120,26 +126,29 @@ class Credited(ResponseModel):
 
     id: str
     status: Literal["ok"] = "ok"
-    outcome: Outcome | None = Field(description="Null under `process_only` without an outcome.")
+    outcome: Outcome | None = Field(
+        description="Null for scheme `process_only` without an outcome."
+    )
     steps: list[Step]
     token_rewards: list[float] | None = Field(
-        default=None, description="One number per token that was sent."
+        default=None, description="One reward per token that was sent."
     )
     critiques: list[Critique] | None = None
     response: str | None = None
     usage: Usage
     suspicion: list[Suspicion] = Field(
-        default=[], description="Reasons to distrust the rollout; empty for none."
+        default=[], description="Reward-hacking checks that the rollout failed."
     )
     cached: bool = Field(
         default=False,
-        description="Not judged for this request: an identical rollout was in flight, or its "
-        "result was in the result cache (setting result_cache_seconds); `usage` is then 0.",
+        description="True if the rollout was not judged for this request, because an identical one "
+        "was in flight or its result was in the result cache (setting result_cache_seconds). "
+        "`usage` is then 0.",
     )
 
 
 class Failed(ResponseModel):
-    """Why one rollout could not be credited."""
+    """Why a rollout was not credited."""
 
     id: str
     status: Literal["error"] = "error"
@@ -150,7 +159,7 @@ Result = Annotated[Credited | Failed, Field(discriminator="status")]
 
 
 class Timing(ResponseModel):
-    """Milliseconds: waiting for a place, the judge (both at their longest), and all."""
+    """Max queue time and max judge time over the batch, and total, in ms."""
 
     queue: float
     engine: float
@@ -158,7 +167,7 @@ class Timing(ResponseModel):
 
 
 class CreditSummary(ResponseModel):
-    """What goes with the results; the last line of an NDJSON stream."""
+    """What accompanies the results; the last line of an NDJSON stream."""
 
     id: str
     model: str
@@ -167,6 +176,6 @@ class CreditSummary(ResponseModel):
 
 
 class CreditResponse(CreditSummary):
-    """The answer of `POST /credit`: results in the order of the request."""
+    """The response of `POST /credit`, with results in request order."""
 
     results: list[Result]

@@ -27,8 +27,8 @@ class LiveView:
     """
 
     def __init__(self, keeps: int, telemetry: Telemetry, admission: Admission) -> None:
-        self._recent: deque[wire.Recent] = deque(maxlen=keeps)
-        self._samples: deque[wire.Sample] = deque(maxlen=_SAMPLES)
+        self._recent: deque[wire.RecentRollout] = deque(maxlen=keeps)
+        self._samples: deque[wire.LiveSample] = deque(maxlen=_SAMPLES)
         self._telemetry = telemetry
         self._admission = admission
         self._keeps = keeps
@@ -40,7 +40,7 @@ class LiveView:
         if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
             return
         self._recent.append(
-            wire.Recent(
+            wire.RecentRollout(
                 at=time.time(),
                 key=key,
                 run=options.run,
@@ -56,8 +56,8 @@ class LiveView:
             self._samples.append(self._sample())
             await asyncio.sleep(SECONDS)
 
-    def _sample(self) -> wire.Sample:
-        return wire.Sample(
+    def _sample(self) -> wire.LiveSample:
+        return wire.LiveSample(
             at=time.time(),
             accepted=self._admission.accepted,
             running=self._admission.running,

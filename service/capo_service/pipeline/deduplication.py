@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import capo_wire as wire
 from capo_service.observability.metrics import Telemetry
@@ -54,13 +55,21 @@ class DeduplicatedJudge:
         if result is not None:
             return Judged(result, cached=True)
 
-        async def judge_and_keep() -> Judged:
-            judged = await self._judge.judge(rollout, options, ticket, tokens)
-            await self._results.put(digest, judged.result)
-            return judged
-
-        with self._flights.join(digest, judge_and_keep) as flight:
+        work = partial(self._judge_and_keep, digest, rollout, options, ticket, tokens)
+        with self._flights.join(digest, work) as flight:
             return replace(await asyncio.shield(flight.task), cached=flight.shared)
+
+    async def _judge_and_keep(
+        self,
+        digest: str,
+        rollout: wire.Rollout,
+        options: wire.CreditOptions,
+        ticket: Ticket,
+        tokens: int,
+    ) -> Judged:
+        judged = await self._judge.judge(rollout, options, ticket, tokens)
+        await self._results.put(digest, judged.result)
+        return judged
 
     def _digest(self, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
         """Digest of everything that can change the credit, and of nothing else."""

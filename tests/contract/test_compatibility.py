@@ -79,7 +79,7 @@ def test_an_old_client_reads_a_new_service(tmp_path: Path, old: dict[str, str]) 
 def old_service(old: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     given = {"port": port, "verify_workers": 1, "nonce_secret": "s"}
-    command = [sys.executable, str(HERE / "serve_scripted.py"), json.dumps(given), "0"]
+    command = [sys.executable, str(COMPAT / "serve_wire_1.py"), json.dumps(given)]
     log, path = tmp_path_factory.mktemp("old") / "log", old["PYTHONPATH"]
     with running(command, port, "/health/ready", log, "scripted", PYTHONPATH=path) as service:
         yield service.url

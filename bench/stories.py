@@ -2,8 +2,8 @@
 
     make bench-stories      # build/bench/stories.jsonl
 
-A careless pupil (the testbed's, seed 1, which no model there was trained on) answers 300 questions;
-the testbed's checker tells which steps are wrong.
+The testbed's demonstrations with mistakes (seed 1, which no model there was trained on) answer 300
+questions; the testbed's checker labels the wrong steps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def main() -> None:
             text = tasks.demonstrate(task, chance, tasks.DEMONSTRATIONS)
             wrong = [i for i, is_wrong in enumerate(Solution(task, text).wrong()) if is_wrong]
             entry = {
-                "question": task.question, "steps": tasks.split(text), "wrong_steps": wrong,
-            }  # fmt: skip
+                "question": task.question,
+                "steps": tasks.split(text),
+                "wrong_steps": wrong,
+            }
             file.write(json.dumps(entry) + "\n")
     print(f"{COUNT} solutions in {file.name}")
 

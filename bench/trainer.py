@@ -2,10 +2,9 @@
 
     make bench-trainer
 
-CAPO on the testbed (made first if it is not there), with rollouts sent while others are sampled,
-and with all sent at the end; turns alternate, and figures are medians over steps. Judge and policy
-share this machine's cores, so overlap gains less here than with a GPU each. Writes
-build/bench/trainer.json.
+CAPO on the testbed (made first if it does not exist), with rollouts sent while others are sampled,
+and with all sent at the end. Both alternate; figures are medians over steps. Judge and policy share
+this machine's cores, so overlap gains less than with a GPU each. Writes build/bench/trainer.json.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main() -> None:
     with serving("testbed", work / "service.log") as url:
         for turn in range(ROUNDS):
             for overlap in (True, False):
-                # Seeds of their own: nothing that was judged before helps the other.
+                # A seed each, so that no result is cached for the other.
                 seed = 2 * turn + overlap
                 recipe = recipe_of(
                     setting, seed, ExperimentScale(steps=STEPS), testbed_folder(), work, url

@@ -74,8 +74,12 @@ def plain_rloo(group):
 
 
 PLAIN = {
-    "capo": plain_capo, "papo": plain_papo, "vppo": plain_vppo, "rloo": plain_rloo, "grpo": plain_grpo,
-}  # fmt: skip
+    "capo": plain_capo,
+    "papo": plain_papo,
+    "vppo": plain_vppo,
+    "rloo": plain_rloo,
+    "grpo": plain_grpo,
+}
 
 WEIGHTS = st.sampled_from([0.0, 0.1, 1.0, 2.0, 2.2, 5.0])
 PENALTIES = st.sampled_from([0.0, 0.0, 0.25, 0.5, 1.0])
@@ -142,7 +146,7 @@ def test_equation_2_has_mean_0_and_deviation_1_over_the_tokens_of_a_group():
         [[(2.0, []), (0.0, [])]],  # nothing sampled
         [[(0.1, [0.0] * 7), (0.1, [0.0] * 3), (0.1, [0.0])]],  # equal but for rounding
     ],
-)  # fmt: skip
+)
 def test_groups_with_nothing_to_prefer_get_zero(variant, groups):
     outcome, process, mask, numbers = tensors(groups, extra=1)
     found = algorithm.advantages(outcome, process, mask, numbers, variant)

@@ -10,9 +10,13 @@ from capo_testbed.build import build
 from capo_testbed.common import Round, Sizes
 
 TINY = Sizes(
-    layers=2, judge_layers=3, vocabulary=400, policy_updates=6, held_out=8,
+    layers=2,
+    judge_layers=3,
+    vocabulary=400,
+    policy_updates=6,
+    held_out=8,
     judge_rounds=(Round(6, 4e-3, 4.0, 60), Round(4, 2e-3, 2.0, 60)),
-)  # fmt: skip
+)
 
 
 @pytest.mark.timeout(600)

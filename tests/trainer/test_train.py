@@ -74,9 +74,15 @@ def assert_same(found: list[dict], wanted: list[dict], tolerance: float = 1e-5) 
 def test_a_run_learns_logs_and_leaves_a_policy(values: dict, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    recipe = changed(values, steps=3, logging__tensorboard=True, evaluation__every=2,
-                     evaluation__prompts=values["data"]["prompts"], evaluation__limit=5,
-                     evaluation__samples=2)  # fmt: skip
+    recipe = changed(
+        values,
+        steps=3,
+        logging__tensorboard=True,
+        evaluation__every=2,
+        evaluation__prompts=values["data"]["prompts"],
+        evaluation__limit=5,
+        evaluation__samples=2,
+    )
     target = train(recipe)
     steps = records(recipe.output)
     assert [r["step"] for r in steps] == [1, 2, 3]
@@ -105,8 +111,15 @@ def test_a_penalised_step_becomes_less_likely_and_a_praised_one_more(
     values: dict, tmp_path: Path
 ) -> None:
     # The judge's rule is the whole reward: outcome weighs nothing.
-    recipe = changed(values, steps=25, optimiser__learning_rate=1e-2, credit__w_whole=0.0, algorithm__kl=0.0,
-                     data__prompts_per_step=8, algorithm__minibatch=32)  # fmt: skip
+    recipe = changed(
+        values,
+        steps=25,
+        optimiser__learning_rate=1e-2,
+        credit__w_whole=0.0,
+        algorithm__kl=0.0,
+        data__prompts_per_step=8,
+        algorithm__minibatch=32,
+    )
     train(recipe)
     rates = [r["wrong_step_rate"] for r in records(recipe.output)]
     assert sum(rates[-5:]) < 0.7 * sum(rates[:5])
@@ -156,9 +169,12 @@ def test_ctrl_c_says_what_is_kept(values: dict, tmp_path: Path) -> None:
     recipe, output = tmp_path / "stopped.toml", tmp_path / "stopped"
     recipe.write_text(kit_trainer.toml({**values, "output": str(output), "steps": 500}))
     process = subprocess.Popen(
-        kit_trainer.command(recipe), env=kit_trainer.environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        kit_trainer.command(recipe),
+        env=kit_trainer.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for_lines(output / "metrics.jsonl", 1, process, 120)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
@@ -188,8 +204,11 @@ def test_two_processes_give_the_losses_of_one(values: dict, tmp_path: Path, aver
 
 
 def test_micro_batches_and_checkpointing_change_nothing(values: dict, tmp_path: Path) -> None:
-    runs = {"small": {"algorithm__micro_batch": 1}, "large": {"algorithm__micro_batch": 16},
-            "saving": {"policy__gradient_checkpointing": True}}  # fmt: skip
+    runs = {
+        "small": {"algorithm__micro_batch": 1},
+        "large": {"algorithm__micro_batch": 16},
+        "saving": {"policy__gradient_checkpointing": True},
+    }
     for name, changes in runs.items():
         train(changed(values, output=str(tmp_path / name), steps=2, **changes))
         AcceleratorState._reset_state()
@@ -207,12 +226,23 @@ def test_bf16_trains(values: dict) -> None:
 
 def test_rewards_of_every_kind_run(values: dict, tmp_path: Path) -> None:
     for reward, advantage in (
-        ("outcome", "grpo"), ("generative_outcome", "grpo"), ("capo", "papo"), ("capo", "vppo"),
+        ("outcome", "grpo"),
+        ("generative_outcome", "grpo"),
+        ("capo", "papo"),
+        ("capo", "vppo"),
         ("capo", "rloo"),
-    ):  # fmt: skip
+    ):
         output = tmp_path / f"{reward}-{advantage}"
-        train(changed(values, output=str(output), steps=1, credit__reward=reward,
-                      algorithm__advantage=advantage, algorithm__format_reward=0.2))  # fmt: skip
+        train(
+            changed(
+                values,
+                output=str(output),
+                steps=1,
+                credit__reward=reward,
+                algorithm__advantage=advantage,
+                algorithm__format_reward=0.2,
+            )
+        )
         assert math.isfinite(records(output)[0]["loss"])
         assert (records(output)[0]["judge_completion_tokens"] == 0) == (reward == "outcome")
 
@@ -237,8 +267,13 @@ def test_what_gets_no_credit_falls_back_and_is_counted(
     values: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str], fallback: str
 ) -> None:
     with dying(tmp_path, after=20) as service:
-        recipe = changed(values, steps=1, credit__url=service.url, credit__on_failure=fallback,
-                         credit__deadline=3)  # fmt: skip
+        recipe = changed(
+            values,
+            steps=1,
+            credit__url=service.url,
+            credit__on_failure=fallback,
+            credit__deadline=3,
+        )
         train(recipe)
     [record] = records(recipe.output)
     assert 0 < record["uncredited"] < 16
@@ -294,8 +329,9 @@ def test_cut_off_blank_and_undecided_rollouts_are_counted(values: dict, tmp_path
     [record] = records(recipe.output)
     assert record["truncated"] > 8
     AcceleratorState._reset_state()
-    recipe = changed(values, output=str(tmp_path / "u"), steps=1,
-                     data__verifier="kit_trainer:undecided")  # fmt: skip
+    recipe = changed(
+        values, output=str(tmp_path / "u"), steps=1, data__verifier="kit_trainer:undecided"
+    )
     with pytest.raises(TrainingStopped, match=r"unverified.: 16"):
         train(recipe)
 

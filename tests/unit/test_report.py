@@ -16,18 +16,28 @@ def write_run(out: Path, setting: Setting, seed: int, accuracy: list[float], ste
     folder.mkdir(parents=True)
     lines = [
         {
-            "kind": "evaluation", "step": 8 * i, "greedy_accuracy": value,
-            "greedy_wrong_step_rate": 0.1, "greedy_lucky_rate": 0.0, "greedy_tokens": 30.0,
+            "kind": "evaluation",
+            "step": 8 * i,
+            "greedy_accuracy": value,
+            "greedy_wrong_step_rate": 0.1,
+            "greedy_lucky_rate": 0.0,
+            "greedy_tokens": 30.0,
         }
         for i, value in enumerate(accuracy, 1)
     ] + [
         {
-            "kind": "train", "step": step, "tokens": 100, "rollouts": 4, "critiques": 8,
-            "uncredited": 1, "judge_prompt_tokens": 300, "judge_cached_tokens": 200,
+            "kind": "train",
+            "step": step,
+            "tokens": 100,
+            "rollouts": 4,
+            "critiques": 8,
+            "uncredited": 1,
+            "judge_prompt_tokens": 300,
+            "judge_cached_tokens": 200,
             "judge_completion_tokens": 50,
         }
         for step in range(steps)
-    ]  # fmt: skip
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "done").touch()
 

@@ -1,8 +1,8 @@
-"""Makes the testbed: a tokenizer, a policy that is right about half the time, and judges of it.
+"""Makes the testbed: a tokenizer, a policy that is right about half the time, and its judges.
 
-Everything is trained from scratch on this machine. The policy learns from careless demonstrations.
-The judge goes on from there and learns from critiques of what that policy writes, in exactly the
-prompts that the service sends.
+Everything is trained from scratch on this machine. The policy learns from demonstrations with
+mistakes. The judge starts from the policy and learns from critiques of the policy's rollouts, in
+exactly the prompts that the service sends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from capo_testbed.common import (
     stream,
 )
 from capo_testbed.judge import judge_prompts, train_judges
-from capo_testbed.models import Example
+from capo_testbed.models import TrainingExample
 from capo_testbed.tasks import Task
 
 _QUALITY = "quality.json"
@@ -41,10 +41,10 @@ _QUALITY = "quality.json"
 def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
     """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
 
-    A policy that is there already, of the same sizes and seed, is kept.
+    An existing policy of the same sizes and seed is kept.
 
     Returns:
-        What testbed.json holds: sizes, and how good each model is on held-out tasks.
+        The content of testbed.json: sizes, and the quality of each model on held-out tasks.
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +56,9 @@ def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, An
         folder / "train.jsonl", [t for t in make_tasks(rng, 4000) if t.question not in seen]
     )
 
-    told = folder / "policy" / _QUALITY
+    quality_file = folder / "policy" / _QUALITY
     mark = {"seed": seed, "sizes": sizes.of_policy()}
-    if not told.exists() or json.loads(told.read_text())["made"] != mark:
+    if not quality_file.exists() or json.loads(quality_file.read_text())["made"] != mark:
         model, tokenizer = _policy(held_out, sizes, seed, report)
         quality = {
             "greedy": _quality(model, tokenizer, held_out),
@@ -66,27 +66,30 @@ def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, An
         }
         models.save(model, tokenizer, folder / "policy")
         seconds = round(time.monotonic() - started)
-        told.write_text(json.dumps({"made": mark, "seconds": seconds, **quality}))
-    policy = json.loads(told.read_text())
+        quality_file.write_text(json.dumps({"made": mark, "seconds": seconds, **quality}))
+    policy = json.loads(quality_file.read_text())
     report(f"policy: {policy}")
     f1 = train_judges(folder, held_out, sizes, seed, report)
-    found = {
-        "sizes": _plain(sizes), "seed": seed, "policy": policy, "judges": f1,
+    summary = {
+        "sizes": _plain(sizes),
+        "seed": seed,
+        "policy": policy,
+        "judges": f1,
         "seconds": round(time.monotonic() - started),
-    }  # fmt: skip
-    (folder / "testbed.json").write_text(json.dumps(found, indent=2) + "\n")
-    return found
+    }
+    (folder / "testbed.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 def _policy(
     held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The policy, from careless demonstrations of tasks that are not held out."""
+    """The policy, trained on demonstrations with mistakes, of tasks that are not held out."""
     torch.manual_seed(seed)
     rng, seen = stream(f"{seed} policy"), {task.question for task in held_out}
     tokenizer = models.wrap(_tokenizer(rng, sizes))
 
-    def demonstrations() -> Iterator[Example]:
+    def demonstrations() -> Iterator[TrainingExample]:
         while True:
             task = tasks.make_task(rng)
             if task.question not in seen:
@@ -96,9 +99,14 @@ def _policy(
     model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
     report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     models.train(
-        model, demonstrations, updates=sizes.policy_updates, batch=sizes.batch,
-        learning_rate=5e-3, pad=tokenizer.pad_token_id, after=every(100, "policy", report),
-    )  # fmt: skip
+        model,
+        demonstrations,
+        updates=sizes.policy_updates,
+        batch=sizes.batch,
+        learning_rate=5e-3,
+        pad=tokenizer.pad_token_id,
+        after=every(100, "policy", report),
+    )
     return model, tokenizer
 
 
@@ -111,17 +119,17 @@ def write_prompts(path: Path, questions: Sequence[Task]) -> None:
 
 
 def _plain(sizes: Sizes) -> Any:
-    """As JSON gives it back."""
+    """As it comes out of JSON."""
     return json.loads(json.dumps(asdict(sizes)))
 
 
 def is_made(folder: Path, sizes: Sizes, seed: int) -> bool:
-    """Whether the testbed is there, at least as good as asked for."""
+    """Whether the testbed exists, with these sizes or the full ones."""
     try:
-        found = json.loads((folder / "testbed.json").read_text())
+        made = json.loads((folder / "testbed.json").read_text())
     except (OSError, json.JSONDecodeError):
         return False
-    return bool(found["seed"] == seed and found["sizes"] in (_plain(sizes), _plain(Sizes())))
+    return bool(made["seed"] == seed and made["sizes"] in (_plain(sizes), _plain(Sizes())))
 
 
 def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
@@ -131,25 +139,27 @@ def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
     prompts = judge_prompts(rollouts, None)
     texts = []
     for rollout, prompt in zip(rollouts, prompts, strict=True):
-        asked = prompt["messages"][1]["content"].replace(rollout.task.question, "\n")
+        frame = prompt["messages"][1]["content"].replace(rollout.task.question, "\n")
         for step in tasks.split(rollout.response):
-            asked = asked.replace(step, "\n")
-        texts += [asked, rollout.task.question, rollout.response, rollout.verdict()]
+            frame = frame.replace(step, "\n")
+        texts += [frame, rollout.task.question, rollout.response, rollout.verdict()]
     instructions = prompts[0]["messages"][0]["content"]
     lines = sorted({line for line in instructions.split("\n") if line})
     return models.train_tokenizer(texts, lines, sizes.vocabulary)
 
 
-def _solution(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> Example:
+def _solution(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> TrainingExample:
     prompt = policy_prompt(tokenizer, task.question)
     body = tokenizer.encode(text, add_special_tokens=False)
-    return Example([*prompt, *body, tokenizer.eos_token_id], len(prompt))
+    return TrainingExample([*prompt, *body, tokenizer.eos_token_id], len(prompt))
 
 
 def _quality(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Task],
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[Task],
     temperature: float = 0.0,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     prompts = [policy_prompt(tokenizer, task.question) for task in questions]
     texts = sample(model, tokenizer, prompts, temperature=temperature, max_new_tokens=96)
     rollouts = [Solution(task, text) for task, text in zip(questions, texts, strict=True)]

@@ -1,4 +1,4 @@
-"""What the making of the policy and of the judges share."""
+"""Sizes, data and sampling that the policy and the judges share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training of the judge, on rollouts of its own. `stress`: how much it counts to find
-    wrong steps, beside writing down which they are."""
+    """One training of the judge, on rollouts of its own. `stress`: weight of finding wrong steps,
+    relative to writing the verdict."""
 
     updates: int
     learning_rate: float
@@ -30,35 +30,41 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is trained; batches are in examples."""
+    """Sizes of models and trainings; batches are in examples."""
 
     layers: int = 6
     judge_layers: int = 8
     hidden: int = 128
     vocabulary: int = 1024
     policy_updates: int = 800
-    # One after the other, until the judge is good.
+    # In order, until the judge is good enough.
     judge_rounds: tuple[Round, ...] = (
-        Round(1400, 4e-3, 4.0), Round(800, 2e-3, 2.0), Round(300, 1e-3, 2.0, 9600),
-    )  # fmt: skip
+        Round(1400, 4e-3, 4.0),
+        Round(800, 2e-3, 2.0),
+        Round(300, 1e-3, 2.0, 9600),
+    )
     batch: int = 32
     held_out: int = 400
 
     def of_policy(self) -> list[int]:
-        """What the policy depends on."""
+        """The sizes that the policy depends on."""
         return [
-            self.layers, self.hidden, self.vocabulary, self.policy_updates, self.batch,
+            self.layers,
+            self.hidden,
+            self.vocabulary,
+            self.policy_updates,
+            self.batch,
             self.held_out,
-        ]  # fmt: skip
+        ]
 
 
-# In six minutes rather than fifteen; for tests.
+# Takes six minutes instead of fifteen; for tests.
 QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What a policy, or a careless pupil, wrote for a task."""
+    """A response to a task, by a policy or by a demonstration with mistakes."""
 
     task: Task
     response: str
@@ -68,7 +74,7 @@ class Solution:
         return tasks.check(self.task.question, tasks.split(self.response))
 
     def verdict(self) -> str:
-        """What a judge should write."""
+        """The right verdict, as a judge writes it."""
         steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
         return f'{{"incorrect_steps": [{steps}]}}'
 
@@ -82,16 +88,21 @@ def make_tasks(rng: random.Random, count: int) -> list[Task]:
 
 
 def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
-    """The ids after which the policy answers."""
+    """Token ids of a prompt, by the policy's chat template."""
     turns = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def sample(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Sequence[int]],
-    *, temperature: float, max_new_tokens: int, batch: int = 256,
-) -> list[str]:  # fmt: skip
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    batch: int = 256,
+) -> list[str]:
     """One text for each prompt; greedy at temperature 0."""
     texts: list[str] = []
     how: dict[str, Any] = {"do_sample": temperature > 0}
@@ -120,8 +131,8 @@ def every(count: int, name: str, report: Report) -> Callable[[int, float], None]
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """The same sums in the same order, so that on one kind of machine a build gives the same
-    weights each time; without this PyTorch adds gradients by row in the order of its threads."""
+    """Deterministic algorithms, so that a build gives the same weights each time on one kind of
+    machine; by default PyTorch adds gradients by row in the order of its threads."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:

@@ -18,13 +18,15 @@ _SETTING = next(setting for setting in METHODS if setting.name == "capo-majority
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Batches of rollouts to learn from.")] = 15,
-    out: Annotated[Path, typer.Option(help="Deleted first.")] = Path("build/train-demo"),
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 15,
+    out: Annotated[Path, typer.Option(help="Folder of the run; deleted first.")] = Path(
+        "build/train-demo"
+    ),
     quick: Annotated[
-        bool, typer.Option(help="If no testbed is there yet, make a smaller one (six minutes).")
+        bool, typer.Option(help="If there is no testbed yet, make a smaller one (six minutes).")
     ] = True,
 ) -> None:
-    """Make the testbed if it is not there, serve its judge, and train its policy for a while."""
+    """Make the testbed if it does not exist, serve its judge, and train its policy."""
     testbed(quick=quick)
     shutil.rmtree(out, ignore_errors=True)
     scale = ExperimentScale(steps=steps, every=max(steps // 3, 1))

@@ -1,8 +1,8 @@
-"""Trains the testbed's judges, on critiques of what its policy writes.
+"""Trains the testbed's judges, on critiques of the policy's rollouts.
 
 Prompts are the service's own, made by `capo prompt` with the template `judge.j2`. A tiny model does
-not learn from verdicts alone which steps are wrong, so while it is trained it is also taught, at
-every token of a solution, what would be right there.
+not learn from verdicts alone which steps are wrong, so training also teaches it, at every token of
+a solution, which token would be right there.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from capo_testbed.common import (
     sample,
     stream,
 )
-from capo_testbed.models import Example
+from capo_testbed.models import TrainingExample
 from capo_testbed.tasks import Task
 
 TEMPLATE = Path(__file__).with_name("judge.j2")
 _TAG = "</step_"
 _LIST = re.compile(r"\[([\d, ]*)\]")
-# The weaker judges are the good one, stopped when it was this good.
+# Weaker judges are the good one, saved when its step F1 reached these values.
 GRADES = {"judge-f60": 0.60, "judge-f80": 0.80}
-GOOD = 0.95  # what the good one should reach; rounds after that are spared
+GOOD = 0.95  # step F1 after which no further round is trained
 
 
 def train_judges(
     folder: Path, held_out: Sequence[Task], sizes: Sizes, seed: int, report: Report
 ) -> dict[str, float]:
-    """Train the judge, and keep it at each grade on the way; the F1 of each.
+    """Train the judge, and save it at each grade on the way. Returns the step F1 of each.
 
-    It is the policy with more layers: those below find out which steps are wrong, and only what
-    is known in one layer can be listed by the next.
+    The judge is the policy with more layers: lower layers find the wrong steps, and higher ones
+    write the list.
     """
     torch.manual_seed(seed)
     rng = stream(f"{seed} judge")
@@ -61,17 +61,17 @@ def train_judges(
         prompts = [policy_prompt(tokenizer, task.question) for task in questions]
         texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
         pairs = zip(questions, texts, strict=True)
-        # Now and then one is gibberish with a tag of the judge's in it, which is a single token.
+        # A few are gibberish that contains a step tag, which is a single token.
         return [Solution(t, text) for t, text in pairs if text.strip() and _TAG not in text]
 
-    def material(count: int) -> list[Example]:
-        """A third from the policy; the rest slips in every way, or not at all."""
-        found = rollouts(make_tasks(rng, count // 3))
-        for task in make_tasks(rng, count - len(found)):
+    def material(count: int) -> list[TrainingExample]:
+        """A third from the policy; the rest are demonstrations, most of them with mistakes."""
+        solutions = rollouts(make_tasks(rng, count // 3))
+        for task in make_tasks(rng, count - len(solutions)):
             slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
-            found.append(Solution(task, tasks.demonstrate(task, rng, slips)))
-        rng.shuffle(found)
-        return _critiques(found, folder / "policy", tokenizer)
+            solutions.append(Solution(task, tasks.demonstrate(task, rng, slips)))
+        rng.shuffle(solutions)
+        return _critiques(solutions, folder / "policy", tokenizer)
 
     tested = rollouts(held_out)
     questions = _critiques(tested, folder / "policy", tokenizer)
@@ -93,10 +93,16 @@ def train_judges(
 
     def train(each: Round) -> float:
         models.train(
-            model, _endless(material(each.rollouts)), updates=each.updates, batch=sizes.batch,
-            learning_rate=each.learning_rate, probed=sizes.layers, stress=each.stress,
-            pad=tokenizer.pad_token_id, after=after,
-        )  # fmt: skip
+            model,
+            _endless(material(each.rollouts)),
+            updates=each.updates,
+            batch=sizes.batch,
+            learning_rate=each.learning_rate,
+            probed=sizes.layers,
+            stress=each.stress,
+            pad=tokenizer.pad_token_id,
+            after=after,
+        )
         return _f1(model, tokenizer, questions, tested)
 
     score = 0.0
@@ -108,8 +114,8 @@ def train_judges(
     return scores
 
 
-def _endless(examples: Sequence[Example]) -> Callable[[], Iterator[Example]]:
-    def again() -> Iterator[Example]:
+def _endless(examples: Sequence[TrainingExample]) -> Callable[[], Iterator[TrainingExample]]:
+    def again() -> Iterator[TrainingExample]:
         while True:
             yield from examples
 
@@ -118,8 +124,8 @@ def _endless(examples: Sequence[Example]) -> Callable[[], Iterator[Example]]:
 
 def _critiques(
     rollouts: Sequence[Solution], model: Path, tokenizer: PreTrainedTokenizerFast
-) -> list[Example]:
-    """The service's prompt for each rollout, then the right verdict."""
+) -> list[TrainingExample]:
+    """The service's prompt for each rollout, followed by the right verdict."""
     vocabulary = tokenizer.get_vocab().values()
     closing = {i for i in vocabulary if tokenizer.decode([i]).startswith(_TAG)}
     examples = []
@@ -135,8 +141,8 @@ def _critiques(
 
 @dataclass(frozen=True, slots=True)
 class _Lesson:
-    """One step's ids. `could`: at each, whether the step could still become right. `taught`: as
-    long as it could, the id that comes next in a right one."""
+    """One step's ids. `could`: at each id, whether the step could still become right. `taught`: the
+    ids of a right step, up to the first that differs."""
 
     ids: list[int]
     could: list[bool]
@@ -153,7 +159,7 @@ def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> list[_Les
         for _, end in coded["offset_mapping"]:
             whole = end == len(step)
             could.append(any(step == r if whole else r.startswith(step[:end]) for r in wanted))
-        # The last of what would be right is the next change, or the answer.
+        # The last alternative is the next change, or the answer.
         text = step if step in wanted else wanted[-1] if wanted else ""
         due = tokenizer.encode(text, add_special_tokens=False)
         same = 0
@@ -164,14 +170,16 @@ def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> list[_Les
 
 
 def _critique(
-    tokenizer: PreTrainedTokenizerFast, rollout: Solution, prompt: list[int],
+    tokenizer: PreTrainedTokenizerFast,
+    rollout: Solution,
+    prompt: list[int],
     lessons: Sequence[tuple[int, _Lesson, int]],
-) -> Example:  # fmt: skip
-    """A prompt and its verdict; lessons as (where the step starts, the step, its closing tag)."""
+) -> TrainingExample:
+    """A prompt and its verdict; lessons as (start of the step, lesson, where its tag closes)."""
     marks, taught, links, before = [], [], [], 0
     judged = zip(lessons, rollout.wrong(), strict=True)
     for index, ((start, step, end), wrong) in enumerate(judged):
-        # To list wrong steps in order is to know, at each, which came before it.
+        # Listing wrong steps in order needs, at each, the number of the one before it.
         links.append((end, before))
         before = min(index + 1, 15) if wrong else before
         marks += [(start + i, not could) for i, could in enumerate(step.could)]
@@ -179,30 +187,32 @@ def _critique(
         taught += [(start + i, token) for i, token in enumerate(step.taught)]
     verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
     ids = [*prompt, *verdict, tokenizer.eos_token_id]
-    return Example(ids, len(prompt), marks, taught, links)
+    return TrainingExample(ids, len(prompt), marks, taught, links)
 
 
 def _f1(
-    judge: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Example],
+    judge: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[TrainingExample],
     rollouts: Sequence[Solution],
-) -> float:  # fmt: skip
-    """Step F1 of single greedy critiques: wrong steps are what is looked for."""
+) -> float:
+    """Step F1 of single greedy critiques; wrong steps are the positive class."""
     judge.eval()
     prompts = [example.ids[: example.start] for example in questions]
     texts = sample(judge, tokenizer, prompts, temperature=0.0, max_new_tokens=24)
-    hits = called = there = 0
+    hits = predicted = actual = 0
     for text, rollout in zip(texts, rollouts, strict=True):
         listed = _LIST.search(text)
         named = {int(n) for n in re.findall(r"\d+", listed[1])} if listed else set()
         wrong = {i for i, w in enumerate(rollout.wrong()) if w}
         hits += len(named & wrong)
-        called += len(named)
-        there += len(wrong)
-    return 2 * hits / max(called + there, 1)
+        predicted += len(named)
+        actual += len(wrong)
+    return 2 * hits / max(predicted + actual, 1)
 
 
 def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict[str, Any]]:
-    """What the service would ask about rollouts, every other one with its reference."""
+    """The service's prompts for rollouts, every other one with its reference."""
     with tempfile.TemporaryDirectory() as scratch:
         sent, got = Path(scratch) / "rollouts.jsonl", Path(scratch) / "prompts.jsonl"
         with sent.open("w", encoding="utf-8") as file:
@@ -213,7 +223,7 @@ def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict
                 file.write(json.dumps(line) + "\n")
         command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
         command += ["--critique-style", "verdict", "--set", "nonce_secret=testbed"]
-        # Whole verdicts are what it learns to write.
+        # The judge learns to write whole verdicts.
         command += ["--set", "prefill=false"]
         if model is not None:
             command += ["--model", str(model), "--template", str(TEMPLATE)]

@@ -21,25 +21,25 @@ _CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-_APART = r"</?step_[0-9]+ |[b-df-hj-np-tv-xz]{7}>|[0-9]"
+_SEPARATE = r"</?step_[0-9]+ |[b-df-hj-np-tv-xz]{7}>|[0-9]"
 _CONTEXT = 1024
 _LINKS = 16
 
 
 def train_tokenizer(texts: Iterable[str], fixed: Sequence[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE over whole texts; digits stand apart, and so do the judge's step tags.
+    """Byte-level BPE over whole texts; digits and the judge's step tags are tokens of their own.
 
     Args:
-        texts: what the models will read and write.
+        texts: samples of what the models will read and write.
         fixed: texts that never change, such as the lines of the judge's instructions; each
-            becomes one token, so that a tiny judge does not pay for reading them.
+            becomes one token, which keeps the judge's prompts short.
         vocabulary: size, without `fixed`.
     """
     tokenizer = Tokenizer(models.BPE())
-    # Without the usual cut into words, phrases that often come together become one token.
+    # Without splitting into words, frequent phrases become one token.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_APART), "isolated"),
+            pre_tokenizers.Split(Regex(_SEPARATE), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -58,15 +58,19 @@ def train_tokenizer(texts: Iterable[str], fixed: Sequence[str], vocabulary: int)
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers and vLLM load it."""
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left",
-        model_max_length=_CONTEXT, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        padding_side="left",
+        model_max_length=_CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
     wrapped.chat_template = _CHAT_TEMPLATE
     return wrapped
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int) -> LlamaForCausalLM:
-    """An untrained Llama; heads of 32, the least that vLLM takes."""
+    """An untrained Llama; head size 32, the smallest that vLLM supports."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -85,7 +89,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, hidden: int) -> L
 
 
 def deepened(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """A copy with more layers on top, which at first change nothing."""
+    """A copy with more layers on top, which initially change nothing."""
     config = copy.deepcopy(model.config)
     config.num_hidden_layers += layers
     config.layer_types = None
@@ -99,13 +103,12 @@ def deepened(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """Token ids, and from position `start` on what is to be learnt: those ids themselves.
+class TrainingExample:
+    """Token ids; those from position `start` on are learnt.
 
-    `taught`: other tokens to learn, as (position, id): what should have stood there. `marks` are
-    positions, with a label each, at which the model's state should tell whether a step is wrong;
-    a probe that is thrown away afterwards is trained on them. `links`: the same for a
-    number below 16, one layer under the last.
+    `taught`: further targets as (position, id): the id that should have been there. `marks`: labels
+    as (position, is wrong), which a probe of the model's state learns; the probe is discarded
+    afterwards. `links`: the same for a number below 16, one layer below the last.
     """
 
     ids: Sequence[int]
@@ -117,7 +120,7 @@ class Example:
 
 def train(
     model: LlamaForCausalLM,
-    examples: Callable[[], Iterator[Example]],
+    examples: Callable[[], Iterator[TrainingExample]],
     *,
     updates: int,
     batch: int,
@@ -141,7 +144,7 @@ def train(
         pad: the id that pads.
         half: whether to compute in bfloat16.
         probed: the layer whose output the probe reads.
-        stress: how much what is taught and marked counts beside what is written.
+        stress: weight of `taught` and `marks` relative to the ids themselves.
         after: called after each update with its number and its loss.
     """
     probe = torch.nn.Linear(model.config.hidden_size, 1 + _LINKS)
@@ -179,8 +182,10 @@ def train(
     model.eval()
 
 
-def batches(stream: Iterator[Example], size: int, pool: int = 8) -> Iterator[list[Example]]:
-    """Batches of examples of like length, so that little is padding."""
+def batches(
+    stream: Iterator[TrainingExample], size: int, pool: int = 8
+) -> Iterator[list[TrainingExample]]:
+    """Batches of examples of similar length, which keeps padding small."""
     rng = random.Random(0)  # noqa: S311  # the order of batches, not a secret
     while True:
         taken = sorted((next(stream) for _ in range(size * pool)), key=lambda e: len(e.ids))
@@ -190,15 +195,19 @@ def batches(stream: Iterator[Example], size: int, pool: int = 8) -> Iterator[lis
 
 
 def _loss(
-    model: LlamaForCausalLM, probe: torch.nn.Linear, probed: int, stress: float,
-    batch: list[Example], pad: int,
-) -> torch.Tensor:  # fmt: skip
-    """Sum of the means over what is written, what is taught, and what is marked."""
+    model: LlamaForCausalLM,
+    probe: torch.nn.Linear,
+    probed: int,
+    stress: float,
+    batch: list[TrainingExample],
+    pad: int,
+) -> torch.Tensor:
+    """Sum of the mean losses of written ids, `taught`, `marks` and `links`."""
     width = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), width), pad)
     for row, example in enumerate(batch):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-    # Padding stands at the end, where nothing attends to it.
+    # Padding is at the end, where nothing attends to it.
     states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
 
     def at(places: list[tuple[int, int, int]], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,8 +229,8 @@ def _loss(
             loss = loss + weight * functional.cross_entropy(logits, wanted)
     if marks:
         hidden, wanted = at(marks, probed)
-        told = probe(hidden)[:, 0].float()
-        errors = functional.binary_cross_entropy_with_logits(told, wanted.float())
+        scores = probe(hidden)[:, 0].float()
+        errors = functional.binary_cross_entropy_with_logits(scores, wanted.float())
         loss = loss + stress * errors
     links = [(row, at, number) for row, e in enumerate(batch) for at, number in e.links]
     if links:
@@ -231,7 +240,7 @@ def _loss(
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a model so that transformers and vLLM load it; whole or not at all."""
+    """Write a model so that transformers and vLLM load it; never incompletely."""
     part = folder.with_name(folder.name + ".part")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)

@@ -1,4 +1,4 @@
-"""Sums the experiment up: results.json, plots, and the tables of docs/experiment.md.
+"""Summary of the experiment: results.json, plots, and the tables of docs/experiment.md.
 
 Intervals are 95% over seeds, by Student's t.
 """
@@ -27,14 +27,14 @@ _BASE = "capo-majority"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% interval (0 for a single value)."""
+    """Mean, and half the width of its 95% interval (0 for one value)."""
     if len(values) < 2:
         return fmean(values), 0.0
     return fmean(values), _T95[len(values) - 1] * stdev(values) / len(values) ** 0.5
 
 
 def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dict[str, Any]:
-    """For each setting with finished runs: its measures at every evaluation, and its costs."""
+    """For each setting with finished runs: its measures at each evaluation, and its costs."""
     found: dict[str, Any] = {}
     for setting in settings:
         runs = [run_folder(out, setting, seed) for seed in seeds]
@@ -47,9 +47,7 @@ def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dic
             "seeds": len(runs),
             "steps": [record["step"] for record in curves[0]],
             "curves": {
-                name: [
-                    [record[name] for record in at] for at in zip(*curves, strict=True)
-                ]
+                name: [[record[name] for record in at] for at in zip(*curves, strict=True)]
                 for name in _MEASURES
             },
             "judge_tokens_per_train_token": [
@@ -61,12 +59,12 @@ def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dic
                 for steps in trained
             ],
             "uncredited": sum(r["uncredited"] for steps in trained for r in steps),
-        }  # fmt: skip
+        }
     return found
 
 
 def _judge_tokens(record: dict[str, Any]) -> int:
-    """Tokens that the judge computed: read and not cached, and written."""
+    """Tokens that the judge computed: uncached prompt tokens and completion tokens."""
     read = record["judge_prompt_tokens"] - record["judge_cached_tokens"]
     return int(read + record["judge_completion_tokens"])
 
@@ -91,7 +89,7 @@ def table(found: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> None:
-    """Measures over training, with bands of 95%."""
+    """Measures over training, with 95% bands."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -111,7 +109,7 @@ def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> No
             lower = [factor * (mean - half) for mean, half in intervals]
             upper = [factor * (mean + half) for mean, half in intervals]
             axis.fill_between(at, lower, upper, color=line.get_color(), alpha=0.12, linewidth=0)
-        if factor == 1:  # lengths hardly change here; say so instead of magnifying it
+        if factor == 1:  # lengths hardly change; a tight axis would exaggerate it
             low, high = axis.get_ylim()
             axis.set_ylim(min(low, 0.9 * high), max(high, 1.1 * low))
         axis.set_title(_MEASURES[measure] + ("" if factor == 1 else ", %"))
@@ -124,7 +122,7 @@ def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> No
 
 
 def plot_ablations(found: dict[str, Any], names: Sequence[str], target: Path) -> None:
-    """Final accuracy and wrong-step rate of every ablation beside the setting it starts from."""
+    """Final accuracy and wrong-step rate of every ablation and of the setting it varies."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -148,10 +146,10 @@ def plot_ablations(found: dict[str, Any], names: Sequence[str], target: Path) ->
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where the runs are.")] = Path("build/experiment"),
-    docs: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("docs"),
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("build/experiment"),
+    docs: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("docs"),
 ) -> None:
-    """Sum up what the experiment found."""
+    """Summarise the experiment."""
     found = collect(out, [SFT, *METHODS, *ABLATIONS], SEEDS)
     if not found:
         typer.echo(f"no finished run in {out}: run `make experiment`", err=True)

@@ -1,7 +1,7 @@
 """Multi-step arithmetic stories whose every step a checker can decide.
 
 A question tells how a number changes, one sentence a change. A solution has one line a change,
-lines that restate the number, and the answer, all apart by blank lines:
+lines that restate the number, and the answer, separated by blank lines:
 
     Ann has 37 coins. She wins 25. She sells 8. She keeps half of them. How many coins has she now?
 
@@ -13,8 +13,8 @@ lines that restate the number, and the answer, all apart by blank lines:
 
     The answer is \\boxed{27}.
 
-`check` follows a solution from line to line and judges each on its own: a line that uses an earlier
-wrong number correctly is right.
+`check` follows a solution line by line and judges each on its own: a line that correctly uses an
+earlier wrong number is right.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A question, what it says, and its answer."""
+    """A question, its parsed content, and its answer."""
 
     question: str
     start: int
@@ -79,10 +79,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Slips:
-    """How often a demonstration goes wrong, by the kind of line.
+    """Probabilities of mistakes in a demonstration, by kind.
 
-    `carry_hard` and `carry_easy` are the chances that an addition forgets its carry, or a
-    subtraction its borrow, where the second number ends in 5 or more, and where it does not.
+    `carry_hard` and `carry_easy`: that an addition forgets its carry, or a subtraction its borrow,
+    where the second number ends in 5 or more, and where it ends in less.
     """
 
     carry_hard: float = 0.0
@@ -94,11 +94,11 @@ class Slips:
 
 
 NO_SLIPS = Slips()
-# What the policy's demonstrations do; chosen so that it ends up right about half the time.
+# The policy's demonstrations; chosen so that it ends up right about half the time.
 DEMONSTRATIONS = Slips(
     carry_hard=0.55, carry_easy=0.08, digit=0.02, sign=0.02, copy=0.01, answer=0.01
 )
-# What a judge should have seen: every kind of slip, none rare.
+# Material for judges: every kind of mistake, none rare.
 ALL_KINDS = Slips(carry_hard=0.3, carry_easy=0.3, digit=0.08, sign=0.05, copy=0.05, answer=0.08)
 
 
@@ -115,24 +115,24 @@ def make_task(rng: random.Random) -> Task:
         if roll < 0.8:
             verbs, symbol = (_ADD, "+") if roll < 0.4 else (_SUBTRACT, "-")
             verb, number = rng.choice(verbs), rng.randint(2, 39)
-            told = f"{verb} {number}"
+            action = f"{verb} {number}"
         else:
             verb = rng.choice(tuple(_FIXED))
             symbol, number = _FIXED[verb]
-            told = f"{verb} them"
+            action = f"{verb} them"
         change = Change(symbol, number)
         after = change.of(value)
         if not 2 <= after <= _LARGEST:
             continue
         changes.append(change)
-        sentences.append(f"{name} {told}.")
+        sentences.append(f"{name} {action}.")
         value = after
     sentences.append(f"How many {thing} now?")
     return Task(" ".join(sentences), start, tuple(changes))
 
 
 def read_task(question: str) -> Task:
-    """The task that a question tells.
+    """Parse a question.
 
     Raises:
         ValueError: it is not a question of this testbed.
@@ -152,7 +152,7 @@ def read_task(question: str) -> Task:
 
 
 def demonstrate(task: Task, rng: random.Random, slips: Slips) -> str:
-    """A solution as a careless pupil writes it; with `NO_SLIPS`, a right one."""
+    """A solution with random mistakes; with `NO_SLIPS`, a right one."""
     while True:
         lines, value = [], task.start
         for change in task.changes:
@@ -195,10 +195,10 @@ def split(response: str) -> list[str]:
 
 
 def right_steps(question: str, steps: Sequence[str]) -> list[tuple[str, ...]]:
-    """What would have been right in the place of each step, given the steps before it.
+    """The right alternatives for each step, given the steps before it.
 
-    An equation must take up the number before it, make the next change that the question tells,
-    and be computed correctly. After a step that skips changes, the walk goes on from there. The
+    An equation must start from the number before it, make the next change of the question,
+    and be computed correctly. After a step that skips changes, the walk continues from there. The
     answer must come last, after every change, and be the number before it.
     """
     task = read_task(question)
@@ -224,7 +224,7 @@ def right_steps(question: str, steps: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def equation(value: int, change: Change, result: int) -> str:
-    """A step that makes a change."""
+    """The step that makes a change."""
     return f"{value} {change.symbol} {change.number} = {result}"
 
 
@@ -235,7 +235,7 @@ def check(question: str, steps: Sequence[str]) -> list[bool]:
 
 
 def answer_of(response: str) -> int | None:
-    """The boxed answer, None where there is none."""
+    """The boxed answer, or None."""
     found = re.findall(r"\\boxed\{(-?\d+)\}", response)
     return int(found[-1]) if found else None
 

@@ -146,7 +146,7 @@ def named_function(name: str) -> Callable[..., Any]:
     """The function that `module:function` names.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is no such function.
     """
     module, colon, function = name.partition(":")
     if not colon:

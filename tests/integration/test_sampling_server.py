@@ -12,8 +12,8 @@ import torch
 import kit_trainer
 from capo_client.cli.ports import free_port
 from capo_trainer.policy import encode_prompt, load_policy
-from capo_trainer.recipe import Policy, Sampling
 from capo_trainer.sampling import LocalSampler, ServerSampler, sample_all
+from capo_trainer.sections import Policy, Sampling
 from capo_trainer.types import Prompt, SampleRequest
 from kit_engine import Running, running
 

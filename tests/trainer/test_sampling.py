@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from capo_trainer.recipe import Sampling
 from capo_trainer.sampling import LocalSampler, sample_all
+from capo_trainer.sections import Sampling
 from capo_trainer.types import Prompt, SampleRequest
 from kit import tokenizer
 

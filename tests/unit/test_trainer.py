@@ -23,9 +23,10 @@ from capo_trainer.batch import make_batch
 from capo_trainer.data import prompts_of_step
 from capo_trainer.errors import RecipeError, TrainerError
 from capo_trainer.evaluate import JudgedSolution, summary
-from capo_trainer.recipe import CreditSection, load_recipe
+from capo_trainer.recipe import load_recipe
 from capo_trainer.reward_client import Bundles
 from capo_trainer.sampling.local import _ChooseToken
+from capo_trainer.sections import CreditSection
 from capo_trainer.types import Prompt, RolloutCredit, SampledRollout, SampleRequest
 from capo_trainer.verify import MathVerify, VerifierProcess
 from kit_trainer import changed, recipe_values

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capo_trainer import recipe
 from capo_trainer.algorithm import Advantage, advantages, genorm_reward
+from capo_trainer.recipe import Recipe
 from capo_trainer.types import RolloutCredit, SampledRollout
 
 
@@ -58,7 +58,7 @@ def make_batch(
     rollouts: Sequence[SampledRollout],
     outcomes: Sequence[float | None],
     credits: Mapping[int, RolloutCredit] | None,
-    settings: recipe.Recipe,
+    settings: Recipe,
     pad: int,
     device: torch.device | str,
 ) -> TrainingBatch:
@@ -122,7 +122,7 @@ def whole_reward(
     rollout: SampledRollout,
     verified: float,
     credit: RolloutCredit | None,
-    settings: recipe.Recipe,
+    settings: Recipe,
 ) -> float:
     """The reward of the whole rollout: W_whole * r_v, or eq. 3, and the format reward."""
     reward = settings.credit.w_whole * verified

@@ -13,12 +13,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from capo_trainer import recipe
 from capo_trainer.errors import RecipeError
 from capo_trainer.paths import cache_folder
+from capo_trainer.sections import Optimiser, Policy
 
 
-def load_policy(settings: recipe.Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_policy(settings: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in fp32, and its tokenizer.
 
     Raises:
@@ -53,9 +53,7 @@ def _embedded() -> Path:
     return found[-1].parent
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, policy: recipe.Policy
-) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, policy: Policy) -> list[int]:
     """Token ids of a prompt, by the policy's chat template, or of the plain text without one."""
     text = question + policy.suffix
     if tokenizer.chat_template:
@@ -70,7 +68,7 @@ def encode_prompt(
 
 
 def cosine(
-    optimiser: torch.optim.Optimizer, settings: recipe.Optimiser, updates: int
+    optimiser: torch.optim.Optimizer, settings: Optimiser, updates: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then cosine decay to `final_share` of the learning rate at the end."""
     warm = round(settings.warmup * updates)

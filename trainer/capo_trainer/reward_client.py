@@ -12,7 +12,7 @@ import capo_wire as wire
 from capo_client import AsyncCreditClient, CapoError, CreditSession
 from capo_client._background_loop import BackgroundWork
 from capo_trainer.errors import RewardServiceError, TokenizerNotServedError
-from capo_trainer.recipe import CreditSection
+from capo_trainer.sections import CreditSection
 from capo_trainer.types import RolloutCredit, SampledRollout, StepCredit
 
 _BATCH_SIZE = 16  # rollouts in a request of `credit_all`

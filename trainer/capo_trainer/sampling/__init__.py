@@ -11,16 +11,16 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from capo_trainer import recipe
 from capo_trainer.sampling.base import Sampler, sample_all
 from capo_trainer.sampling.local import LocalSampler
 from capo_trainer.sampling.server import ServerSampler
+from capo_trainer.sections import Sampling
 
 __all__ = ["LocalSampler", "Sampler", "ServerSampler", "make_sampler", "sample_all"]
 
 
 def make_sampler(
-    tokenizer: PreTrainedTokenizerBase, settings: recipe.Sampling, seed: int, output: Path
+    tokenizer: PreTrainedTokenizerBase, settings: Sampling, seed: int, output: Path
 ) -> Sampler:
     """The sampler that the recipe names."""
     if settings.engine == "openai":

@@ -21,8 +21,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from capo_trainer import recipe
 from capo_trainer.sampling.base import FinishedRollouts, stream_seed
+from capo_trainer.sections import Sampling
 from capo_trainer.types import SampledRollout, SampleRequest
 
 
@@ -46,9 +46,7 @@ class LocalSampler:
     """A `Sampler` that decodes in a thread of its own, so that the caller's work on finished
     rollouts does not delay the next token."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, settings: recipe.Sampling, seed: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: Sampling, seed: int) -> None:
         self._tokenizer = tokenizer
         self._settings = settings
         self._seed = seed

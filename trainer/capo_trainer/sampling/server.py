@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from capo_trainer import recipe
 from capo_trainer.errors import SamplingError
 from capo_trainer.sampling.base import FinishedRollouts, stream_seed
+from capo_trainer.sections import Sampling
 from capo_trainer.types import SampledRollout, SampleRequest
 
 _TIMEOUT_SECONDS = 600.0
@@ -26,7 +26,7 @@ class ServerSampler:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        settings: recipe.Sampling,
+        settings: Sampling,
         seed: int,
         weights: Path,
     ) -> None:

@@ -1,1 +1,1 @@
-"""HTTP: thin routes over the credit pipeline."""
+"""HTTP only: routes, request bodies, responses, authentication, problem details, the server."""

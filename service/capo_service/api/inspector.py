@@ -101,16 +101,16 @@ def add_routes(app: FastAPI, service: Service) -> None:
         may_credit(request)
         body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
         try:
-            asked = wire.TokensRequest.model_validate_json(body)
+            tokens_request = wire.TokensRequest.model_validate_json(body)
         except ValidationError as error:
             field, detail = first_error(error)
             raise problems.error("invalid-request", detail, field) from None
-        vocabulary = service.vocabularies.get(asked.tokenizer)
+        vocabulary = service.vocabularies.get(tokens_request.tokenizer)
         if vocabulary is None:
             served = ", ".join(service.tokenizers) or "none"
             raise problems.error(
                 "unknown-tokenizer",
-                f"tokenizer {asked.tokenizer!r} is not served; this service has {served}",
+                f"tokenizer {tokens_request.tokenizer!r} is not served; this service has {served}",
                 "tokenizer",
             )
         if free.locked():
@@ -119,20 +119,23 @@ def add_routes(app: FastAPI, service: Service) -> None:
             )
         async with free:
             try:
-                sizes = len(asked.response or ""), len(asked.response_token_ids or ())
+                sizes = (
+                    len(tokens_request.response or ""),
+                    len(tokens_request.response_token_ids or ()),
+                )
                 limit("response", "characters", sizes[0], "max_characters", settings.max_characters)
                 most = settings.max_response_tokens
                 limit("response", "tokens", sizes[1], "max_response_tokens", most)
-                return await off_loop(_place, vocabulary, asked)
+                return await off_loop(_place, vocabulary, tokens_request)
             except Exception as error:
                 raise problems.from_error(error) from None
 
 
-def _place(vocabulary: Vocabulary, asked: wire.TokensRequest) -> wire.Tokens:
-    ids = asked.response_token_ids
+def _place(vocabulary: Vocabulary, tokens_request: wire.TokensRequest) -> wire.Tokens:
+    ids = tokens_request.response_token_ids
     if ids is None:
-        ids = vocabulary.encode(asked.response or "")
-    placed = alignment.align(vocabulary.table, ids, asked.response)
+        ids = vocabulary.encode(tokens_request.response or "")
+    placed = alignment.align(vocabulary.table, ids, tokens_request.response)
     return wire.Tokens(
         response=placed.text,
         response_token_ids=ids,

@@ -21,7 +21,7 @@ _SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+
 
 
 def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
-    """Check the envelope, then each rollout apart. CPU work only; safe in any thread.
+    """Validate the options, then each rollout on its own. CPU work only; safe in any thread.
 
     Raises:
         ProblemError: the body is not JSON or the envelope is not valid.

@@ -29,7 +29,7 @@ class CreditService:
     """One replica.
 
     Args:
-        settings: of the service, as `capo serve` takes them; CAPO_* variables hold beside them.
+        settings: of the service, as `capo serve` takes them; CAPO_* variables apply as well.
 
     Raises:
         SettingsError: a setting is unknown or has a wrong value.

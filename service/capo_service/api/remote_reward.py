@@ -1,4 +1,4 @@
-"""Routes for the remote reward clients that frameworks bring: OpenRLHF's and slime's.
+"""Routes for the remote reward clients of OpenRLHF and slime.
 
 They send texts and take one number a rollout: the mean of its rewards over characters. Options
 stand in the URL (`/openrlhf?n=8&method=intersection`), since their clients send nothing of the

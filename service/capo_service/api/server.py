@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from capo_service.api import listen_address
 from capo_service.api.listen_address import ListenAddress
-from capo_service.api.uvicorn_protocol import patient_for
+from capo_service.api.uvicorn_protocol import protocol_with_timeout
 from capo_service.pipeline.service import Service
 from capo_service.settings import Settings
 
@@ -36,7 +36,7 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         tls |= {"ssl_ca_certs": ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return uvicorn.Config(
         app,
-        http=patient_for(settings.read_seconds),
+        http=protocol_with_timeout(settings.read_seconds),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -54,8 +54,8 @@ class CannotListenError(Exception):
 class Server(uvicorn.Server):
     """On the first SIGTERM or SIGINT the service drains, and answers on meanwhile; then it stops.
 
-    uvicorn alone would stop listening at once: callers would be refused without a word, and
-    nobody could see that the service is not ready. At a second signal, what is unanswered fails.
+    uvicorn alone would stop listening at once: callers would get a refused connection, and
+    readiness probes no answer. A second signal fails what is still unanswered.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:

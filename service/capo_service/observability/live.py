@@ -1,4 +1,4 @@
-"""What the live view shows: samples of the counters, and recently credited rollouts."""
+"""Data of the live view: samples of the counters, and recently credited rollouts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AT_ONCE = 200  # rollouts in one answer, the newest
 
 
 class LiveView:
-    """Bounded, and in memory only.
+    """Samples and recent rollouts, bounded and in memory only.
 
     Args:
         keeps: how many rollouts are kept with their text; 0 for none.
@@ -36,7 +36,7 @@ class LiveView:
     def note(
         self, rollout: wire.Rollout, options: wire.CreditOptions, full: wire.Credited, key: str
     ) -> None:
-        """Keep a credited rollout, if any are kept."""
+        """Keep a credited rollout, if the view keeps any."""
         if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
             return
         self._recent.append(
@@ -75,9 +75,9 @@ class LiveView:
         """
         everything = key.name == ANONYMOUS or "metrics" in key.roles
         recent = [
-            each
-            for each in self._recent
-            if each.at > after and (everything or each.key == key.name)
+            rollout
+            for rollout in self._recent
+            if rollout.at > after and (everything or rollout.key == key.name)
         ]
         return wire.Live(
             model=model,

@@ -1,4 +1,4 @@
-"""How long this service keeps its event loop from everything else."""
+"""Event-loop lag caused by this process, sampled every 5 ms."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _WINDOW = 60.0
 
 
 class LoopWatch:
-    """Wakes up every 5 ms and notes how late, so it sees all but 5 ms of a block.
+    """Measures how late each 5 ms timer fires.
 
-    Late has two causes: this process kept the loop (a long callback, or a thread that held the
-    interpreter), or the machine ran something else. What is noted is the lateness for which this
-    process used the processor.
+    A timer is late because this process held the loop (a long callback, or a thread that held the
+    GIL) or because the machine ran other processes. Only lag during which this process used CPU
+    time counts.
 
     Args:
-        note: is told seconds, of every wake-up.
+        note: called with the lag of each timer in seconds.
     """
 
     def __init__(self, note: Callable[[float], None]) -> None:

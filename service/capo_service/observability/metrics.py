@@ -27,7 +27,7 @@ _TOKENS = (32, 128, 512, 2048, 8192, 32768)
 
 
 class _Count(Collector):
-    """A counter whose value is kept elsewhere and read when it is exposed."""
+    """A counter whose value lives elsewhere and is read at every scrape."""
 
     def __init__(self, name: str, help_text: str, read: Callable[[], int]) -> None:
         self._about = name, help_text
@@ -38,7 +38,7 @@ class _Count(Collector):
 
 
 class Telemetry:
-    """Counters of one service; `expose` is its part of `GET /metrics`."""
+    """The metrics of one service; `expose` is its part of `GET /metrics`."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -136,7 +136,7 @@ class Telemetry:
         self._canary_accuracy.labels(worth).set_function(read)
 
     def about(self, **facts: str) -> None:
-        """What does not change while the service runs."""
+        """Expose facts that do not change while the service runs."""
         Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
 
     def requested(self, status: int, seconds: float) -> None:
@@ -158,7 +158,7 @@ class Telemetry:
         queued_tokens: Callable[[], int],
         loop_lag: Callable[[], float],
     ) -> None:
-        """Expose what the service keeps itself; each is read when metrics are."""
+        """Expose values of the service, read at every scrape."""
 
         def gauge(name: str, help_text: str, read: Callable[[], float]) -> None:
             Gauge(name, help_text, registry=self.registry).set_function(read)
@@ -186,7 +186,7 @@ class Telemetry:
             self.shared.inc()
 
     def judged(self, result: wire.Credited, key: str) -> None:
-        """Count one judged rollout, with all of its critiques; once, whoever shares it."""
+        """Count one judged rollout with all of its critiques; once, also where requests share it."""
         wrong = sum(step.wrong for step in result.steps)
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)

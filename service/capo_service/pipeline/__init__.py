@@ -1,0 +1,1 @@
+"""From a parsed request to credit: docs/architecture.md draws the path."""

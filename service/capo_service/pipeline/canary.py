@@ -1,7 +1,7 @@
 """Canaries: solutions with known errors, judged at intervals among the rollouts.
 
-A judge that degenerates (a bad deployment, a broken quantization, an overfull context) goes on
-answering with valid verdicts; that it finds known errors no longer is what shows it.
+A degraded judge (a bad deployment, a broken quantization, a context that is too short) still
+answers with valid verdicts; only its accuracy on known errors shows that it is degraded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from capo_wire.jsonlines import read_lines
 
 log = logging.getLogger(__name__)
 
-KEY = "canary"  # in whose name they are judged; its tokens are counted so
-_REMEMBERED = 10  # of each worth: what the accuracy is of
+KEY = "canary"  # the key that their tokens are counted under
+_REMEMBERED = 10  # of each kind, for the accuracy
 _TOKENS = 1_000  # about what one takes, as its share of the queue
 _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
 
@@ -60,9 +60,9 @@ def load_canaries(path: Path | None) -> list[Canary]:
     """Canaries of a file, or our own.
 
     Raises:
-        ValueError: a line is none; the message names it.
+        ValueError: a line is not a canary; the message names it.
     """
-    found = []
+    canaries = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -73,10 +73,10 @@ def load_canaries(path: Path | None) -> list[Canary]:
                 raise ValueError("wrong_steps names a step that is not there")
         except (TypeError, ValueError) as error:
             raise ValueError(f"canary_file {path}, line {number}: {error}") from error
-        found.append(canary)
-    if {canary.worth for canary in found} != {"good", "bad"}:
+        canaries.append(canary)
+    if {canary.worth for canary in canaries} != {"good", "bad"}:
         raise ValueError(f"canary_file {path}: it needs good solutions and bad ones")
-    return found
+    return canaries
 
 
 def _lines(path: Path | None) -> Iterable[str]:
@@ -91,20 +91,20 @@ class CanaryWatch:
 
     Args:
         canaries: good ones and bad ones.
-        telemetry: told of each.
+        telemetry: counts them.
     """
 
     def __init__(self, canaries: Sequence[Canary], telemetry: Telemetry) -> None:
         self._canaries = _alternating(canaries)
         self._telemetry = telemetry
-        self._lately = {worth: deque[bool](maxlen=_REMEMBERED) for worth in ("good", "bad")}
-        for worth in self._lately:
+        self._recent = {worth: deque[bool](maxlen=_REMEMBERED) for worth in ("good", "bad")}
+        for worth in self._recent:
             telemetry.watch_canaries(worth, lambda worth=worth: self.accuracy(worth))  # type: ignore[misc]
 
     def accuracy(self, worth: str) -> float:
         """Share of the last canaries of a worth that were judged rightly; NaN before the first."""
-        lately = self._lately[worth]
-        return sum(lately) / len(lately) if lately else float("nan")
+        recent = self._recent[worth]
+        return sum(recent) / len(recent) if recent else float("nan")
 
     async def run(self, judge: RolloutJudge, seconds: float) -> None:
         """Judge a canary every so many seconds, until cancelled."""
@@ -113,7 +113,7 @@ class CanaryWatch:
             await self.judge_next(judge)
 
     async def judge_next(self, judge: RolloutJudge) -> None:
-        """Judge one canary. A judge that cannot be asked now is not blamed."""
+        """Judge one canary. One that could not be judged does not count as wrong."""
         canary = next(self._canaries)
         ticket = Ticket(f"{KEY}-{secrets.token_hex(4)}", KEY, _OPTIONS.priority)
         try:
@@ -124,7 +124,7 @@ class CanaryWatch:
             self._telemetry.canaries.labels(canary.worth, "not").inc()
             return
         right = canary.is_judged_correctly(judged.result)
-        self._lately[canary.worth].append(right)
+        self._recent[canary.worth].append(right)
         self._telemetry.canaries.labels(canary.worth, "rightly" if right else "wrongly").inc()
 
 

@@ -21,7 +21,7 @@ from capo_service.engine.base import (
 from capo_service.pipeline.prepare import Prepared
 
 SYMBOLIC = "symbolic"
-_NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # what the form of a critique has no place for
+_NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in a critique's analysis
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,12 @@ class SymbolicCritic:
 
     async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
         false = prepared.false_equations
-        said: dict[str, object] = {"incorrect_steps": list(false)}
+        critique: dict[str, object] = {"incorrect_steps": list(false)}
         if prepared.shape is not None and prepared.shape.analysis_characters:
             sentences = ". ".join(f"Step {step}: {equation}" for step, equation in false.items())
             analysis = _NOT_IN_ANALYSIS.sub("?", sentences) or "No false equation."
-            said = {"analysis": analysis[: prepared.shape.analysis_characters], **said}
-        return Ballot(Completion(json.dumps(said), "stop"), Verdict(frozenset(false)))
+            critique = {"analysis": analysis[: prepared.shape.analysis_characters], **critique}
+        return Ballot(Completion(json.dumps(critique), "stop"), Verdict(frozenset(false)))
 
     async def abort(self, request: str) -> None:
         return None

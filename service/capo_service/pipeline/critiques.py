@@ -17,8 +17,8 @@ _ABORT_SECONDS = 2.0  # until a critique that was ended early is cancelled outri
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
-    """A critique that was asked for."""
+class _Started:
+    """A critique that was started."""
 
     name: str
     task: asyncio.Task[Ballot]
@@ -53,7 +53,7 @@ class CritiqueSampler:
         Raises:
             EngineDeadError, EngineBusyError: as the engine raises them.
         """
-        requests: list[_Request] = []
+        requests: list[_Started] = []
         with tracer.start_as_current_span("engine", attributes={"critiques": voting.critiques}):
             try:
                 while wave := self._next_wave(prepared, voting, requests):
@@ -68,7 +68,7 @@ class CritiqueSampler:
             finally:
                 await cancel(request.task for request in requests)
 
-    def _next_wave(self, prepared: Prepared, voting: wire.Voting, requests: list[_Request]) -> int:
+    def _next_wave(self, prepared: Prepared, voting: wire.Voting, requests: list[_Started]) -> int:
         """How many critiques should be running now; 0 where the vote is decided."""
         cast = [each.task.result().verdict.wrong for each in requests if each.task.done()]
         remaining = voting.critiques - len(cast)
@@ -79,17 +79,17 @@ class CritiqueSampler:
             return 0
         return votes.next_wave(voting.method, remaining) if self.is_full else remaining
 
-    def _start(self, prepared: Prepared, position: int) -> _Request:
+    def _start(self, prepared: Prepared, position: int) -> _Started:
         name = f"critique-{next(self._numbers)}"
         task = asyncio.create_task(self._critic.critique(name, prepared, position))
         self.sampling += 1
         task.add_done_callback(self._ended)
-        return _Request(name, task)
+        return _Started(name, task)
 
     def _ended(self, _: asyncio.Task[Ballot]) -> None:
         self.sampling -= 1
 
-    async def _end_early(self, running: list[_Request]) -> None:
+    async def _end_early(self, running: list[_Started]) -> None:
         if running:
             await asyncio.gather(*(self._critic.abort(request.name) for request in running))
             _, late = await asyncio.wait([each.task for each in running], timeout=_ABORT_SECONDS)

@@ -1,4 +1,4 @@
-"""Which prompt template a judge is asked with."""
+"""The judge's prompt template: a file, the one in the judge's folder, or the built-in one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capo_service.engine.local_models import own_template
 
 
 def load_template(path: Path | None, model: str) -> PromptTemplate:
-    """The template of a file; else the one that the judge brings in its folder; else our own."""
+    """The template in a file; else the one in the judge's folder; else the built-in one."""
     if path is None:
         path = own_template(model)
     if path is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import capo_wire as wire
+from capo_service.core.critique_format import expected_tokens
 from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import Engine, JudgeLimits
 from capo_service.engine.factory import make_engine
@@ -137,6 +138,5 @@ def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgeProm
 
 def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
     """The expected length of a critique in tokens; None is the service's own style."""
-    if settings.critique_format == "tag":
-        return 512
-    return {"verdict": 16, "brief": 64, "full": 320}[style or settings.critique_style]
+    constrained = settings.critique_format == "json"
+    return expected_tokens(style or settings.critique_style, constrained)

@@ -1,7 +1,7 @@
-"""Results that were judged before: in this process, or in Redis for all replicas.
+"""Cache of results: in this process, or in Redis for all replicas.
 
-What is kept under a key is the whole result, with its critiques. A cache that fails is one that
-knows nothing: the rollout is judged again, and the failure is counted.
+An entry is the whole result, with its critiques. A failure of the cache is a cache miss: the
+rollout is judged, and the failure is counted.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from capo_service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_REDIS_SECONDS = 0.5  # an answer later than that is none
-_REST_SECONDS = 5.0  # after a failure, before Redis is asked again
+_REDIS_SECONDS = 0.5  # timeout of one operation
+_RETRY_SECONDS = 5.0  # after a failure, until Redis is tried again
 
 
 class ResultCache(Protocol):
-    """Keeps results by everything that can change them."""
+    """Results by the digest of everything that can change them."""
 
     async def get(self, key: str) -> wire.Credited | None:
-        """What was put under a key, while it is kept."""
+        """The result of a key; None where there is none, or no more."""
 
     async def put(self, key: str, result: wire.Credited) -> None:
-        """Keep a result, as long as there is room and time for it."""
+        """Keep a result, while there is room, for the configured time."""
 
     async def close(self) -> None:
         """Give connections back."""
 
 
 class NoCache:
-    """Keeps nothing."""
+    """A cache that is always empty."""
 
     async def get(self, key: str) -> wire.Credited | None:
         return None
@@ -84,7 +84,7 @@ class RedisCache:
         on_error: called at every failure.
 
     Raises:
-        ValueError: the client is not installed, or the URL is none.
+        ValueError: the Redis client is not installed, or the URL is invalid.
     """
 
     def __init__(self, url: str, seconds: float, on_error: Callable[[], None]) -> None:
@@ -101,10 +101,10 @@ class RedisCache:
         self._errors = (RedisError, OSError, ValidationError)
         self._seconds = seconds
         self._on_error = on_error
-        self._rests_until = 0.0
+        self._retry_at = 0.0
 
     async def get(self, key: str) -> wire.Credited | None:
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < self._retry_at:
             return None
         try:
             text = await self._redis.get(_name(key))
@@ -114,7 +114,7 @@ class RedisCache:
             return None
 
     async def put(self, key: str, result: wire.Credited) -> None:
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < self._retry_at:
             return
         try:
             text = result.model_dump_json().encode()
@@ -124,8 +124,8 @@ class RedisCache:
 
     def _failed(self, error: Exception) -> None:
         self._on_error()
-        self._rests_until = time.monotonic() + _REST_SECONDS
-        log.warning("result cache unavailable, retrying in %g s: %s", _REST_SECONDS, error)
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        log.warning("result cache unavailable, retrying in %g s: %s", _RETRY_SECONDS, error)
 
     async def close(self) -> None:
         await self._redis.aclose()

@@ -41,7 +41,7 @@ class AnswerVerifier(Protocol):
 
 
 class RolloutJudge:
-    """Judges rollouts, each in its turn.
+    """Judges rollouts, each once it has a slot.
 
     Args:
         preparer: steps, alignment, and the judge's prompt.
@@ -92,7 +92,7 @@ class RolloutJudge:
                     await turn.enter_async_context(self._admission.slot(ticket, tokens))
                 queue_seconds = time.monotonic() - arrived
                 prepared = await self._prepare(rollout, options)
-                asked = time.monotonic()
+                started = time.monotonic()
                 outcome_task = asyncio.create_task(self._outcome(prepared, rollout, options))
                 sample = self._sampler.sample(prepared, options.voting)
                 ballots_task = asyncio.create_task(sample)
@@ -100,7 +100,7 @@ class RolloutJudge:
                     outcome, ballots = await asyncio.gather(outcome_task, ballots_task)
                 finally:
                     await cancel([outcome_task, ballots_task])
-                engine_seconds = time.monotonic() - asked
+                engine_seconds = time.monotonic() - started
                 async with self._cpu_gate:
                     with tracer.start_as_current_span("vote"):
                         try:

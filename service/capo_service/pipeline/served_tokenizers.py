@@ -14,7 +14,7 @@ from capo_service.core.vocabulary import TokenTable
 
 
 class Vocabulary:
-    """One tokenizer: what its ids decode to, and, for who only has text, its ids.
+    """One tokenizer: the text of its ids, and the ids of a text.
 
     Raises:
         ValueError: it cannot be aligned.
@@ -42,11 +42,11 @@ def load_vocabularies(
     Raises:
         ValueError: a named tokenizer cannot be loaded or aligned.
     """
-    found = {name: Vocabulary(name, _read(name, place)) for name, place in named.items()}
-    if judge_json is not None and judge not in found:
-        with suppress(ValueError):  # of a kind that cannot be aligned, and nobody named it
-            found[judge] = Vocabulary(judge, judge_json)
-    return found
+    vocabularies = {name: Vocabulary(name, _read(name, place)) for name, place in named.items()}
+    if judge_json is not None and judge not in vocabularies:
+        with suppress(ValueError):  # it cannot be aligned, and no setting names it
+            vocabularies[judge] = Vocabulary(judge, judge_json)
+    return vocabularies
 
 
 def _read(name: str, place: str) -> str:

@@ -42,10 +42,10 @@ class _WorkerDiedError(Exception):
 
 
 class Verifier:
-    """Verifying processes. Call `start` once, `close` at the end.
+    """Processes that compare answers. Call `start` once, `close` at the end.
 
-    Each is a pool of one: a process that is killed while it holds the lock of a pool's pipe leaves
-    that pool broken, or hanging, for good. A pool that is either is replaced.
+    Each is a pool of one: a process that is killed while it holds the lock of its pool's pipe
+    leaves that pool broken or hanging. Such a pool is replaced.
     """
 
     def __init__(self, workers: int | None = None, timeout: float = 3.0) -> None:
@@ -58,10 +58,10 @@ class Verifier:
         self._ending: set[asyncio.Task[None]] = set()  # of pools that were replaced
 
     async def start(self) -> None:
-        """Start all processes and load math-verify in them, so that none starts in a burst.
+        """Start all processes and load math-verify in them, so that a burst of requests starts none.
 
         Raises:
-            RuntimeError: they do not work.
+            RuntimeError: a test comparison failed.
         """
         pools = [self._make() for _ in range(self.workers)]
         self._free = asyncio.Queue()

@@ -1,4 +1,4 @@
-"""Logs: text or JSON lines, each with its request's id; no text of a rollout unless `log_rollouts` is set."""
+"""Logs: text or JSON lines with request ids; text of rollouts only if `log_rollouts` is set."""
 
 from __future__ import annotations
 

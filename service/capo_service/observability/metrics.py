@@ -186,7 +186,7 @@ class Telemetry:
             self.shared.inc()
 
     def judged(self, result: wire.Credited, key: str) -> None:
-        """Count one judged rollout with all of its critiques; once, also where requests share it."""
+        """Count one judged rollout and its critiques; once, also where requests share it."""
         wrong = sum(step.wrong for step in result.steps)
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)

@@ -58,7 +58,7 @@ class Verifier:
         self._ending: set[asyncio.Task[None]] = set()  # of pools that were replaced
 
     async def start(self) -> None:
-        """Start all processes and load math-verify in them, so that a burst of requests starts none.
+        """Start all processes and load math-verify in them, before any request needs them.
 
         Raises:
             RuntimeError: a test comparison failed.

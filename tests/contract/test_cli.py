@@ -177,7 +177,7 @@ def test_alignment_is_checked_and_shown_where_it_fails(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be loaded"):
         Checker(str(tmp_path / "nothing"))
     bad = write(tmp_path / "bad.jsonl", "[1]")
-    with pytest.raises(ValueError, match="line 1 is no JSON object"):
+    with pytest.raises(ValueError, match="line 1 is not a JSON object"):
         list(Checker(str(folder)).lines(bad))
 
 

@@ -101,10 +101,10 @@ def test_pipes_and_short_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"response": 5}', "line 2: response is not a text"),
-        ('{"response_token_ids": "12"}', "line 2: response_token_ids is not a list of whole"),
-        ('{"response_token_ids": [1.0]}', "line 2: response_token_ids is not a list of whole"),
-        ('{"response_token_ids": [null]}', "line 2: response_token_ids is not a list of whole"),
+        ('{"response": 5}', "line 2: response is not a string"),
+        ('{"response_token_ids": "12"}', "line 2: response_token_ids is not a list of integers"),
+        ('{"response_token_ids": [1.0]}', "line 2: response_token_ids is not a list of integers"),
+        ('{"response_token_ids": [null]}', "line 2: response_token_ids is not a list of integers"),
         ("\xff", "cannot be read"),
     ],
 )

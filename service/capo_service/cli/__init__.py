@@ -1,0 +1,1 @@
+"""The commands of the service, which `capo` runs: serve, key, prompt, check-alignment."""

@@ -1,4 +1,4 @@
-"""Does a tokenizer, and do rollouts, align to the token? And where not."""
+"""`capo check-alignment`: whether the token ids of rollouts align with their text."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ SEGMENTERS: dict[str, Callable[[str], list[Span]]] = {
     "newline": newline,
     "sentence": sentence,
 }
-_AROUND = 24  # characters shown on both sides of a place
+_CONTEXT = 24  # characters shown before and after a difference
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What was found of one rollout.
+    """The result for one rollout.
 
     Attributes:
         line: its number in the file, from 1.
-        verdict: `exact`: its ids spell its text. `aligned`: they do but for blanks at the ends,
-            special tokens, or what the tokenizer folds. `wrong`: they do not.
+        verdict: `exact`: its ids decode to its text. `aligned`: they do except for white space at
+            the ends, special tokens, or what the tokenizer normalises. `wrong`: they do not.
         tokens: how many ids.
         steps: how many steps.
-        shared: tokens that lie in two steps; each belongs to the one that holds its first
-            non-blank character.
-        same_by_offsets: whether offsets computed by the client place every token in the same step.
-        detail: where it does not align, and what stands there.
+        shared: tokens that span two steps; each belongs to the one with its first non-blank
+            character.
+        same_by_offsets: whether offsets computed by the client put every token in the same step.
+        detail: where it does not align, and the text there.
     """
 
     line: int
@@ -60,11 +60,11 @@ class Checker:
     """Checks rollouts of one tokenizer.
 
     Args:
-        name: a name on the hub, or a folder.
-        segment: how rollouts are cut into steps, one of `SEGMENTERS`.
+        name: Hugging Face name or folder.
+        segment: how rollouts are split into steps, one of `SEGMENTERS`.
 
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: the tokenizer cannot be loaded.
     """
 
     def __init__(self, name: str, segment: str = "blank_line") -> None:
@@ -85,12 +85,12 @@ class Checker:
             self.why_not_served = str(error)
 
     def lines(self, file: Path) -> Iterator[Line]:
-        """Check each rollout of a file of JSON lines.
+        """Check each rollout of a JSON Lines file.
 
-        Rollouts have `response`, `response_token_ids` or both; text alone is encoded first.
+        Rollouts have `response`, `response_token_ids` or both; text without ids is encoded first.
 
         Raises:
-            ValueError: a line is no rollout.
+            ValueError: a line is not a rollout.
         """
         try:
             for number, line in enumerate(read_lines(file), 1):
@@ -100,33 +100,31 @@ class Checker:
             raise ValueError(f"{file} cannot be read: {error}") from None
 
     def summary(self, lines: Sequence[Line]) -> str:
-        """What was found, for people."""
+        """A summary as text."""
         counts = Counter(line.verdict for line in lines)
         tokens, steps = sum(line.tokens for line in lines), sum(line.steps for line in lines)
         shared = sum(line.shared for line in lines)
-        told = [
+        report = [
             f"{len(lines)} rollouts, {tokens} tokens, {steps} steps: {counts['exact']} exact, "
-            f"{counts['aligned']} aligned but for blanks or special tokens, "
+            f"{counts['aligned']} aligned except for white space or special tokens, "
             f"{counts['wrong']} do not align",
-            f"{shared} tokens lie in two steps; each belongs to the step that holds its first "
-            "non-blank character",
+            f"{shared} tokens span two steps; each belongs to the step with its first non-blank "
+            "character",
         ]
         if self.table is None:
-            told.append(
-                f"the service cannot decode this tokenizer ({self.why_not_served}): send "
+            report.append(
+                f"the service cannot align this tokenizer ({self.why_not_served}): send "
                 "token_offsets, as the client's adapters do"
             )
         elif differ := [line.line for line in lines if not line.same_by_offsets]:
-            told.append(
-                "offsets computed by the client place a token in another step in lines "
-                f"{', '.join(map(str, differ))}: name the tokenizer to the service (setting "
+            report.append(
+                "offsets computed by the client put a token in another step in lines "
+                f"{', '.join(map(str, differ))}: add the tokenizer to the service (setting "
                 "tokenizers) and send ids"
             )
         else:
-            told.append(
-                "ids with a tokenizer that the service serves, and offsets, place them alike"
-            )
-        return "\n".join(told)
+            report.append("token ids and token_offsets give the same steps")
+        return "\n".join(report)
 
     def check(self, number: int, ids: list[int] | None, text: str | None) -> Line:
         """Check one rollout, by its ids, its text, or both."""
@@ -162,7 +160,7 @@ class Checker:
     def _difference(
         self, ids: list[int], spelled: str, spans: list[tuple[int, int]], response: str
     ) -> str | None:
-        """The first place where ids and text differ, and the token that stands there."""
+        """The first position where ids and text differ, and the token there."""
         pairs = zip(spelled, response, strict=False)
         at = next(
             (place for place, (mine, theirs) in enumerate(pairs) if mine != theirs),
@@ -171,36 +169,36 @@ class Checker:
         if at == len(spelled) == len(response):
             return None
         token = next((n for n, (_, end) in enumerate(spans) if end > at), len(ids))
-        named = "after the last token"
+        where = "after the last token"
         if token < len(ids):
             start, end = spans[token]
-            named = f"at token {token} (id {ids[token]}, {spelled[start:end]!r})"
-        before = response[max(at - _AROUND, 0) : at]
+            where = f"at token {token} (id {ids[token]}, {spelled[start:end]!r})"
+        before = response[max(at - _CONTEXT, 0) : at]
         return (
-            f"character {at}, {named}: after {before!r} the ids go on with "
-            f"{spelled[at : at + _AROUND]!r} and the response with "
-            f"{response[at : at + _AROUND]!r}"
+            f"character {at}, {where}: after {before!r} the ids continue with "
+            f"{spelled[at : at + _CONTEXT]!r} and the response continues with "
+            f"{response[at : at + _CONTEXT]!r}"
         )
 
 
 def _rollout(line: str, where: str) -> tuple[list[int] | None, str | None]:
-    """Ids and text of a rollout, of which it has at least one."""
+    """Ids and text of a rollout, at least one of which it has."""
     try:
         rollout = json.loads(line)
         ids, text = rollout.get("response_token_ids"), rollout.get("response")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{where} is no JSON object: {error}") from None
+        raise ValueError(f"{where} is not a JSON object: {error}") from None
     if ids is None and text is None:
         raise ValueError(f"{where} has neither response nor response_token_ids")
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"{where}: response is not a text")
+        raise ValueError(f"{where}: response is not a string")
     if ids is not None and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
-        raise ValueError(f"{where}: response_token_ids is not a list of whole numbers")
+        raise ValueError(f"{where}: response_token_ids is not a list of integers")
     return ids, text
 
 
 def _moved(spans: list[tuple[int, int]], spelled: str, response: str) -> Alignment:
-    """Offsets of the client in a text that may differ in blanks at its ends only."""
+    """The client's offsets, moved to a text that may differ only in white space at its ends."""
     if spelled.strip() != response.strip():
         raise InputError("text and ids disagree", problem="tokens-disagree")
     shift = len(response) - len(response.lstrip()) - len(spelled) + len(spelled.lstrip())
@@ -210,7 +208,7 @@ def _moved(spans: list[tuple[int, int]], spelled: str, response: str) -> Alignme
 
 
 def _shared(alignment: Alignment, cuts: list[int]) -> int:
-    """Tokens that lie on both sides of a cut between two steps."""
+    """How many tokens span the boundary between two steps."""
     return sum(
         bisect_right(cuts, start) < bisect_left(cuts, end)
         for start, end in zip(alignment.starts, alignment.ends, strict=True)
@@ -220,23 +218,25 @@ def _shared(alignment: Alignment, cuts: list[int]) -> int:
 def check_alignment(
     file: Annotated[
         Path,
-        typer.Argument(help="Rollouts a line: `response`, `response_token_ids` or both."),
+        typer.Argument(help="Rollouts: JSON Lines with `response`, `response_token_ids` or both."),
     ],
-    tokenizer: Annotated[str, typer.Option(help="The policy's: hub name or folder.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="Tokenizer of the policy: Hugging Face name or folder.")
+    ],
     segment: Annotated[
-        str, typer.Option(help="`blank_line`, `newline` or `sentence`.")
+        str, typer.Option(help="Where steps are split: `blank_line`, `newline` or `sentence`.")
     ] = "blank_line",
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a rollout, nothing else.")
+        bool, typer.Option("--json", help="Print one JSON object per rollout, and no summary.")
     ] = False,
 ) -> None:
-    """Check that a tokenizer and rollouts align to the token, and show where not.
+    """Check that the token ids of rollouts align with their text, and show where they do not.
 
-    Needs no service and no judge. Exits with 1 if some rollouts do not align.
+    Needs no service and no judge. Exits with 1 if a rollout does not align.
     """
     try:
         if segment not in SEGMENTERS:
-            raise ValueError(f"--segment {segment}: take one of {', '.join(SEGMENTERS)}")
+            raise ValueError(f"--segment {segment}: use one of {', '.join(SEGMENTERS)}")
         checker = Checker(tokenizer, segment)
         found = []
         for line in checker.lines(file):

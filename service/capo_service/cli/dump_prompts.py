@@ -1,7 +1,6 @@
-"""`capo prompt`: what the judge would be asked about rollouts, without a judge.
+"""`capo prompt`: the judge's prompts for rollouts, rendered without running a judge.
 
-To look at a template before a GPU is paid for, and to train a judge on exactly the prompts that the
-service sends.
+For checking a template without a GPU, and for training a judge on the service's exact prompts.
 """
 
 from __future__ import annotations
@@ -30,23 +29,27 @@ _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
 
 
 class PromptError(ValueError):
-    """A line cannot be turned into a prompt; the message names it."""
+    """No prompt can be made of a line; the message has its number."""
 
 
 def prompt(
-    file: Annotated[Path, typer.Argument(help="Rollouts, one JSON object a line.")],
-    out: Annotated[Path, typer.Option(help="Prompts, one JSON object a line.")],
+    file: Annotated[Path, typer.Argument(help="Rollouts: JSON Lines.")],
+    out: Annotated[Path, typer.Option(help="File to write the prompts to: JSON Lines.")],
     model: Annotated[
-        str | None, typer.Option(help="A judge whose tokenizer encodes them; without: text only.")
+        str | None,
+        typer.Option(help="Judge whose tokenizer encodes the prompts. Default: text only."),
     ] = None,
     template: TemplateOption = None,
     critique_style: StyleOption = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting of the service.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other setting of the service, as max_steps=1000; repeatable."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Write what the judge would be asked about rollouts, without a judge."""
+    """Write the judge's prompts for rollouts to a file, without running a judge."""
     options = {"model": model, "template": template, "critique_style": critique_style}
     overrides: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
@@ -58,21 +61,28 @@ def prompt(
     except (ValueError, OSError) as error:
         typer.secho(f"capo prompt: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
-    told = {"prompts": count, "out": str(out)}
-    # Into standard output go the prompts alone.
-    typer.echo(json.dumps(told) if as_json else f"{count} prompts in {out}", err=is_own_output(out))
+    summary = {"prompts": count, "out": str(out)}
+    # With --out /dev/stdout, standard output has only prompts.
+    typer.echo(
+        json.dumps(summary) if as_json else f"{count} prompts in {out}", err=is_own_output(out)
+    )
 
 
 def judge_prompts(
     rollouts: Path, template: PromptTemplate, settings: Settings, model: str | None
 ) -> Iterator[dict[str, Any]]:
-    """What is asked about each line of a file of rollouts.
+    """The prompt for each line of a file of rollouts.
 
-    Each has `id`, `messages`, `steps`, `prompt_token_ids` and `opening`.
+    Args:
+        rollouts: JSON Lines.
+        template: of the prompt.
+        settings: of the service.
+        model: the judge whose tokenizer encodes the prompts; None: they are not encoded.
 
-    `messages` are the chat turns as text; `steps` the character spans. `prompt_token_ids` (with a
-    model, else null) are exactly what the engine gets: untrusted text encoded apart, and at the end
-    `opening`, with which each critique begins.
+    Yields:
+        `id`; `messages`, the chat turns as text; `steps`, the character span of each;
+        `prompt_token_ids`, exactly as the engine gets them, or None without a model; `opening`, the
+        start of the critique, with which the ids end.
 
     Raises:
         PromptError: a line is not a rollout, or cannot be judged.
@@ -107,7 +117,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def write(prompts: Iterator[dict[str, Any]], out: Path) -> int:
-    """Write prompts as JSON lines, in a folder that need not be there; how many there were."""
+    """Write prompts as JSON Lines, creating the folder if needed; how many."""
     count = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", encoding="utf-8") as file:
@@ -118,7 +128,7 @@ def write(prompts: Iterator[dict[str, Any]], out: Path) -> int:
 
 
 class _Encoding:
-    """Encodes for a model, or not at all without one; keeps the last prompt as chat turns."""
+    """Encodes prompts, if there is a model, and keeps the last one as chat turns."""
 
     def __init__(self, model: str | None, template_kwargs: Mapping[str, Any]) -> None:
         self.messages: list[dict[str, str]] = []
@@ -141,7 +151,7 @@ class _Encoding:
 
 
 def _rollout(line: Any) -> wire.Rollout:
-    """The rollout without its tokens: a prompt needs the text alone, and so no tokenizer."""
+    """The rollout without its tokens: a prompt is made of text only, so no tokenizer is needed."""
     if not isinstance(line, dict):
         raise ValueError("not a JSON object")
     wanted = wire.Rollout.model_fields.keys() - _TOKENS

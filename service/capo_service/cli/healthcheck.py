@@ -1,4 +1,4 @@
-"""A container's health check: exit 0 when the service of this machine serves requests.
+"""Health check of a container: exits with 0 if the service on this machine is ready.
 
 It imports only the standard library, because it runs every few seconds beside a judge.
 """
@@ -18,9 +18,9 @@ _SECONDS = 4.0
 
 
 def why_not_healthy(address: ListenAddress) -> str | None:
-    """None if the service there is ready; else the reason.
+    """Why the service is not ready; None if it is.
 
-    Of a service that requires client certificates only a TCP connection is tried.
+    If the service requires client certificates, only a TCP connection is tried.
     """
     parts = urlsplit(address.url)
     context = ssl.create_default_context()
@@ -39,7 +39,7 @@ def why_not_healthy(address: ListenAddress) -> str | None:
 
 
 def main() -> int:
-    """The exit code: 0 if ready; 1, with the reason on standard error, if not."""
+    """Print why the service is not ready, if so; the exit code."""
     reason = why_not_healthy(find())
     if reason is not None:
         print(reason, file=sys.stderr)

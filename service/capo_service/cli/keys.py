@@ -1,4 +1,4 @@
-"""`capo key`: make an API key."""
+"""`capo key`: create an API key."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from capo_service.scheduling.api_keys import KeyFileError, make_key
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="Whose key it is, as logs will call it.")],
+    name: Annotated[str, typer.Argument(help="Name of the key in logs and metrics.")],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Key and entry as one JSON object on standard output.")
+        bool, typer.Option("--json", help="Print key and entry as one JSON object.")
     ] = False,
 ) -> None:
-    """Make an API key: the key on standard error, its entry for `api_keys_file` on standard output.
+    """Create an API key. Prints the key to stderr and its entry for `api_keys_file` to stdout.
 
     capo key team-a >> keys.toml
     """
@@ -28,5 +28,5 @@ def key(
     if as_json:
         typer.echo(json.dumps({"name": name, "key": value, "entry": entry}))
         return
-    typer.echo(f"{name}'s key, shown only now: {value}", err=True)
+    typer.echo(f"key of {name} (not stored, copy it now): {value}", err=True)
     typer.echo(entry)

@@ -1,4 +1,4 @@
-"""Options that several commands of the service take."""
+"""Options that several commands of the service have."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 TemplateOption = Annotated[
-    Path | None, typer.Option(help="A prompt template in place of the built-in.")
+    Path | None, typer.Option(help="Jinja file that replaces the built-in prompt template.")
 ]
-StyleOption = Annotated[str | None, typer.Option(help="`verdict`, `brief` or `full`.")]
+StyleOption = Annotated[
+    str | None, typer.Option(help="Length of a critique: `verdict`, `brief` or `full`.")
+]

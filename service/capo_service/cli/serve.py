@@ -1,10 +1,11 @@
-"""`capo serve`: host a judge."""
+"""`capo serve`: run the service."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,6 @@ import typer
 
 from capo_service.api.app import create_app
 from capo_service.api.server import CannotListenError, Server, server_config
-from capo_service.api.uvicorn_protocol import raise_file_limit
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.concurrency import gc_tuning
 from capo_service.observability import logs, tracing
@@ -28,38 +28,43 @@ NO_JUDGE, NO_PORT = 4, 5  # exit codes of `capo serve`
 
 def serve(
     model: Annotated[
-        str | None, typer.Option(help="The judge: hub name, folder, `embedded`, or `testbed`.")
+        str | None, typer.Option(help="Judge: Hugging Face name, folder, `embedded` or `testbed`.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="`vllm` (in process), `openai` or `symbolic`.")
+        str | None, typer.Option(help="What runs the judge: `vllm`, `openai` or `symbolic`.")
     ] = None,
     upstream: Annotated[
-        str | None, typer.Option(help="Engine openai: base URL of the server.")
+        str | None, typer.Option(help="Base URL of the server, for --engine openai.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free port.")] = None,
     template: TemplateOption = None,
     critique_style: StyleOption = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings.", envvar="CAPO_CONFIG")
+        Path | None, typer.Option(help="TOML file with settings.", envvar="CAPO_CONFIG")
     ] = None,
     engine_arg: Annotated[
         list[str] | None,
-        typer.Option(help="A vLLM engine argument, as tensor_parallel_size=8; repeatable."),
+        typer.Option(help="vLLM engine argument, as tensor_parallel_size=8; repeatable."),
     ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, as max_steps=1000; repeatable."),
     ] = None,
 ) -> None:
-    """Host a judge and answer POST /credit.
+    """Run the service: load a judge and serve POST /credit.
 
-    Settings come from these options, then from CAPO_* variables, then from --config.
+    Settings are taken from the options, then from CAPO_* variables, then from --config.
     """
     options = {
-        "model": model, "engine": engine, "upstream": upstream, "host": host, "port": port,
-        "template": template, "critique_style": critique_style,
-    }  # fmt: skip
+        "model": model,
+        "engine": engine,
+        "upstream": upstream,
+        "host": host,
+        "port": port,
+        "template": template,
+        "critique_style": critique_style,
+    }
     overrides: dict[str, Any] = {
         name: value for name, value in options.items() if value is not None
     }
@@ -75,10 +80,10 @@ def serve(
 
 
 def run(settings: Settings) -> int:
-    """Serve until a signal; the exit code."""
+    """Serve until a signal; returns the exit code."""
     logs.set_up(settings)
-    raise_file_limit()
-    # vLLM reports usage to its makers unless told otherwise; a judge may be nobody's business.
+    _raise_file_limit()
+    # vLLM sends usage statistics by default, which may be confidential.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     failures: list[BaseException] = []
@@ -95,8 +100,8 @@ def run(settings: Settings) -> int:
         return 2
     if settings.engine == "vllm" and "model" not in settings.model_fields_set:
         log.warning(
-            "no --model is given: this serves the demo's judge (SmolLM2-135M), which finds no "
-            "errors. For training name a model, as --model Qwen/Qwen2.5-7B-Instruct"
+            "no --model is given: this serves the demo's judge (SmolLM2-135M), which does not find "
+            "errors. For training set a model, for example --model Qwen/Qwen2.5-7B-Instruct"
         )
     server = Server(server_config(settings, app), app.state.service)
     try:
@@ -104,8 +109,8 @@ def run(settings: Settings) -> int:
             server.run()
     except CannotListenError:
         log.error(
-            "cannot listen on %s, port %d (the reason is above): take another --port or --host, or "
-            "stop what listens there",
+            "cannot listen on %s, port %d (reason above): use another --port or --host, or stop "
+            "the process that listens there",
             settings.host,
             settings.port,
         )
@@ -116,6 +121,12 @@ def run(settings: Settings) -> int:
         known = isinstance(failure, ValueError)
         log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)
     return NO_JUDGE if failures else 0
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open connections as the system's hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

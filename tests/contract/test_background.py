@@ -98,7 +98,7 @@ def test_what_fails_after_the_engine_was_loaded_is_a_failure_to_load_too(
 async def test_a_task_that_failed_is_started_again_and_a_vital_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(background, "_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr(background, "_RESTART_SECONDS", 0.001)
     runs: list[str] = []
     failed: list[str] = []
     tasks = background.Background(failed.append)

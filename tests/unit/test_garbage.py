@@ -40,7 +40,7 @@ def test_full_collections(
             raise asyncio.CancelledError
 
     if settled:
-        gc_tuning.settle()
+        gc_tuning.freeze_existing()
     monkeypatch.setattr(gc_tuning.asyncio, "sleep", nap)
     gc.callbacks.append(count)
     try:
@@ -52,6 +52,6 @@ def test_full_collections(
 
 
 def test_what_is_there_is_not_looked_at_again() -> None:
-    gc_tuning.settle()
+    gc_tuning.freeze_existing()
     assert gc.get_freeze_count() > 1000
     assert gc.get_threshold()[2] > 100_000

@@ -41,7 +41,7 @@ class CreditService:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self._flush = tracing.set_up(loaded)
         engine = make_backend(loaded)
-        self._app = create_app(loaded, engine, on_ready=gc_tuning.settle, wait=True)
+        self._app = create_app(loaded, engine, on_ready=gc_tuning.freeze_existing, wait=True)
         if self._app.state.service.keys.open:
             log.warning(
                 "no API key is needed: anyone who reaches Ray's proxy can use the judge. Set "

@@ -94,7 +94,7 @@ def run(settings: Settings) -> int:
 
     try:
         flush_traces = tracing.set_up(settings)
-        app = create_app(settings, make_backend(settings), on_failure, gc_tuning.settle)
+        app = create_app(settings, make_backend(settings), on_failure, gc_tuning.freeze_existing)
     except ValueError as error:  # a template or key file that is not valid, no exporter
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         return 2

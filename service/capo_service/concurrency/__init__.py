@@ -1,0 +1,1 @@
+"""Background tasks, the CPU thread, and garbage-collector tuning."""

@@ -1,4 +1,4 @@
-"""Tasks that run as long as the service: one that fails is logged and counted, never lost."""
+"""Background tasks of the service; failures are logged, counted, and followed by a restart."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 30.0  # before a task that failed is started again
+_RESTART_SECONDS = 30.0  # before a failed task is restarted
 
 
 class Background:
     """The background tasks of one service.
 
     Args:
-        failed: is told the name of a task at each of its failures.
+        failed: called with the name of a task each time it fails.
     """
 
     def __init__(self, failed: Callable[[str], None]) -> None:
@@ -30,8 +30,9 @@ class Background:
 
         Args:
             name: for the log and the metric.
-            work: a coroutine function; called again after a pause where it failed.
-            vital: without it the service must not go on: `lost` names it, and it stays stopped.
+            work: a coroutine function; it is called again 30 s after a failure.
+            vital: the service cannot work without it: after a failure it is not restarted, and
+                `lost` has its name.
         """
         task = asyncio.create_task(self._keep(name, work, vital), name=name)
         self._tasks.append(task)
@@ -48,11 +49,11 @@ class Background:
                     log.exception("background task failed: %s; restart the service", name)
                     return
                 log.exception(
-                    "background task failed: %s; it is started again in %.0f s",
+                    "background task failed: %s; restarting in %.0f s",
                     name,
-                    _AGAIN_SECONDS,
+                    _RESTART_SECONDS,
                 )
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(_RESTART_SECONDS)
 
     async def close(self) -> None:
         """Cancel every task."""

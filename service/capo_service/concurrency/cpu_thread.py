@@ -1,8 +1,8 @@
-"""CPU work off the event loop: on one thread, for the interpreter runs one at a time anyway.
+"""Runs CPU work on one thread, off the event loop.
 
-With several, the loop would have to wait for each of them in turn before it runs again; and the
-interpreter is asked to change threads five times as often as by default, so that it waits for a
-millisecond.
+The interpreter runs one thread at a time, so with several threads the event loop would wait for
+each of them in turn. The interpreter's switch interval is set to 1 ms, a fifth of the default; it
+bounds how long the event loop waits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ _thread = ThreadPoolExecutor(1, "capo-cpu", partial(sys.setswitchinterval, _SWIT
 
 
 async def off_loop(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `work` returns; other coroutines run meanwhile."""
+    """Run `work` on the CPU thread and return its result; other coroutines run meanwhile."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_thread, partial(work, *args, **kwargs))

@@ -1,9 +1,9 @@
-"""Python's cyclic garbage collector, kept out of the way of requests.
+"""Python's cyclic garbage collector, tuned so that it does not delay requests.
 
-A full collection looks at every object there is and holds the interpreter meanwhile: 40 ms for
-what the libraries of this service have made when it is ready, more with large batches in flight.
-Here what is there at start is never looked at again, young garbage is collected as always, and
-full collections wait until nothing is in flight.
+A full collection visits every object and holds the interpreter meanwhile: 40 ms for the objects of
+the imported libraries when the service is ready, more with large batches in flight. Therefore the
+objects that exist at start are exempted, young objects are collected as usual, and full collections
+wait until no request is in flight.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import gc
 from collections.abc import Callable
 
 _YOUNG, _MIDDLE, _NEVER = 2_000, 10, 1_000_000
-_EVERY_SECONDS = 60
-_MOST_SKIPPED = 10  # after so many, a busy service is made to wait once
+_INTERVAL_SECONDS = 60
+_MAX_SKIPPED = 10  # intervals, after which a busy service is interrupted for a collection
 
 
-def settle() -> None:
-    """Call once, when everything that lasts has been made."""
+def freeze_existing() -> None:
+    """Exempt all existing objects, and stop automatic full collections. Call once, when ready."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _NEVER)
 
 
 async def collect_when_idle(is_idle: Callable[[], bool]) -> None:
-    """Make full collections, where `settle` was called; until cancelled."""
+    """Make full collections, if `freeze_existing` was called; runs until it is cancelled."""
     skipped = 0
     while True:
-        await asyncio.sleep(_EVERY_SECONDS)
+        await asyncio.sleep(_INTERVAL_SECONDS)
         if not gc.get_freeze_count():
             continue
-        if is_idle() or skipped >= _MOST_SKIPPED:
+        if is_idle() or skipped >= _MAX_SKIPPED:
             gc.collect()
             skipped = 0
         else:

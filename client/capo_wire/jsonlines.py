@@ -1,8 +1,8 @@
-"""JSON lines as other programs write them: cut at `\\n` alone, in any encoding of Unicode.
+"""JSON lines as other programs write them: split at `\\n` only, in any Unicode encoding.
 
-A JSON string may hold U+2028, U+2029 and U+0085 as they are, and `str.splitlines` would cut the
-record there. Excel and PowerShell put a byte-order mark in front, or write UTF-16; where such files
-are joined, the mark is before a later line too.
+A JSON string may contain U+2028, U+2029 and U+0085 unescaped, where `str.splitlines` would split
+the record. Excel and PowerShell write a byte-order mark, or UTF-16; in concatenated files a mark
+may precede a later line too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
 
     Args:
         path: a file or a pipe, in UTF-8, UTF-16 or UTF-32.
-        errors: what is done about bytes that are not of the encoding, as in `open`.
+        errors: how undecodable bytes are handled, as in `open`.
 
     Raises:
         OSError: it cannot be read.
-        UnicodeDecodeError: it is not of the encoding, and `errors` is `strict`.
+        UnicodeDecodeError: bytes are undecodable, and `errors` is `strict`.
     """
     with path.open("rb") as file:
         encoding = json.detect_encoding(file.peek(4)[:4])
@@ -34,15 +34,15 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[str]:
 
 
 def line_id(number: int) -> str:
-    """The id of a rollout that brings none, by its line from 1: no other line of the file has it.
+    """The id of a rollout without one: its line number from 1, with a prefix.
 
-    It is no plain number, since rollouts that bring an id are often numbered themselves.
+    Ids in files are often numbers; the prefix keeps the two kinds apart.
     """
     return f"line-{number}"
 
 
 def is_own_output(path: Path) -> bool:
-    """Whether a path is this process's standard output or error, as `/dev/stdout` is."""
+    """Whether a path is this process's standard output or error, such as `/dev/stdout`."""
     found = path.stat()
     for stream in (1, 2):
         with suppress(OSError):  # closed

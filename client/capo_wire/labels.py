@@ -1,4 +1,4 @@
-"""A label of a data set -> the `reference` of the wire, the same for all adapters and routes."""
+"""A data set's label -> the `reference` of the wire, by the same rules in adapters and routes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ def reference_of(label: Any) -> str | None:
             `6, -2`; an item that is a list itself is written in parentheses.
 
     Returns:
-        The reference; None for None, NaN, blank text and an empty list, which hold no answer.
+        The reference; None for None, NaN, blank text and an empty list.
 
     Raises:
-        ValueError: the label is of another kind (an object with fields, say), or an item of a
-            list holds no answer.
+        ValueError: the label has another type, or an item of a list holds no answer.
     """
     if isinstance(label, str):
         return label if label.strip() else None

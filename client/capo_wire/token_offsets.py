@@ -1,7 +1,7 @@
-"""Where each token of a rollout lies in its text, by the caller's own tokenizer.
+"""Character spans of a rollout's tokens, by the caller's own tokenizer.
 
-For rollouts whose tokenizer the service does not serve: the ids are decoded here, one after the
-other, and sent as `response` and `token_offsets`. Nothing is ever tokenized again.
+For rollouts whose tokenizer the service does not serve: the ids are decoded here, one by one, and
+sent as `response` and `token_offsets`. Text is never tokenized again.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Any
 from capo_wire.segmentation import Span
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# Bytes that form no character for so many tokens never will: a hostile rollout must not cost
-# time that grows with its square.
+# Bytes that form no character within so many tokens never will. The limit keeps the time linear for
+# hostile rollouts.
 _LONGEST_CHARACTER = 32
 
 
 def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
-    """Decode sampled ids, and say which characters each of them spells.
+    """Decode sampled ids into a text and the character span of each id.
 
     Args:
         tokenizer: of Hugging Face's transformers, or a `tokenizers.Tokenizer`.
-        ids: T sampled ids, also of numpy or torch. Special tokens (EOS, padding) are no text.
+        ids: T sampled ids, as a list, an array or a tensor. Special tokens have no text.
 
     Returns:
         The text, and T spans (start, end) of code points in it: `response` and `token_offsets` of
-        the wire. Tokens that share a character have its span each; a special token has an empty
-        one, where it stands.
+        the wire. Tokens that share a character all have the span of that character; a special
+        token has an empty span at its position.
     """
-    numbers = list(map(index, ids))  # a torch number is equal to no other as a member of a set
+    numbers = list(map(index, ids))  # scalars of torch do not compare equal in a set
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     special = _special_ids(tokenizer, backend)
     step = _stream(backend) or _windows(tokenizer)
     parts: list[str] = []
     spans: list[Span] = []
-    held: list[int] = []  # ids whose character is not complete
-    begun = 0  # how many tokens have their span
+    held: list[int] = []  # ids whose character is incomplete
+    begun = 0  # number of tokens that have their span
     length = 0
 
     def emit(text: str, until: int) -> None:
@@ -50,7 +50,7 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
 
     for position, token in enumerate(numbers):
         if token in special:
-            if not held:  # amid the bytes of one character it shares that character's span
+            if not held:  # else it is among the bytes of a character, and shares its span
                 emit("", position + 1)
             continue
         held.append(token)
@@ -76,7 +76,7 @@ def _special_ids(tokenizer: Any, backend: Any) -> set[int]:
 
 
 def _stream(backend: Any) -> Callable[[int], str | None] | None:
-    """The decoder of the `tokenizers` library, which keeps what the next token needs."""
+    """The incremental decoder of the `tokenizers` library; None for other tokenizers."""
     if not hasattr(backend, "get_added_tokens_decoder"):
         return None
     from tokenizers.decoders import DecodeStream
@@ -86,7 +86,7 @@ def _stream(backend: Any) -> Callable[[int], str | None] | None:
 
 
 def _windows(tokenizer: Any) -> Callable[[int], str | None]:
-    """The same for a tokenizer that only decodes: what the last few ids add to those before."""
+    """An incremental decoder for other tokenizers: the text that the last ids add."""
     ids: list[int] = []
     before = read = 0
 

@@ -1,6 +1,6 @@
-"""Final answers: where one stands in a text, and whether two are the same.
+"""Final answers: finding one in a text, and whether two are equal.
 
-The same rules for the service, the trainer and the adapters. They are in docs/outcome.md, with
+The service, the trainer and the adapters share these rules. They are in docs/outcome.md, with
 examples that are run as tests. `compare` needs math-verify, the rest only the standard library.
 """
 

@@ -1,7 +1,7 @@
-"""Where a final answer stands in a text: the same rules for the service, the trainer and adapters.
+"""Finding the final answer of a text.
 
-The rules, with examples that are run as tests, are in docs/outcome.md. Whether two answers are the
-same is `capo_wire.answers.compare`.
+The rules, with examples that are run as tests, are in docs/outcome.md. Whether two answers are
+equal is in `capo_wire.answers.compare`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UnfinishedThoughtError(ValueError):
 
 
 def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS) -> str:
-    """What the policy wrote, of a query that is prompt and response, decoded together.
+    """The response in a query that holds prompt and response, without end-of-turn tokens.
 
     Raises:
         ValueError: the query does not begin with the prompt.
@@ -61,8 +61,8 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
 
     Args:
         response: The policy's text.
-        of_words: Whether words are expected; then what a mark or a sentence calls the answer is it
-            as a whole, and no number is taken out of it.
+        of_words: Whether words are expected. A marked or stated answer is then taken as a whole,
+            and no number is extracted from it.
 
     Raises:
         UnfinishedThoughtError: the response ends inside a thought.

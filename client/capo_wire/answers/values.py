@@ -167,7 +167,7 @@ _OPERAND = re.compile(r".*[\d\\)\]].*|[A-Za-z]")
 def last_value(text: str) -> str | None:
     """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `(3, 4]`, `$29.00`.
 
-    None if there is none, or if the text denies it (`it is not 7`) or only bounds it (`over 7`).
+    None if there is no value, or the text denies it (`it is not 7`) or only bounds it (`over 7`).
     """
     spans = [span for span in math_spans(text) if re.search(r"\w", text[slice(*span)])]
     begin = spans[-1][1] if spans else 0

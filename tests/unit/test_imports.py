@@ -70,8 +70,8 @@ ALLOWED = {
         "math_verify wandb",
     ),
     "capo_testbed": (
-        "capo_client capo_trainer capo_wire tokenizers torch transformers typer",
-        "accelerate httpx matplotlib",
+        "capo_client capo_trainer capo_wire httpx tokenizers torch transformers typer",
+        "accelerate matplotlib",
     ),
 }
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capo_client.cli.evaluate import measures
-from capo_client.cli.evaluate.formats import Example, FormatError, LeftOut, read
-from capo_client.cli.evaluate.measures import Judged, wrong_steps
+from capo_client.cli.evaluate.examples import LabelledExample
+from capo_client.cli.evaluate.formats import FormatError, LeftOut, read
+from capo_client.cli.evaluate.measures import JudgedExample, wrong_steps
 from capo_service.core.voting import VoteCount
 from capo_wire import VotingMethod
 
@@ -50,7 +51,7 @@ def test_each_format_is_known_by_its_fields(name: str, array: bool, tmp_path: Pa
     found, examples, left_out = read(path)
     assert (found, len(examples), left_out) == (name, 2, [])
     wrong = {"PRM800K": (False, True), "capo": (False, True, True)}.get(name, BY_HAND)
-    assert examples[0] == Example("q", tuple(STEPS[: len(wrong)]), wrong)
+    assert examples[0] == LabelledExample("q", tuple(STEPS[: len(wrong)]), wrong)
     assert examples[0].first_error == 1
     rollout = examples[0].rollout()
     assert [rollout["response"][a:b] for a, b in rollout["steps"]] == list(examples[0].steps)
@@ -98,7 +99,9 @@ def test_a_blank_step_leaves_its_solution_out(tmp_path: Path) -> None:
 def test_votes_are_those_of_the_service(
     method: VotingMethod, critiques: list[frozenset[int] | None], sure: frozenset[int], weight: int
 ) -> None:
-    judged = Judged(Example("q", ("a",) * 4, (False,) * 4), tuple(critiques), None, sure, weight)
+    judged = JudgedExample(
+        LabelledExample("q", ("a",) * 4, (False,) * 4), tuple(critiques), None, sure, weight
+    )
     votes = VoteCount.of(critiques, 4, sure, weight)
     found = wrong_steps(method, critiques, judged)
     if votes.valid == 0:
@@ -108,7 +111,7 @@ def test_votes_are_those_of_the_service(
         assert found == {step for step in range(4) if penalties[step] >= 0.5}
 
 
-def judge_of(recall: float, false: float, n: int, rollouts: int) -> list[Judged]:
+def judge_of(recall: float, false: float, n: int, rollouts: int) -> list[JudgedExample]:
     chance = random.Random(1)
     found = []
     for number in range(rollouts):
@@ -117,7 +120,7 @@ def judge_of(recall: float, false: float, n: int, rollouts: int) -> list[Judged]
             frozenset(s for s in range(8) if chance.random() < (recall if wrong[s] else false))
             for _ in range(n)
         )
-        found.append(Judged(Example("q", ("a",) * 8, wrong), said, said[0]))
+        found.append(JudgedExample(LabelledExample("q", ("a",) * 8, wrong), said, said[0]))
     return found
 
 
@@ -144,11 +147,13 @@ def test_figures_of_a_judge_whose_worth_is_known() -> None:
 
 
 def test_what_was_not_judged_counts_as_missed() -> None:
-    example = Example("q", ("a", "b"), (False, True))
-    clean = Example("q", ("a", "b"), (False, False))
-    lines = measures.table([Judged(example, (), None), Judged(clean, (None,), None)], 1, 20, 0)
+    example = LabelledExample("q", ("a", "b"), (False, True))
+    clean = LabelledExample("q", ("a", "b"), (False, False))
+    lines = measures.table(
+        [JudgedExample(example, (), None), JudgedExample(clean, (None,), None)], 1, 20, 0
+    )
     assert all(
         line["f1"] == 0 and line["recall"] == 0 and line["precision"] is None for line in lines
     )
     assert measures.calibration([]) == (None, [])
-    assert measures.critique_agreement([Judged(clean, (None,), None)]) is None
+    assert measures.critique_agreement([JudgedExample(clean, (None,), None)]) is None

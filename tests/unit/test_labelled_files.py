@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capo_client.cli.evaluate.formats import Example, FormatError, LeftOut, read
+from capo_client.cli.evaluate.examples import LabelledExample
+from capo_client.cli.evaluate.formats import FormatError, LeftOut, read
 
 STEPS = ["2+2=4.", "So 5."]
 PROCESS = {"id": "x", "problem": "q", "steps": STEPS, "label": 1, "final_answer_correct": False}
@@ -64,7 +65,7 @@ def file_of(tmp_path: Path, *entries: object) -> Path:
     return path
 
 
-def one(tmp_path: Path, good: dict[str, Any], entry: object) -> Example | LeftOut:
+def one(tmp_path: Path, good: dict[str, Any], entry: object) -> LabelledExample | LeftOut:
     """What comes of an entry between two good ones."""
     _, examples, left_out = read(file_of(tmp_path, good, entry, good))
     assert [each.entry for each in examples if each.entry != 2] == [1, 3]
@@ -114,7 +115,7 @@ def test_values_of_other_types_are_read(
     good: dict[str, Any], changes: dict[str, Any], wrong: tuple[bool, ...], tmp_path: Path
 ) -> None:
     found = one(tmp_path, good, good | changes)
-    assert isinstance(found, Example) and found.wrong == wrong
+    assert isinstance(found, LabelledExample) and found.wrong == wrong
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_labels_that_contradict_each_other_are_read_and_marked(
     good: dict[str, Any], changes: dict[str, Any], says: str | None, tmp_path: Path
 ) -> None:
     found = one(tmp_path, good, good | changes)
-    assert isinstance(found, Example) and found.contradiction == says
+    assert isinstance(found, LabelledExample) and found.contradiction == says
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_labels_that_contradict_each_other_are_read_and_marked(
 def test_which_completion_of_prm800k_is_judged(
     entry: dict[str, Any], steps: tuple[str, ...], wrong: tuple[bool | None, ...], tmp_path: Path
 ) -> None:
-    assert one(tmp_path, PRM, entry) == Example("p", steps, wrong)
+    assert one(tmp_path, PRM, entry) == LabelledExample("p", steps, wrong)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""How good a judge is: its votes against steps of known worth."""
+"""The accuracy of a judge: its votes against labelled steps."""

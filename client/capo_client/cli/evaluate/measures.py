@@ -1,7 +1,7 @@
-"""What a judge's critiques are worth: pure functions of votes and labels.
+"""Accuracy of a judge: pure functions of its votes and the labels.
 
-A rollout is judged once, with n critiques; what fewer would have said is drawn from these. Each
-figure is over rollouts and comes with a bootstrap interval over rollouts (percentile, 95%).
+Each rollout is judged once, with n critiques; votes of fewer critiques are sampled from these.
+Every figure is over rollouts and has a 95% bootstrap interval over rollouts (percentile method).
 """
 
 from __future__ import annotations
@@ -12,84 +12,84 @@ from dataclasses import dataclass
 from operator import mul
 from typing import Any, get_args
 
-from capo_client.cli.evaluate.formats import Example
+from capo_client.cli.evaluate.examples import LabelledExample
 from capo_wire import VotingMethod
 from capo_wire.aggregate import majority_share
 
 METHODS: tuple[VotingMethod, ...] = get_args(VotingMethod)
-_DRAWS = 8  # subsets of k critiques that a figure is the mean of
+_DRAWS = 8  # subsets of k critiques that a figure is averaged over
 _BINS = 10
 
-Critique = frozenset[int] | None
+# The steps that a critique calls wrong; None for an invalid critique.
+JudgeCritique = frozenset[int] | None
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What was said of an example.
+class JudgedExample:
+    """An example with its critiques.
 
     Attributes:
-        example: what was judged.
-        critiques: the steps that each calls wrong; None for one that could not be read. Empty
-            where the service answered with an error.
-        greedy: the one critique at temperature 0.
-        sure: steps with a false equation, where the service checks arithmetic too.
-        weight: votes that each of these gets.
+        example: the labelled solution.
+        critiques: those of the judge; empty if the service returned an error.
+        greedy: the critique at temperature 0.
+        sure: steps with a false equation, if the service checks arithmetic too.
+        weight: votes against each of these steps.
     """
 
-    example: Example
-    critiques: tuple[Critique, ...]
-    greedy: Critique
+    example: LabelledExample
+    critiques: tuple[JudgeCritique, ...]
+    greedy: JudgeCritique
     sure: frozenset[int] = frozenset()
     weight: int = 0
 
 
 def wrong_steps(
-    method: VotingMethod, critiques: Sequence[Critique], judged: Judged
+    method: VotingMethod, critiques: Sequence[JudgeCritique], judged: JudgedExample
 ) -> frozenset[int] | None:
-    """The steps voted wrong (CAPO, section 3.3); None where no critique could be read."""
+    """The steps voted wrong (CAPO, section 3.3); None without a valid critique."""
     valid = [critique for critique in critiques if critique is not None]
     if not valid:
         return None
-    found = set()
+    wrong = set()
     for step in range(len(judged.example.steps)):
-        more = judged.weight if step in judged.sure else 0
-        count, of = sum(step in critique for critique in valid) + more, len(valid) + more
-        if method in ("majority", "average"):  # an average is wrong from 0.5 on
-            needed = max(1.0, of / 2)
+        extra = judged.weight if step in judged.sure else 0
+        votes, total = sum(step in critique for critique in valid) + extra, len(valid) + extra
+        if method in ("majority", "average"):  # an average counts as wrong from 0.5 on
+            needed = max(1.0, total / 2)
         else:
-            needed = 1.0 if method == "union" else float(of)
-        if count >= needed:
-            found.add(step)
-    return frozenset(found)
+            needed = 1.0 if method == "union" else float(total)
+        if votes >= needed:
+            wrong.add(step)
+    return frozenset(wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An example's part of every sum."""
+    """What an example adds to each sum; fractions are means over draws."""
 
-    erroneous: float
-    found: float  # of an erroneous one: its first error is the first step called wrong
-    clean: float
-    cleared: float  # of a clean one: no step is called wrong
-    hit: float
-    false: float
-    missed: float
+    erroneous: float  # 1 for a solution with an error
+    found: float  # the first step called wrong is its first error
+    clean: float  # 1 for a solution without an error
+    cleared: float  # no step is called wrong
+    hit: float  # wrong steps that are called wrong
+    false: float  # right steps that are called wrong
+    missed: float  # wrong steps that are not called wrong
 
 
-def _row(judged: Judged, verdicts: Sequence[frozenset[int] | None]) -> _Row:
+def _row(judged: JudgedExample, verdicts: Sequence[frozenset[int] | None]) -> _Row:
     example, first = judged.example, judged.example.first_error
     total = [0.0] * 5
     for wrong in verdicts:
-        said = min(wrong, default=None) if wrong is not None else -1
-        total[0] += first is not None and said == first
-        total[1] += first is None and said is None
+        predicted = min(wrong, default=None) if wrong is not None else -1
+        total[0] += first is not None and predicted == first
+        total[1] += first is None and predicted is None
         for step, truth in enumerate(example.wrong):
-            named = wrong is not None and step in wrong
-            total[2] += truth is True and named
-            total[3] += truth is False and named
-            total[4] += truth is True and not named
-    found, cleared, hit, false, missed = (each / len(verdicts) for each in total)
+            is_flagged = wrong is not None and step in wrong
+            total[2] += truth is True and is_flagged
+            total[3] += truth is False and is_flagged
+            total[4] += truth is True and not is_flagged
+    found, cleared, hit, false, missed = (value / len(verdicts) for value in total)
     return _Row(float(first is not None), found, float(first is None), cleared, hit, false, missed)
 
 
@@ -100,10 +100,13 @@ def _figures(sums: Sequence[float]) -> dict[str, float | None]:
     precision = hit / (hit + false) if hit + false else None
     recall = hit / (hit + missed) if hit + missed else None
     return {
-        "error_accuracy": on_wrong, "correct_accuracy": on_right,
-        "f1": _harmonic(on_wrong, on_right), "precision": precision, "recall": recall,
+        "error_accuracy": on_wrong,
+        "correct_accuracy": on_right,
+        "f1": _harmonic(on_wrong, on_right),
+        "precision": precision,
+        "recall": recall,
         "step_f1": _harmonic(precision, recall),
-    }  # fmt: skip
+    }
 
 
 def _harmonic(a: float | None, b: float | None) -> float | None:
@@ -112,36 +115,42 @@ def _harmonic(a: float | None, b: float | None) -> float | None:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def counts(most: int) -> list[int]:
-    """The numbers of critiques that are reported: powers of two, and all."""
-    return sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most})
+def counts(critiques: int) -> list[int]:
+    """The values of k that are reported: powers of two, and all critiques."""
+    powers = {1 << i for i in range(critiques.bit_length())}
+    return sorted(powers | {critiques})
 
 
-def table(judged: Sequence[Judged], most: int, resamples: int, seed: int) -> list[dict[str, Any]]:
+def table(
+    judged: Sequence[JudgedExample], critiques: int, resamples: int, seed: int
+) -> list[dict[str, Any]]:
     """Figures by voting method and number of critiques, each with its interval.
 
     Args:
         judged: all examples.
-        most: critiques that each was asked for.
-        resamples: of the bootstrap.
-        seed: of draws and resamples.
+        critiques: how many each example was given.
+        resamples: those of the bootstrap.
+        seed: that of draws and resamples.
     """
     chance = random.Random(seed)  # noqa: S311  # statistics, not secrets
     weights = [_weights(len(judged), chance) for _ in range(resamples)]
     lines = []
     for method in METHODS:
-        for k in [1] if method == "greedy" else counts(most):
-            rows = [_row(each, _verdicts(each, method, k, chance)) for each in judged]
+        for k in [1] if method == "greedy" else counts(critiques):
+            rows = [_row(example, _verdicts(example, method, k, chance)) for example in judged]
             columns = [[getattr(row, name) for row in rows] for name in _Row.__slots__]
             point = _figures([sum(column) for column in columns])
-            drawn = [_figures([sum(map(mul, w, column)) for column in columns]) for w in weights]
-            spread = {name: _interval([each[name] for each in drawn]) for name in point}
-            lines.append({"method": method, "k": k, **point, "intervals": spread})
+            resampled = [
+                _figures([sum(map(mul, row_weights, column)) for column in columns])
+                for row_weights in weights
+            ]
+            intervals = {name: _interval([line[name] for line in resampled]) for name in point}
+            lines.append({"method": method, "k": k, **point, "intervals": intervals})
     return lines
 
 
 def _verdicts(
-    judged: Judged, method: VotingMethod, k: int, chance: random.Random
+    judged: JudgedExample, method: VotingMethod, k: int, chance: random.Random
 ) -> list[frozenset[int] | None]:
     if method == "greedy":
         return [wrong_steps(method, [judged.greedy], judged)]
@@ -152,10 +161,11 @@ def _verdicts(
 
 
 def _weights(count: int, chance: random.Random) -> list[int]:
-    drawn = [0] * count
+    """How often each of `count` rows is in one bootstrap resample."""
+    weights = [0] * count
     for index in chance.choices(range(count), k=count):
-        drawn[index] += 1
-    return drawn
+        weights[index] += 1
+    return weights
 
 
 def _interval(values: Sequence[float | None]) -> Interval | None:
@@ -166,15 +176,15 @@ def _interval(values: Sequence[float | None]) -> Interval | None:
     return known[round(0.025 * last)], known[round(0.975 * last)]
 
 
-def shares(judged: Sequence[Judged]) -> list[tuple[float, bool]]:
-    """For each labelled step the share of critiques that call it wrong, and whether it is."""
-    found = []
+def shares(judged: Sequence[JudgedExample]) -> list[tuple[float, bool]]:
+    """For each labelled step, the share of critiques that call it wrong, and whether it is."""
+    points = []
     for each in judged:
         valid = [critique for critique in each.critiques if critique is not None]
         for step, truth in enumerate(each.example.wrong):
             if valid and truth is not None:
-                found.append((sum(step in critique for critique in valid) / len(valid), truth))
-    return found
+                points.append((sum(step in critique for critique in valid) / len(valid), truth))
+    return points
 
 
 def calibration(points: Sequence[tuple[float, bool]]) -> tuple[float | None, list[dict[str, Any]]]:
@@ -182,7 +192,7 @@ def calibration(points: Sequence[tuple[float, bool]]) -> tuple[float | None, lis
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(_BINS)]
     for share, wrong in points:
         bins[min(int(share * _BINS), _BINS - 1)].append((share, wrong))
-    told, error = [], 0.0
+    lines, error = [], 0.0
     for number, inside in enumerate(bins):
         if not inside:
             continue
@@ -190,11 +200,11 @@ def calibration(points: Sequence[tuple[float, bool]]) -> tuple[float | None, lis
         truth = sum(truth for _, truth in inside) / len(inside)
         error += len(inside) / len(points) * abs(share - truth)
         bounds = (number / _BINS, (number + 1) / _BINS)
-        told.append({"bin": bounds, "steps": len(inside), "share": share, "wrong": truth})
-    return (error if points else None), told
+        lines.append({"bin": bounds, "steps": len(inside), "share": share, "wrong": truth})
+    return (error if points else None), lines
 
 
-def critique_agreement(judged: Sequence[Judged]) -> float | None:
+def critique_agreement(judged: Sequence[JudgedExample]) -> float | None:
     """Mean over the steps of all examples of the share of critiques on the larger side.
 
     Unlike `capo_wire.aggregate.agreement` it is pooled over steps, and the votes of the symbolic

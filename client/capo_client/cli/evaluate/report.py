@@ -1,4 +1,4 @@
-"""The report of `capo eval`: what was judged by whom, what was not and why, and the figures."""
+"""The report of `capo eval`: judge, data, entries left out and why, and the figures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import typer
 import capo_wire as wire
 from capo_client.cli import console
 from capo_client.cli.evaluate import measures
-from capo_client.cli.evaluate.formats import Example, LeftOut
-from capo_client.cli.evaluate.measures import Judged
+from capo_client.cli.evaluate.examples import LabelledExample
+from capo_client.cli.evaluate.formats import LeftOut
+from capo_client.cli.evaluate.measures import JudgedExample
 
-# What `--set` may vary: options of the wire that have no option of their own in `capo eval`.
+# What `--set` may vary: fields of `voting` without a command-line option of their own.
 VARIED = tuple(
     name
     for name in wire.Voting.model_fields
@@ -27,19 +28,19 @@ _SHOWN_ENTRIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a file of labelled solutions held.
+    """The contents of a file of labelled solutions.
 
     Attributes:
-        name: of the file.
-        format: of the file.
+        name: the file's name.
+        format: its format's name.
         examples: those that were judged.
-        beyond_limit: how many more there are.
+        beyond_limit: the number of examples beyond `--limit`.
         left_out: entries that cannot be judged.
     """
 
     name: str
     format: str
-    examples: Sequence[Example]
+    examples: Sequence[LabelledExample]
     beyond_limit: int
     left_out: Sequence[LeftOut]
 
@@ -48,7 +49,7 @@ def build(
     labels: Labels,
     judge: wire.Info,
     voting: wire.Voting,
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedExample],
     results: Sequence[dict[str, Any]],
     seconds: float | None,
     resamples: int,
@@ -56,13 +57,13 @@ def build(
     """The report as JSON.
 
     Args:
-        labels: what the file held.
-        judge: what the service told of itself.
+        labels: the contents of the file.
+        judge: the service's `GET /info`.
         voting: how critiques were sampled.
         judged: one for each example.
-        results: what the service answered for each example.
-        seconds: how long that took, if all of it was judged in this run.
-        resamples: of the bootstrap.
+        results: the service's result for each example.
+        seconds: how long judging took, if all of it was done in this run.
+        resamples: those of the bootstrap.
     """
     examples, seed, n = labels.examples, voting.seed or 0, voting.critiques
     error, bins = measures.calibration(measures.shares(judged))
@@ -82,7 +83,7 @@ def build(
         "beyond_limit": labels.beyond_limit,
         "left_out": len(labels.left_out),
         "left_out_because": _grouped(
-            (each.reason, each.entry, each.detail) for each in labels.left_out
+            (entry.reason, entry.entry, entry.detail) for entry in labels.left_out
         ),
         "contradictory": sum(each.contradiction is not None for each in examples),
         "contradictions": _grouped(
@@ -106,13 +107,13 @@ def build(
 
 
 def _grouped(cases: Iterable[tuple[str, int, str | None]]) -> dict[str, dict[str, Any]]:
-    """Entries by reason: how many, which, and what is said of the first."""
-    found: dict[str, dict[str, Any]] = {}
+    """Entries by reason: their number, which they are, and the detail of the first."""
+    groups: dict[str, dict[str, Any]] = {}
     for reason, entry, detail in cases:
-        group = found.setdefault(reason, {"count": 0, "entries": [], "first": detail})
+        group = groups.setdefault(reason, {"count": 0, "entries": [], "first": detail})
         group["count"] += 1
         group["entries"].append(entry)
-    return dict(sorted(found.items(), key=lambda item: -item[1]["count"]))
+    return dict(sorted(groups.items(), key=lambda item: -item[1]["count"]))
 
 
 def _cost(results: Sequence[dict[str, Any]], seconds: float | None, n: int) -> dict[str, Any]:
@@ -120,12 +121,12 @@ def _cost(results: Sequence[dict[str, Any]], seconds: float | None, n: int) -> d
     for result in results:
         if result["status"] == "ok":
             total += wire.Usage(**result["usage"])
-    per = total.completion_tokens / max(total.critiques_run, 1)
-    return total.model_dump() | {"completion_tokens_per_critique": per, "n": n, "seconds": seconds}
+    mean = total.completion_tokens / max(total.critiques_run, 1)
+    return total.model_dump() | {"completion_tokens_per_critique": mean, "n": n, "seconds": seconds}
 
 
-def tell(found: Mapping[str, Any], folder: Path, pictures: Sequence[Path]) -> None:
-    """The report for a person, or as plain lines."""
+def show(report: Mapping[str, Any], folder: Path, plots: Sequence[Path]) -> None:
+    """Print the report: tables on a terminal, else plain lines."""
 
     def cell(line: dict[str, Any], name: str) -> str:
         if line[name] is None:
@@ -135,55 +136,62 @@ def tell(found: Mapping[str, Any], folder: Path, pictures: Sequence[Path]) -> No
 
     rows = [
         [line["method"], str(line["k"]), *(cell(line, name) for name in _FIGURES)]
-        for line in found["table"]
+        for line in report["table"]
     ]
     headers = [
         "method",
         "k",
         "finds first error",
-        "clears right ones",
+        "clears correct ones",
         "F1",
         "step precision",
         "step recall",
         "step F1",
     ]
     title = (
-        f"{found['judge']} on {found['data']} ({found['format']}): {found['examples']} rollouts, "
-        f"{found['erroneous']} with an error; 95% intervals"
+        f"{report['judge']} on {report['data']} ({report['format']}): "
+        f"{report['examples']} rollouts, {report['erroneous']} with an error; 95% intervals"
     )
     console.show(headers, rows, title)
-    cost, error, agreed = found["cost"], found["calibration"]["error"], found["agreement"]
-    asked = ", ".join(
-        f"{name} {value}" for name, value in found["sampling"].items() if value is not None
+    cost, error, agreed = report["cost"], report["calibration"]["error"], report["agreement"]
+    sampling = ", ".join(
+        f"{name} {value}" for name, value in report["sampling"].items() if value is not None
     )
     facts = {
-        "judge": f"{found['judge']} (engine {found['engine']}, {found['judge_digest'] or '-'})",
-        "critiques": f"style {found['style']}, format {found['critique_format']}, template "
-        f"{found['template'] or '-'}",
-        "sampling": asked,
-        "entries": f"{found['entries']}: {found['examples']} judged, {found['left_out']} left out"
-        + (f", {found['beyond_limit']} beyond --limit" if found["beyond_limit"] else ""),
-        **_reasons("left out", found["left_out_because"]),
-        **_reasons("labels contradict each other", found["contradictions"]),
-        "unjudged rollouts (counted as missed)": found["unjudged"],
-        **_reasons("unjudged", found["unjudged_because"]),
+        "judge": f"{report['judge']} (engine {report['engine']}, {report['judge_digest'] or '-'})",
+        "critiques": f"style {report['style']}, format {report['critique_format']}, template "
+        f"{report['template'] or '-'}",
+        "sampling": sampling,
+        "entries": _entries(report),
+        **_reasons("left out", report["left_out_because"]),
+        **_reasons("labels contradict each other", report["contradictions"]),
+        "unjudged rollouts (counted as missed)": report["unjudged"],
+        **_reasons("unjudged", report["unjudged_because"]),
         "calibration error of vote shares": "-" if error is None else f"{error:.3f}",
-        "agreement between critiques": "-" if agreed is None else f"{agreed:.3f}",
-        "tokens written": f"{cost['completion_tokens']:,} in {cost['critiques_run']:,} critiques",
-        "tokens read": f"{cost['prompt_tokens']:,}, {cost['cached_tokens']:,} of them from cache",
+        "agreement of critiques": "-" if agreed is None else f"{agreed:.3f}",
+        "completion tokens": f"{cost['completion_tokens']:,} in {cost['critiques_run']:,} "
+        "critiques",
+        "prompt tokens": f"{cost['prompt_tokens']:,}, {cost['cached_tokens']:,} of them from cache",
         "seconds": "-" if cost["seconds"] is None else f"{cost['seconds']:.1f}",
-        "written to": ", ".join([f"{folder / 'report.json'}", *map(str, pictures)]),
+        "written to": ", ".join([f"{folder / 'report.json'}", *map(str, plots)]),
     }
     for name, value in facts.items():
         typer.echo(f"{name}: {value}")
 
 
+def _entries(report: Mapping[str, Any]) -> str:
+    parts = [f"{report['examples']} judged", f"{report['left_out']} left out"]
+    if report["beyond_limit"]:
+        parts.append(f"{report['beyond_limit']} beyond --limit")
+    return f"{report['entries']}: {', '.join(parts)}"
+
+
 def _reasons(what: str, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """A line for each reason: how many entries, and the first of them."""
-    told = {}
+    """A line for each reason: the number of entries, and the first of them."""
+    lines = {}
     for reason, group in groups.items():
         entries = ", ".join(map(str, group["entries"][:_SHOWN_ENTRIES]))
         more = ", ..." if group["count"] > _SHOWN_ENTRIES else ""
         first = f"; the first: {group['first']}" if group["first"] else ""
-        told[f"{what}, {reason}"] = f"{group['count']} (entries {entries}{more}{first})"
-    return told
+        lines[f"{what}, {reason}"] = f"{group['count']} (entries {entries}{more}{first})"
+    return lines

@@ -1,4 +1,4 @@
-"""`capo eval`: a running service's judge against labelled steps."""
+"""`capo eval`: the accuracy of a running service's judge on labelled steps."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ import capo_wire as wire
 from capo_client import errors
 from capo_client.cli import console
 from capo_client.cli.evaluate import plots, report
-from capo_client.cli.evaluate.formats import Example, FormatError, read
-from capo_client.cli.evaluate.measures import Judged
+from capo_client.cli.evaluate.examples import LabelledExample
+from capo_client.cli.evaluate.formats import FormatError, read
+from capo_client.cli.evaluate.measures import JudgedExample
 from capo_client.cli.evaluate.report import VARIED, Labels
 from capo_client.cli.file_job import FileJob, FileJobError
+from capo_client.cli.options import DEFAULT_TEMPERATURE, ApiKeyOption, JsonOption, UrlOption
 from capo_client.client import CreditClient
 from capo_wire.assignments import parse_pairs
 from capo_wire.validation import first_error
 
 _COMMAND = "capo eval"
-_BATCH, _REQUESTS = 4, 16  # rollouts in a request, and requests at once
+_BATCH_SIZE, _CONCURRENCY = 4, 16
+_WINDOW = _BATCH_SIZE * _CONCURRENCY * 4  # rollouts that share a deadline; see `FileJob.run`
 
 
 def evaluate(
@@ -35,22 +38,15 @@ def evaluate(
             "lines of question, steps, wrong_steps."
         ),
     ],
-    url: Annotated[
-        str | None,
-        typer.Option(help="URL of the service.", envvar="CAPO_URL", show_default="this machine's"),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
-    ] = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
     n: Annotated[
-        int, typer.Option(min=1, max=wire.MOST_CRITIQUES, help="Critiques for each rollout.")
+        int, typer.Option(min=1, max=wire.MOST_CRITIQUES, help="Critiques per rollout.")
     ] = 16,
     temperature: Annotated[
         float, typer.Option(help="Sampling temperature of the judge.")
-    ] = wire.Voting().temperature,
-    seed: Annotated[
-        int, typer.Option(help="Random seed of the judge, and of draws and resamples.")
-    ] = 0,
+    ] = DEFAULT_TEMPERATURE,
+    seed: Annotated[int, typer.Option(help="Random seed of the judge, and of the bootstrap.")] = 0,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help=f"NAME=VALUE; repeatable. Names: {', '.join(VARIED)}."),
@@ -63,16 +59,15 @@ def evaluate(
         typer.Option(help="Folder for results and report.", show_default="FILE.eval"),
     ] = None,
     resamples: Annotated[int, typer.Option(min=20, help="Resamples of the bootstrap.")] = 1000,
-    draw: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw pictures.")] = True,
-    deadline: Annotated[
-        float, typer.Option(help=f"Seconds for each {_BATCH * _REQUESTS * 4} rollouts.")
-    ] = 7200,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    draw: Annotated[bool, typer.Option("--plots/--no-plots", help="Write plots as PNG.")] = True,
+    deadline: Annotated[float, typer.Option(help=f"Seconds for each {_WINDOW} rollouts.")] = 7200,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a judge on step-labelled data, for every voting method and number of critiques.
 
-    Each rollout is judged once, with --n critiques and once more greedily; fewer critiques are
-    drawn from these. Run again, it goes on where it stopped. Each judge needs a folder of its own.
+    Each rollout is judged with --n sampled critiques and one greedy one; votes of fewer critiques
+    are sampled from these. An interrupted run resumes when it is started again. Each judge needs
+    its own --out.
     """
     try:
         varied = _varied(setting)
@@ -81,9 +76,11 @@ def evaluate(
         format_, examples, left_out = read(file)
         chosen = examples[:limit]
         source = _folder(file, out) / "rollouts.jsonl"
-        with CreditClient(url, api_key=api_key, batch_size=_BATCH, concurrency=_REQUESTS) as client:
+        with CreditClient(
+            url, api_key=api_key, batch_size=_BATCH_SIZE, concurrency=_CONCURRENCY
+        ) as client:
             judge = client.info()
-            source.write_text("".join(json.dumps(each.rollout()) + "\n" for each in chosen))
+            source.write_text("".join(json.dumps(example.rollout()) + "\n" for example in chosen))
             sampled, seconds = _judge(
                 client, source, "sampled", deadline, {"method": "average", **sampling}
             )
@@ -101,22 +98,22 @@ def evaluate(
         console.complain(_COMMAND, error)
         raise typer.Exit(2) from None
     labels = Labels(file.name, format_, chosen, len(examples) - len(chosen), left_out)
-    judged = [_judged(*each) for each in zip(chosen, sampled, greedy, strict=True)]
-    found = report.build(labels, judge, voting, judged, sampled, seconds, resamples)
+    judged = [_judged(*row) for row in zip(chosen, sampled, greedy, strict=True)]
+    figures = report.build(labels, judge, voting, judged, sampled, seconds, resamples)
     folder = source.parent
-    (folder / "report.json").write_text(json.dumps(found, indent=2) + "\n")
-    pictures = _draw(found, folder) if draw else []
+    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    written = _draw(figures, folder) if draw else []
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(figures))
         return
-    report.tell(found, folder, pictures)
+    report.show(figures, folder, written)
 
 
 def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """What `--set` names, by the names of `voting`; values are JSON where they parse as such.
+    """The fields of `voting` that `--set` gives; values are JSON if they parse as such.
 
     Raises:
-        FormatError: it is not of this form, or cannot be varied here.
+        FormatError: a pair is malformed, or its name is not in `VARIED`.
     """
     try:
         values = parse_pairs(pairs, "--set")
@@ -134,10 +131,10 @@ def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _folder(file: Path, out: Path | None) -> Path:
-    """The folder for results, made where it is missing.
+    """The folder for results; it is made if it is missing.
 
     Raises:
-        FileJobError: there can be none.
+        FileJobError: it cannot be made or written to.
     """
     if out is None and not file.is_file():
         raise FileJobError(f"{file} is not an ordinary file; name a folder for results with --out")
@@ -155,21 +152,23 @@ def _folder(file: Path, out: Path | None) -> Path:
 
 def _judge(
     client: CreditClient, source: Path, name: str, deadline: float, voting: Mapping[str, Any]
-) -> tuple[list[dict[str, Any]], float | None]:  # fmt: skip
-    """The results of all examples, and the seconds that it took if none was there before.
+) -> tuple[list[dict[str, Any]], float | None]:
+    """The results of all examples, and the seconds it took; None for a resumed run.
 
     Raises:
         FileJobError, CapoError: see `FileJob.run`.
-        DeadlineExceededError: some are still missing.
+        DeadlineExceededError: some results are missing.
     """
     options = {
-        "voting": dict(voting), "reward": {"scheme": "process_only"}, "include": ["critiques"],
+        "voting": dict(voting),
+        "reward": {"scheme": "process_only"},
+        "include": ["critiques"],
         "priority": "evaluation",
-    }  # fmt: skip
+    }
     job = FileJob(source, source.with_name(f"{name}.jsonl"), options)
-    fresh, started = not job.results, time.monotonic()
-    kept = f"What was judged is in {job.target}; run the same command again to go on."
-    with console.stoppable(_COMMAND, kept), console.bar("rollouts") as bar:
+    is_fresh, started = not job.results, time.monotonic()
+    note = f"Results so far are in {job.target}; run the same command again to go on."
+    with console.stoppable(_COMMAND, note), console.bar("rollouts") as bar:
         task = bar.add_task(name, total=job.total, completed=job.total - len(job.missing))
         job.run(client, deadline, lambda _: bar.advance(task))
     if job.missing:
@@ -177,29 +176,34 @@ def _judge(
             f"{len(job.missing)} of {job.total} rollouts are not judged yet"
         )
     results = [json.loads(job.results[number]) for number in sorted(job.results)]
-    return results, time.monotonic() - started if fresh else None
+    return results, time.monotonic() - started if is_fresh else None
 
 
-def _judged(example: Example, sampled: dict[str, Any], greedy: dict[str, Any]) -> Judged:
-    said = sampled.get("critiques", [])
-    symbolic = [each for each in said if each.get("critic") == "symbolic"]
-    alone = [each for each in greedy.get("critiques", []) if each.get("critic") != "symbolic"]
-    return Judged(
+def _judged(
+    example: LabelledExample, sampled: dict[str, Any], greedy: dict[str, Any]
+) -> JudgedExample:
+    symbolic = [c for c in sampled.get("critiques", []) if c.get("critic") == "symbolic"]
+    greedy_critiques = _of_the_judge(greedy)
+    return JudgedExample(
         example,
-        tuple(_named(each) for each in said if each.get("critic") != "symbolic"),
-        _named(alone[0]) if alone else None,
-        frozenset(step for each in symbolic for step in each["wrong_steps"]),
+        tuple(_wrong_steps(critique) for critique in _of_the_judge(sampled)),
+        _wrong_steps(greedy_critiques[0]) if greedy_critiques else None,
+        frozenset(step for critique in symbolic for step in critique["wrong_steps"]),
         symbolic[0]["weight"] if symbolic else 0,
     )
 
 
-def _named(critique: dict[str, Any]) -> frozenset[int] | None:
+def _of_the_judge(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [c for c in result.get("critiques", []) if c.get("critic") != "symbolic"]
+
+
+def _wrong_steps(critique: dict[str, Any]) -> frozenset[int] | None:
     return frozenset(critique["wrong_steps"]) if critique["valid"] else None
 
 
-def _draw(found: dict[str, Any], folder: Path) -> list[Path]:
+def _draw(figures: dict[str, Any], folder: Path) -> list[Path]:
     try:
-        return plots.draw(found, folder)
+        return plots.draw(figures, folder)
     except ImportError:
-        typer.echo("no pictures: they need pip install 'capo-credit[eval]'", err=True)
+        typer.echo("no plots: they need pip install 'capo-credit[eval]'", err=True)
         return []

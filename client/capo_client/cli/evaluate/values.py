@@ -1,4 +1,4 @@
-"""Values of labelled data, as files really hold them: numbers as strings, nulls, NaN, blanks."""
+"""Values in labelled data, in the forms that occur: numbers as strings, null, NaN, blanks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class LabelError(ValueError):
     """An entry cannot be judged.
 
     Args:
-        reason: the kind of fault, under which entries are counted.
-        detail: what it is in this entry.
+        reason: the kind of fault, by which entries are counted.
+        detail: the fault in this entry.
     """
 
     def __init__(self, reason: str, detail: str | None = None) -> None:
@@ -39,7 +39,7 @@ def as_list(entry: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def as_text(entry: Mapping[str, Any], name: str) -> str:
-    """A text that is not blank; a number as its digits."""
+    """A text that is not blank; a number becomes its digits."""
     value = entry.get(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -51,17 +51,17 @@ def as_text(entry: Mapping[str, Any], name: str) -> str:
 
 
 def as_texts(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """A list of texts, which may be blank; a number as its digits, null as a blank one."""
-    found = []
+    """A list of texts, which may be blank; a number becomes its digits, and null is blank."""
+    texts = []
     for value in as_list(entry, name):
         if value is not None and not isinstance(value, str | int | float):
             raise LabelError(f"{name} holds what is not a text")
-        found.append("" if value is None else str(value))
-    return tuple(found)
+        texts.append("" if value is None else str(value))
+    return tuple(texts)
 
 
 def as_index(entry: Mapping[str, Any], name: str) -> int | None:
-    """A whole number, also as a float or a string; None for null and the ways to write it.
+    """A whole number, also as a float or a string; None for null and its other spellings.
 
     Raises:
         LabelError: it is neither.
@@ -69,10 +69,10 @@ def as_index(entry: Mapping[str, Any], name: str) -> int | None:
     value = entry.get(name)
     if is_nothing(value):
         return None
-    found = index_or_none(value)
-    if found is None:
+    index = index_or_none(value)
+    if index is None:
         raise LabelError(f"{name} is not a whole number", repr(value))
-    return found
+    return index
 
 
 def index_or_none(value: object) -> int | None:
@@ -80,34 +80,34 @@ def index_or_none(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]  # what is no number raises
+        number = float(value)  # type: ignore[arg-type]  # raises if it is not a number
     except (TypeError, ValueError):
         return None
     return int(number) if number.is_integer() else None
 
 
 def as_flag(value: object) -> bool | None:
-    """Whether something is right, in the words of data sets; None where it is not said."""
-    said = str(value).strip().lower()
-    return True if said in _YES else False if said in _NO else None
+    """Whether something is right, in the words that data sets use; None for other words."""
+    word = str(value).strip().lower()
+    return True if word in _YES else False if word in _NO else None
 
 
 def is_nothing(value: object) -> bool:
-    """Null, or how files without it say it: "N/A", "None", "", NaN."""
+    """Null, or another spelling of it: "N/A", "None", "", NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
     return isinstance(value, str) and value.strip().lower() in _NOTHING
 
 
 def same_answer(answer: object, target: object) -> bool:
-    """Whether two answers are alike but for case, blanks and how a number is written.
+    """Whether two answers are equal except for case, blanks and the format of a number.
 
-    True also where one is not given.
+    True if one is missing.
     """
     if is_nothing(answer) or is_nothing(target):
         return True
-    one, other = (" ".join(str(each).lower().rstrip(".").split()) for each in (answer, target))
+    a, b = (" ".join(str(value).lower().rstrip(".").split()) for value in (answer, target))
     try:
-        return one == other or float(one.replace(",", "")) == float(other.replace(",", ""))
+        return a == b or float(a.replace(",", "")) == float(b.replace(",", ""))
     except ValueError:
         return False

@@ -43,7 +43,7 @@ def make_engine(settings: Settings) -> Engine:
     try:
         from capo_service.engine.vllm import VllmEngine
     except ModuleNotFoundError as error:
-        raise ValueError(_NO_VLLM.format(f"is not installed whole ({error})")) from None
+        raise ValueError(_NO_VLLM.format(f"is only partly installed ({error})")) from None
 
     return VllmEngine(
         settings.model,

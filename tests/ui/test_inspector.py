@@ -229,11 +229,11 @@ def test_the_live_view(page: Page, service: Service) -> None:
     expect(page.locator(".chart")).to_have_count(6)
     expect(page.locator("#view-live table tbody tr").first).to_contain_text("inspector")
     expect(
-        page.get_by_role("img", name=re.compile("Canaries judged rightly: good 1"))
+        page.get_by_role("img", name=re.compile("Known-answer probes judged correctly: good 1"))
     ).to_be_visible()
-    expect(page.locator(".chart", has_text="Steps called wrong").locator("path")).to_have_attribute(
-        "d", re.compile("M.*L")
-    )
+    expect(
+        page.locator(".chart", has_text="Steps flagged as wrong").locator("path")
+    ).to_have_attribute("d", re.compile("M.*L"))
     accessible(page)
     page.get_by_label("Run").select_option("inspector")
     page.get_by_role("button", name="Open").first.click()
@@ -283,10 +283,12 @@ def test_the_training_view(page: Page, service: Service, tmp_path: Path) -> None
     page.click("#tab-training")
     page.set_input_files("#run-files", run_files(tmp_path))
     expect(page.locator("#view-training [role=status]").first).to_have_text(
-        "3 steps, 4 rollouts, 1 lines that are neither"
+        "3 steps, 4 rollouts, 1 lines not recognized"
     )
     assert page.locator("#view-training .chart").count() == 4
-    expect(page.get_by_role("img", name="Right answers: train 0.6, evaluation 0.7")).to_be_visible()
+    expect(
+        page.get_by_role("img", name="Correct answers: train 0.6, evaluation 0.7")
+    ).to_be_visible()
     expect(page.locator("#view-training output")).to_contain_text(
         "step 1: 2 rollouts, 2 of 2 steps wrong"
     )
@@ -316,7 +318,7 @@ def test_a_service_that_is_not_ready_is_waited_for(page: Page, tmp_path: Path) -
         visit(page, service.url)
         ask(page)
         expect(page.locator("#problem")).to_contain_text("503")
-        expect(page.locator("#problem")).to_contain_text("Asked again in")
+        expect(page.locator("#problem")).to_contain_text("Retrying in")
         accessible(page)
         engine.let = True
         expect(page.locator(".step")).to_have_count(3)
@@ -354,7 +356,7 @@ def test_a_full_service_is_asked_again_when_it_said(page: Page, tmp_path: Path) 
         }"""
         assert page.evaluate(spend, value) == 200
         ask(page)
-        expect(page.locator("#problem")).to_contain_text(re.compile("429.*Asked again in", re.S))
+        expect(page.locator("#problem")).to_contain_text(re.compile("429.*Retrying in", re.S))
         expect(page.locator(".step")).to_have_count(3)
         page.evaluate("sessionStorage.clear()")
 

@@ -1,4 +1,4 @@
-// The service: one function a call. What goes wrong is a Problem with what to do about it.
+// Client of the service: one method per route. Every error is a Problem, with advice for the user.
 
 const KEY = "capo-api-key";
 
@@ -14,17 +14,17 @@ export class Problem extends Error {
     this.title = title;
     this.retryAfter = retryAfter;
   }
-  /** What the reader can do about it. */
+  /** What the user can do about it. */
   get advice() {
     return {
       0: "Is the service running, and may this page call it (setting allow_origins)?",
       401: "Enter an API key above, then press Credit again.",
-      403: "This key may not do that; ask whoever runs the service for one that may.",
+      403: "This key lacks the role for this request. Ask the operator of the service for another key.",
       413: "Shorten the rollout.",
-      422: "Change what the message names.",
-      429: "The service is full. It is asked again when the time that it named is over.",
-      502: "No critique of the judge could be read. Try more critiques, another style, or another judge.",
-      503: "The judge is loading or being started again. It is asked again until it is ready.",
+      422: "Correct what the message names.",
+      429: "The service is overloaded. The request is repeated after the time that the service named.",
+      502: "No critique of the judge could be parsed. Try more critiques, another style, or another judge.",
+      503: "The judge is loading or restarting. The request is repeated until it is ready.",
       504: "The judge took too long. Try fewer critiques or a shorter style.",
     }[this.status] || "";
   }
@@ -51,7 +51,7 @@ async function call(base, path, body, apiKey, signal) {
   try {
     data = JSON.parse(text);
   } catch {
-    throw new Problem(response.status, "Not an answer of this service", text.slice(0, 300));
+    throw new Problem(response.status, "Unexpected response", text.slice(0, 300));
   }
   if (!response.ok) {
     const after = response.headers.get("Retry-After");

@@ -1,4 +1,4 @@
-// Tabs, theme, key; each view in a module of its own.
+// Tabs, theme and API key; each view has its own module.
 import { key, Service } from "./api.js";
 import { $ } from "./dom.js";
 import * as inspect from "./inspect.js";
@@ -36,16 +36,16 @@ function theme() {
   });
 }
 
-/** Ask the service about itself until it answers. */
-async function meet() {
+/** Show the judge's name; repeated until the service responds. */
+async function showJudge() {
   try {
     const info = await new Service().info();
     $("judge").textContent = `judge ${info.model} · ${info.critique_style} critiques · ${info.service} ${info.version}`;
-    inspect.know(info);
+    inspect.applyInfo(info);
     return info;
   } catch (error) {
     $("judge").textContent = error.status === 401 ? "An API key is needed." : `${error.title}: ${error.message}`;
-    if (error.status !== 401) setTimeout(meet, 3000);
+    if (error.status !== 401) setTimeout(showJudge, 3000);
     return null;
   }
 }
@@ -61,7 +61,7 @@ for (const name of VIEWS) {
 $("api-key").value = key.get();
 $("api-key").addEventListener("change", () => {
   key.set($("api-key").value);
-  meet();
+  showJudge();
 });
-await inspect.start(await meet());
+await inspect.start(await showJudge());
 document.documentElement.dataset.ready = "yes";

@@ -1,4 +1,4 @@
-// Small line charts as SVG; what they show is also said in words.
+// Small line charts as SVG, with a text alternative.
 import { h, number } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -31,7 +31,7 @@ export function lineChart({ title, series, unit = "", floor = null, ceiling = nu
   return h("figure", { class: "chart" }, h("figcaption", {}, h("span", {}, title), h("strong", {}, latest)), svg, legend);
 }
 
-/** A short number; tiny ones that are nothing but rounding are 0. */
+/** A short number; values within rounding error of 0 are 0. */
 function tick(value) {
   return Math.abs(value) < 1e-9 ? "0" : value.toLocaleString("en", { maximumSignificantDigits: 3 });
 }

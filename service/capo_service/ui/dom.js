@@ -1,6 +1,6 @@
-// Small helpers: elements, and positions in text as the service counts them.
+// Helpers: DOM elements, and text positions in code points as in the service.
 
-/** An element. Attributes that are functions are listeners; null and false are left out. */
+/** An element. Function attributes are listeners; null and false are omitted. */
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -15,7 +15,7 @@ export function h(name, attributes = {}, ...children) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** Text by code points, as Python counts: slice(a, b). */
+/** Text indexed by code points, as in Python. */
 export class Text {
   constructor(text) {
     this.points = Array.from(text);
@@ -38,7 +38,7 @@ export function signed(value) {
   return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 }
 
-/** JSON to a short text for a URL, and back. */
+/** JSON <-> compressed text for a URL. */
 export async function pack(value) {
   const bytes = new TextEncoder().encode(JSON.stringify(value));
   const stream = new Blob([bytes]).stream().pipeThrough(new CompressionStream("deflate-raw"));

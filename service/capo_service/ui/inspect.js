@@ -1,4 +1,4 @@
-// The inspector: one question, one rollout or two, one judge or two.
+// The inspector: credit of a rollout, or of two rollouts or two judges side by side.
 import { Problem, Service } from "./api.js";
 import { $, download, h, pack, unpack } from "./dom.js";
 import { picture } from "./picture.js";
@@ -8,10 +8,10 @@ import { revote } from "./votes.js";
 const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "sampling", "n", "style",
   "segment", "pattern", "temperature", "seed"];
 const VOTE = ["method", "k", "scheme", "w_whole", "w_process"];
-const LONGEST_LINK = 60_000; // characters; browsers take more, mails do not
+const MAX_LINK = 60_000; // characters; browsers allow more, mail programs do not
 
 const service = new Service();
-let entries = []; // what is shown: [{title, question, text, tokens, result, timing, model}]
+let entries = []; // shown results: [{title, question, text, tokens, result, timing, model}]
 let running = null;
 
 export async function start(info) {
@@ -30,13 +30,13 @@ export async function start(info) {
   $("save-png").addEventListener("click", savePng);
   $("heat").addEventListener("change", () => $("rollouts").classList.toggle("show-heat", $("heat").checked));
   await examples();
-  if (info) know(info);
+  if (info) applyInfo(info);
   await restore();
   arrange();
 }
 
-/** What the service says of itself, once it can be asked. */
-export function know(info) {
+/** Offer the tokenizers and limits that the service reports. */
+export function applyInfo(info) {
   const chosen = $("tokenizer").value;
   $("tokenizer").replaceChildren(h("option", { value: "" }, "none"), ...info.tokenizers.map((name) => h("option", { value: name }, name)));
   $("tokenizer").value = info.tokenizers.includes(chosen) ? chosen : info.tokenizers[0] || "";
@@ -84,7 +84,7 @@ function options(rollout) {
   return { voting, segment, reward: known ? {} : { scheme: "process_only" }, include: ["token_rewards", "critiques"], priority: "evaluation", run: "inspector" };
 }
 
-/** The rollout as the service takes it, with tokens where it can have any. */
+/** The rollout of the request, with tokens if a tokenizer is chosen. */
 async function prepare(response, withIds) {
   const rollout = { question: $("question").value, response };
   if ($("outcome").value) rollout.outcome = Number($("outcome").value);
@@ -122,7 +122,7 @@ async function credit() {
     show();
     $("result").scrollIntoView({ block: "nearest" });
   } catch (error) {
-    if (error.name !== "AbortError") tell(error, again, signal);
+    if (error.name !== "AbortError") showError(error, again, signal);
   } finally {
     $("credit").disabled = false;
   }
@@ -133,9 +133,9 @@ async function judge(title, by, { rollout, tokens }, signal) {
   return { title, question: rollout.question, text: rollout.response, tokens, result, timing: response.timing_ms, model: response.model };
 }
 
-/** What went wrong and what to do; where waiting helps, it is waited for. */
-function tell(error, again, signal) {
-  const problem = error instanceof Problem ? error : new Problem(0, "This page failed", String(error.message || error));
+/** Show an error and its advice; 429 and 503 are retried. */
+function showError(error, again, signal) {
+  const problem = error instanceof Problem ? error : new Problem(0, "Error in this page", String(error.message || error));
   const wait = problem.status === 429 || problem.status === 503 ? (problem.retryAfter ?? 3) : null;
   const left = h("p", { class: "wait" });
   $("problem").replaceChildren(
@@ -143,14 +143,14 @@ function tell(error, again, signal) {
     h("p", {}, problem.message),
     h("p", {}, problem.advice),
     wait === null ? "" : left,
-    wait === null ? "" : h("button", { type: "button", onclick: () => (running?.abort(), $("problem").replaceChildren()) }, "Stop waiting"),
+    wait === null ? "" : h("button", { type: "button", onclick: () => (running?.abort(), $("problem").replaceChildren()) }, "Cancel"),
   );
   if (problem.status === 401) $("api-key").focus();
   if (wait === null) return;
   let seconds = wait;
   const tick = () => {
     if (signal.aborted) return;
-    left.textContent = `Asked again in ${seconds} s.`;
+    left.textContent = `Retrying in ${seconds} s.`;
     if (seconds-- > 0) setTimeout(tick, 1000);
     else again();
   };
@@ -179,7 +179,7 @@ function show() {
   $("result").hidden = false;
 }
 
-/** Show credit that was judged elsewhere: the live and training views open theirs here. */
+/** Show an existing result, of the live or the training view. */
 export function present(entry, vote = {}) {
   entries = [entry];
   const critiques = (entry.result.critiques || []).filter((each) => each.critic !== "symbolic").length;
@@ -195,9 +195,9 @@ async function share() {
   const vote = Object.fromEntries(VOTE.map((id) => [id, $(id).value]));
   let packed = await pack({ fields, vote, entries });
   let note = "Link with the result";
-  if (packed.length > LONGEST_LINK) {
+  if (packed.length > MAX_LINK) {
     packed = await pack({ fields, vote });
-    note = "Link without the result, which is too long: it is judged again";
+    note = "Link without the result, which is too long: opening it shows the inputs only";
   }
   history.replaceState(null, "", `#s=${packed}`);
   try {
@@ -221,7 +221,7 @@ async function restore() {
     }
   } catch {
     $("said").textContent = "";
-    $("problem").replaceChildren(h("h2", {}, "The link cannot be read"), h("p", {}, "It was cut off on its way; ask for it again."));
+    $("problem").replaceChildren(h("h2", {}, "The link cannot be read"), h("p", {}, "It is incomplete. Ask the sender for a new link."));
   }
 }
 
@@ -234,6 +234,6 @@ async function savePng() {
   try {
     download("credit.png", await picture($("rollouts")));
   } catch (error) {
-    $("said").textContent = `No picture: ${error.message}. JSON works everywhere.`;
+    $("said").textContent = `PNG export failed: ${error.message}. Use JSON instead.`;
   }
 }

@@ -1,4 +1,4 @@
-// Recent activity of the service: charts of its counters, and its recent rollouts if it keeps any.
+// The live view: charts of the service's counters, and recent rollouts if it keeps them.
 import { lineChart } from "./charts.js";
 import { Problem, Service } from "./api.js";
 import { h, number } from "./dom.js";
@@ -9,8 +9,8 @@ let timer = null;
 let filter = { key: "", run: "" };
 let known = { samples: [], recent: [] };
 
-/** What the service has told so far, and what is new. */
-async function learn() {
+/** Fetch what is new and append it to what is known. */
+async function update() {
   const latest = Math.max(known.samples.at(-1)?.at ?? 0, known.recent.at(-1)?.at ?? 0);
   const live = await service.live(latest);
   known = {
@@ -33,9 +33,9 @@ export function start(root, open) {
     clearTimeout(timer);
     if (root.hidden) return;
     try {
-      const live = await learn();
+      const live = await update();
       const minutes = Math.round((live.samples.length * live.seconds) / 60);
-      said.textContent = `${live.model}, the last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
+      said.textContent = `${live.model}, last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
       fill(keys, [...new Set(live.recent.map((each) => each.key))], filter.key);
       fill(runs, [...new Set(live.recent.map((each) => each.run || ""))].filter(Boolean), filter.run);
       draw(charts, live);
@@ -43,7 +43,7 @@ export function start(root, open) {
       timer = setTimeout(tick, live.seconds * 1000);
     } catch (error) {
       const advice = error instanceof Problem ? error.advice : "";
-      said.textContent = `${error.title || "No answer"}: ${error.message} ${advice}`;
+      said.textContent = `${error.title || "No response"}: ${error.message} ${advice}`;
       timer = setTimeout(tick, 5000);
     }
   }
@@ -58,7 +58,7 @@ function fill(select, values, chosen) {
 
 const matching = (each) => (!filter.key || each.key === filter.key) && (!filter.run || each.run === filter.run);
 
-/** What was counted between neighbouring samples, as a rate or a share; null where nothing was. */
+/** A rate or share between consecutive samples; null if nothing was counted. */
 function between(samples, value) {
   return samples.slice(1).map((sample, i) => [sample.at, value(samples[i], sample)]);
 }
@@ -82,12 +82,12 @@ function draw(root, { samples, recent, keeps }) {
   root.replaceChildren(
     chart("Rollouts", [["accepted", plain("accepted")], ["being judged", plain("running")]]),
     chart("Tokens queued", [["queued", plain("queued_tokens")]]),
-    chart("Tokens written", [["written", between(samples, (a, b) => (b.completion_tokens - a.completion_tokens) / (b.at - a.at))]], { unit: "/s" }),
-    chart("Steps called wrong", [["wrong", wrong]], { ceiling: 1 }),
-    chart("Critiques agree", [["agreement", agreed]], { ceiling: 1 }),
-    chart("Canaries judged rightly", [["good", plain("canary_good")], ["bad", plain("canary_bad")]], { ceiling: 1 }),
+    chart("Tokens generated", [["generated", between(samples, (a, b) => (b.completion_tokens - a.completion_tokens) / (b.at - a.at))]], { unit: "/s" }),
+    chart("Steps flagged as wrong", [["wrong", wrong]], { ceiling: 1 }),
+    chart("Agreement of critiques", [["agreement", agreed]], { ceiling: 1 }),
+    chart("Known-answer probes judged correctly", [["good", plain("canary_good")], ["bad", plain("canary_bad")]], { ceiling: 1 }),
   );
-  if (seen && !keeps) root.append(h("p", {}, "Nothing to filter: the service keeps no rollouts."));
+  if (seen && !keeps) root.append(h("p", {}, "The filter needs recent rollouts, and the service keeps none."));
 }
 
 function agreement(steps) {
@@ -98,17 +98,17 @@ function agreement(steps) {
 function list(root, { recent, keeps }, open) {
   const shown = recent.filter(matching).slice(-50).reverse();
   if (!keeps) {
-    root.replaceChildren(h("p", {}, "This service keeps no rollouts. Start it with --set live_rollouts=200 to see them here; they stay in its memory, with their text."));
+    root.replaceChildren(h("p", {}, "This service keeps no rollouts. To see recent ones here, start it with --set live_rollouts=200; they are kept in memory, with their text."));
     return;
   }
   if (!shown.length) {
-    root.replaceChildren(h("p", {}, "None yet."));
+    root.replaceChildren(h("p", {}, "No rollouts yet."));
     return;
   }
   root.replaceChildren(
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Recent rollouts" },
       h("table", { class: "list" },
-        h("thead", {}, h("tr", {}, ["at", "key", "run", "question", "steps wrong", "outcome", ""].map((name) => h("th", { scope: "col" }, name || h("span", { class: "sr" }, "open"))))),
+        h("thead", {}, h("tr", {}, ["time", "key", "run", "question", "wrong steps", "outcome", ""].map((name) => h("th", { scope: "col" }, name || h("span", { class: "sr" }, "open"))))),
         h("tbody", {}, shown.map((each) => {
           const { steps, outcome } = each.result;
           const entry = { title: `${each.run || each.key}, ${clock(each.at)}`, question: each.question, text: each.result.response, tokens: null, result: each.result, timing: null };

@@ -1,4 +1,4 @@
-// A part of the page as PNG: laid out again inside an SVG, which a canvas can draw.
+// Exports a part of the page as PNG: an SVG with a copy of it is drawn on a canvas.
 
 export async function picture(element) {
   const width = Math.ceil(element.scrollWidth) + 32;
@@ -7,7 +7,7 @@ export async function picture(element) {
   const copy = element.cloneNode(true);
   const theme = document.documentElement.dataset.theme || "light";
   const inside = new XMLSerializer().serializeToString(copy);
-  // In a picture there is no :root of ours: its variables are those of the outermost element.
+  // The copy has no :root element; its variables move to the outermost element.
   const rules = css.replaceAll(':root[data-theme="dark"]', '.root[data-theme="dark"]').replaceAll(":root", ".root");
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><foreignObject width="100%" height="100%">`
     + `<div xmlns="http://www.w3.org/1999/xhtml" class="root" data-theme="${theme}"><style>${rules.replaceAll("<", "&lt;").replaceAll("&", "&amp;")}</style>`
@@ -22,5 +22,5 @@ export async function picture(element) {
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
   context.drawImage(image, 0, 0);
-  return await new Promise((done, failed) => canvas.toBlob((blob) => (blob ? done(blob) : failed(new Error("the browser draws none"))), "image/png"));
+  return await new Promise((done, failed) => canvas.toBlob((blob) => (blob ? done(blob) : failed(new Error("the browser cannot draw it"))), "image/png"));
 }

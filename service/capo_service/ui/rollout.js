@@ -1,24 +1,24 @@
-// One credited rollout: steps tinted by votes, tokens with their rewards, critiques beside steps.
+// View of a credited rollout: steps tinted by votes, tokens with rewards, critiques per step.
 import { h, number, signed, Text } from "./dom.js";
 
 /**
  * @param entry {question, text, tokens: {response_token_ids, token_offsets} | null, result, timing}
- * @param voted what `revote` gives
+ * @param voted result of `revote`
  * @param bounds [lowest, highest] reward, for the colours
  */
 export function rolloutView(entry, voted, bounds, title) {
   const { result } = entry;
   const text = new Text(entry.text);
-  const tip = h("p", { class: "tip", role: "status", "aria-live": "polite" }, "Hover over a token, or focus a step and use ← and →, for its reward and id.");
+  const tip = h("p", { class: "tip", role: "status", "aria-live": "polite" }, "Hover over a token, or focus a step and press ← or →, to see its reward and id.");
   const steps = voted.steps.map((step) => stepView(step, entry, text, bounds, tip));
   return h(
     "section",
     { class: "rollout", "aria-label": title },
     h("header", {}, h("h2", {}, title), facts(entry, voted)),
     (result.suspicion || []).map((each) =>
-      h("p", { class: "suspicion" }, `Suspicious, ${each.reason.replaceAll("_", " ")}: ${each.detail}`, each.action === "flag" ? "" : ` (counted: ${each.action})`),
+      h("p", { class: "suspicion" }, `Reward-hacking flag, ${each.reason.replaceAll("_", " ")}: ${each.detail}`, each.action === "flag" ? "" : ` (action: ${each.action})`),
     ),
-    voted.rewards === null && voted.judges ? h("p", { class: "note" }, "This scheme needs an outcome: choose one, or scheme process_only.") : null,
+    voted.rewards === null && voted.judges ? h("p", { class: "note" }, "This scheme needs an outcome. Set the outcome, or use scheme process_only.") : null,
     h("ol", { class: "steps", start: 0 }, steps),
     tip,
     matrix(voted, result, title),
@@ -32,12 +32,12 @@ function facts(entry, voted) {
   const { usage, outcome } = result;
   const wrong = voted.steps.filter((step) => step.wrong).length;
   const items = [
-    outcome ? [`outcome ${number(outcome.value)}`, outcome.value >= 0.5 ? "good" : "bad"] : ["outcome not known", ""],
+    outcome ? [`outcome ${number(outcome.value)}`, outcome.value >= 0.5 ? "good" : "bad"] : ["outcome unknown", ""],
     [`${wrong} of ${voted.steps.length} steps wrong`, wrong ? "bad" : "good"],
     [`${usage.critiques_run} critiques`, ""],
-    [`${number(usage.completion_tokens)} tokens written, ${number(usage.prompt_tokens)} read, ${number(usage.cached_tokens)} of them cached`, ""],
+    [`${number(usage.completion_tokens)} completion tokens, ${number(usage.prompt_tokens)} prompt tokens (${number(usage.cached_tokens)} cached)`, ""],
     timing ? [`${number(timing.total / 1000)} s`, ""] : null,
-    result.cached ? ["judged before", ""] : null,
+    result.cached ? ["cached result", ""] : null,
   ];
   return h("ul", { class: "facts" }, items.filter(Boolean).map(([text, kind]) => h("li", { class: kind }, text)));
 }
@@ -60,25 +60,25 @@ function stepView(step, entry, text, bounds, tip) {
     h("div", {},
       body,
       named.length
-        ? h("details", { class: "beside" }, h("summary", {}, named.length === 1 ? "1 critique calls it wrong" : `${named.length} critiques call it wrong`),
-            beside(named, step.index))
+        ? h("details", { class: "beside" }, h("summary", {}, named.length === 1 ? "1 critique flags it as wrong" : `${named.length} critiques flag it as wrong`),
+            reasons(named, step.index))
         : null,
     ),
     h("span", { class: "reward" }, signed(step.reward)),
   );
 }
 
-/** What critiques say of a step; those that give no reason are counted. */
-function beside(named, index) {
-  const bare = named.filter(([critique]) => said(critique) === ALONE).length;
-  const spoken = named.filter(([critique]) => said(critique) !== ALONE);
+/** The analyses of the critiques that flag a step; critiques without one are counted. */
+function reasons(named, index) {
+  const bare = named.filter(([critique]) => analysisOf(critique) === NO_ANALYSIS).length;
+  const spoken = named.filter(([critique]) => analysisOf(critique) !== NO_ANALYSIS);
   return [
     spoken.map(([critique, i]) => {
-      // The arithmetic's critique has a line for each step that it names.
+      // The arithmetic checker's critique has a line per step.
       const lines = critique.critic === "symbolic" ? critique.text.split("\n").filter((line) => line.startsWith(`Step ${index}:`)) : [];
-      return h("blockquote", {}, h("cite", {}, name(critique, i)), " ", lines.length ? lines.join("\n") : said(critique));
+      return h("blockquote", {}, h("cite", {}, name(critique, i)), " ", lines.length ? lines.join("\n") : analysisOf(critique));
     }),
-    bare ? h("blockquote", {}, h("cite", {}, bare === 1 ? "1 critique" : `${bare} critiques`), ` ${ALONE}`) : null,
+    bare ? h("blockquote", {}, h("cite", {}, bare === 1 ? "1 critique" : `${bare} critiques`), ` ${NO_ANALYSIS}`) : null,
   ];
 }
 
@@ -88,7 +88,7 @@ function dots({ wrong, valid }) {
   return "●".repeat(Math.min(wrong, shown)) + "○".repeat(Math.max(shown - wrong, 0));
 }
 
-/** Share of the way from the worst reward to the best, in percent. */
+/** Position between the lowest and the highest reward, in percent. */
 function heat(reward, [low, high]) {
   if (reward === null || reward === undefined) return "50%";
   return `${Math.round((high > low ? (reward - low) / (high - low) : 1) * 100)}%`;
@@ -109,7 +109,7 @@ function tokens(step, entry, text, tip) {
     at = Math.max(at, to);
     const shown = `token ${i} · id ${ids ? ids[i] : "not sent"} · reward ${signed(step.reward)}`;
     const tell = () => (tip.textContent = `${JSON.stringify(text.slice(from, to))} · ${shown}`);
-    // What is blank at the end of a step is shown as what it is, not as empty lines.
+    // White space at the end of a step is shown by symbols, not as empty lines.
     const shownText = from >= last && content ? content.replaceAll("\n", "⏎").replaceAll(" ", "·") : content;
     parts.push(h("span", { class: content && from < last ? "token" : "token bare", title: shown, "data-token": i, onmouseenter: tell, onfocus: tell }, shownText || "▹"));
   }
@@ -117,7 +117,7 @@ function tokens(step, entry, text, tip) {
   return parts;
 }
 
-/** The arrow keys move from token to token of a focused step. */
+/** Arrow keys move between the tokens of a focused step. */
 function walk(event, body) {
   if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
   const all = [...body.querySelectorAll(".token")];
@@ -130,7 +130,7 @@ function walk(event, body) {
   all[next].dispatchEvent(new Event("mouseenter"));
 }
 
-/** Small multiples: who called which step wrong. */
+/** Table of votes: critiques by steps. */
 function matrix(voted, result, title) {
   const critiques = result.critiques || [];
   if (!critiques.length || voted.steps.length > 60) return null;
@@ -154,19 +154,19 @@ function name(critique, i) {
   return critique.critic === "symbolic" ? "arithmetic" : `critique ${i + 1}`;
 }
 
-const ALONE = "(a verdict alone)";
+const NO_ANALYSIS = "(verdict only)";
 
-/** What a critique says in words; all of it where it is not JSON. */
-function said(critique) {
+/** The analysis of a critique; its whole text if it is not JSON. */
+function analysisOf(critique) {
   try {
-    return JSON.parse(critique.text).analysis || ALONE;
+    return JSON.parse(critique.text).analysis || NO_ANALYSIS;
   } catch {
-    return critique.text || "(nothing)";
+    return critique.text || "(empty)";
   }
 }
 
 function critiqueView(critique, i) {
-  const verdict = !critique.valid ? `unreadable: ${critique.reason}` : critique.wrong_steps.length ? `wrong: ${critique.wrong_steps.join(", ")}` : "nothing wrong";
+  const verdict = !critique.valid ? `unreadable: ${critique.reason}` : critique.wrong_steps.length ? `wrong: ${critique.wrong_steps.join(", ")}` : "no wrong steps";
   return h("li", { class: critique.valid ? "" : "invalid" },
     h("details", {}, h("summary", {}, `${name(critique, i)} · ${verdict}`), h("pre", { tabindex: 0 }, critique.text)));
 }

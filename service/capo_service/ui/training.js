@@ -1,17 +1,17 @@
-// A run's files from the trainer, read in the browser: curves, and the rollouts of any step.
+// The training view: curves and rollouts from the files of a training run, read in the browser.
 import { lineChart } from "./charts.js";
 import { h, number } from "./dom.js";
 import { rolloutView } from "./rollout.js";
 import { revote } from "./votes.js";
 
 const CURVES = [
-  ["Right answers", ["train.accuracy", "evaluation.greedy_accuracy"], { floor: 0, ceiling: 1 }],
-  ["Steps called wrong", ["train.wrong_step_rate", "evaluation.greedy_wrong_step_rate"], { floor: 0, ceiling: 1 }],
-  ["Right with a wrong step", ["train.lucky_rate", "evaluation.greedy_lucky_rate"], { floor: 0 }],
-  ["Tokens of a rollout", ["train.mean_tokens"], { floor: 0 }],
+  ["Correct answers", ["train.accuracy", "evaluation.greedy_accuracy"], { floor: 0, ceiling: 1 }],
+  ["Steps flagged as wrong", ["train.wrong_step_rate", "evaluation.greedy_wrong_step_rate"], { floor: 0, ceiling: 1 }],
+  ["Correct answers with a wrong step", ["train.lucky_rate", "evaluation.greedy_lucky_rate"], { floor: 0 }],
+  ["Tokens per rollout", ["train.mean_tokens"], { floor: 0 }],
   ["Mean reward", ["train.mean_reward"], {}],
   ["Loss", ["train.loss"], {}],
-  ["Seconds of a step", ["train.step_seconds", "train.wait_seconds"], { floor: 0 }],
+  ["Seconds per training step", ["train.step_seconds", "train.wait_seconds"], { floor: 0 }],
 ];
 
 export function start(root) {
@@ -19,7 +19,7 @@ export function start(root) {
   const charts = h("div", { class: "charts" });
   const browser = h("div", {});
   const input = h("input", { type: "file", multiple: true, accept: ".jsonl,application/x-ndjson", id: "run-files" });
-  const drop = h("div", { class: "drop" }, h("label", { for: "run-files" }, "A run's metrics.jsonl and rollouts.jsonl: choose them, or drop them here. They stay in this browser."), input);
+  const drop = h("div", { class: "drop" }, h("label", { for: "run-files" }, "Choose or drop the files metrics.jsonl and rollouts.jsonl of a run. They are not uploaded."), input);
   root.replaceChildren(h("h2", {}, "Training"), drop, said, charts, browser);
   input.addEventListener("change", () => open([...input.files]));
   for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
@@ -33,7 +33,7 @@ export function start(root) {
   async function open(files) {
     const records = [];
     const rollouts = [];
-    let torn = 0;
+    let unknown = 0;
     for (const file of files) {
       for (const line of (await file.text()).split("\n")) {
         if (!line.trim()) continue;
@@ -41,14 +41,14 @@ export function start(root) {
           const record = JSON.parse(line);
           if (record.credit !== undefined) rollouts.push(record);
           else if (record.kind && record.step !== undefined) records.push(record);
-          else torn += 1;
+          else unknown += 1;
         } catch {
-          torn += 1; // a run that was killed ends in the middle of a line
+          unknown += 1; // a killed run ends in the middle of a line
         }
       }
     }
     const steps = new Set(records.filter((each) => each.kind === "train").map((each) => each.step));
-    said.textContent = `${steps.size} steps, ${rollouts.length} rollouts${torn ? `, ${torn} lines that are neither` : ""}`;
+    said.textContent = `${steps.size} steps, ${rollouts.length} rollouts${unknown ? `, ${unknown} lines not recognized` : ""}`;
     charts.replaceChildren(...CURVES.map((curve) => chart(records, curve)).filter(Boolean));
     browse(browser, rollouts);
   }
@@ -67,7 +67,7 @@ function chart(records, [title, names, axis]) {
 
 function browse(root, rollouts) {
   if (!rollouts.length) {
-    root.replaceChildren(h("p", {}, "No rollouts: logging.rollouts in the recipe says how many of each step are written to rollouts.jsonl."));
+    root.replaceChildren(h("p", {}, "No rollouts. Set logging.rollouts in the recipe to write some of each training step to rollouts.jsonl."));
     return;
   }
   const steps = [...new Set(rollouts.map((each) => each.step))].sort((a, b) => a - b);

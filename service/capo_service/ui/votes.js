@@ -1,7 +1,7 @@
-// The vote and the rewards, as the service computes them (CAPO, section 3.3 and eq. 1), so that
-// they can be changed here without judging again. tests/ui hold them to the service's own.
+// The vote and the rewards, computed as in the service (CAPO, section 3.3 and eq. 1), so that they
+// can be changed here without judging again. tests/ui compare both.
 
-/** Wrong and valid votes of each step, of the first k critiques of the judge and of all others. */
+/** Wrong and valid votes per step, of the judge's first k critiques and of the arithmetic checker. */
 export function countVotes(critiques, steps, k = Infinity) {
   const wrong = new Array(steps).fill(0);
   let judges = 0;
@@ -29,7 +29,7 @@ export function penalty(method, wrong, valid) {
   return wrong >= needed ? 1 : 0;
 }
 
-/** Rewards of steps; null where the scheme needs an outcome and there is none. */
+/** Rewards of steps; null if the scheme needs an outcome and there is none. */
 export function stepRewards(scheme, penalties, outcome, whole, process) {
   if (scheme === "process_only") return penalties.map((p) => 0 - p * process);
   if (outcome === null || outcome === undefined) return null;
@@ -42,7 +42,7 @@ export function stepRewards(scheme, penalties, outcome, whole, process) {
   return lost.map((p) => outcome * whole - p * process);
 }
 
-/** A result under other settings: {steps, judges, rewards}; rewards is null without an outcome. */
+/** A result with another vote: {steps, judges, rewards}; rewards is null without an outcome. */
 export function revote(result, { method, k, scheme, w_whole, w_process }) {
   const count = result.steps.length;
   const { wrong, valid, judges } = countVotes(result.critiques || [], count, k);
@@ -67,9 +67,9 @@ export function revote(result, { method, k, scheme, w_whole, w_process }) {
   return { steps, judges, rewards };
 }
 
-function capped(rewards, hollow) {
-  const others = rewards.filter((_, i) => !hollow.includes(i));
+function capped(rewards, steps) {
+  const others = rewards.filter((_, i) => !steps.includes(i));
   if (!others.length) return rewards;
-  const most = Math.min(...others);
-  return rewards.map((r, i) => (hollow.includes(i) ? Math.min(r, most) : r));
+  const cap = Math.min(...others);
+  return rewards.map((r, i) => (steps.includes(i) ? Math.min(r, cap) : r));
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateError
 
+import capo_wire as wire
 from capo_service.core import critique_format, rewards, steps
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
@@ -20,6 +21,9 @@ from capo_service.pipeline.judge_template import load_template
 TEMPLATE = "{% block system %}S{% endblock %}{% block user %}{{ question }}" + (
     "{% for s in steps %}{{ s.open }}{{ s.text }}{{ s.close }}{% endfor %}{% endblock %}"
 )
+
+
+WEIGHTS = (wire.Reward().w_whole, wire.Reward().w_process)
 
 
 def cut(text: str, spans: list[tuple[int, int]]) -> list[str]:
@@ -132,9 +136,9 @@ def test_a_list_that_was_cut_off_may_lack_digits() -> None:
 
 def test_a_right_answer_with_one_wrong_step_gives_two_and_one() -> None:
     """The public attempt at the method counts the penalty twice: +1 and 0."""
-    per_step = rewards.step_rewards("capo", [0.0, 1.0], 1.0)
+    per_step = rewards.step_rewards("capo", [0.0, 1.0], 1.0, *WEIGHTS)
     assert rewards.token_rewards(per_step, [(0, 2), (2, 4)]) == [2.0, 2.0, 1.0, 1.0]
-    assert rewards.step_rewards("capo", [0.0, 1.0], 0.0) == [0.0, -1.0]
+    assert rewards.step_rewards("capo", [0.0, 1.0], 0.0, *WEIGHTS) == [0.0, -1.0]
 
 
 def test_a_tie_counts_as_wrong_and_no_vote_never_does() -> None:
@@ -144,12 +148,12 @@ def test_a_tie_counts_as_wrong_and_no_vote_never_does() -> None:
 
 
 def test_neighbouring_schemes() -> None:
-    assert rewards.step_rewards("process_only", [0.0, 0.5], None) == [0.0, -0.5]
-    assert rewards.step_rewards("first_error", [0, 1, 0], 1.0) == [2.0, 1.0, 1.0]
-    assert rewards.step_rewards("flawed_positive", [0, 1, 0], 1.0) == [1.0, 1.0, 1.0]
-    assert rewards.step_rewards("flawed_positive", [0, 1, 0], 0.0) == [0.0, 0.0, 0.0]
+    assert rewards.step_rewards("process_only", [0.0, 0.5], None, *WEIGHTS) == [0.0, -0.5]
+    assert rewards.step_rewards("first_error", [0, 1, 0], 1.0, *WEIGHTS) == [2.0, 1.0, 1.0]
+    assert rewards.step_rewards("flawed_positive", [0, 1, 0], 1.0, *WEIGHTS) == [1.0, 1.0, 1.0]
+    assert rewards.step_rewards("flawed_positive", [0, 1, 0], 0.0, *WEIGHTS) == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="needs an outcome"):
-        rewards.step_rewards("capo", [0.0], None)
+        rewards.step_rewards("capo", [0.0], None, *WEIGHTS)
 
 
 def test_the_prompt_shows_the_question_not_something_in_its_place() -> None:

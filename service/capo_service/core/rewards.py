@@ -24,8 +24,8 @@ def step_rewards(
     scheme: Scheme,
     penalties: Sequence[float],
     outcome: float | None,
-    w_whole: float = 2.0,
-    w_process: float = 1.0,
+    w_whole: float,
+    w_process: float,
 ) -> list[float]:
     """The reward of each step, which each of its tokens gets (CAPO, eq. 1).
 

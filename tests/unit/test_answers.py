@@ -631,6 +631,8 @@ def test_what_could_not_be_checked_differs_from_wrong(response: str, reason: str
         ("<|begin_of_thought|>", "<|end_of_thought|>"),
         ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
         ("<unused94>", "<unused95>"),
+        ("<|channel>", "<channel|>"),
+        ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
         (
             "<|channel|>analysis<|message|>",
             "<|end|><|start|>assistant<|channel|>final<|message|>",

@@ -1,4 +1,4 @@
-"""Processes that the benchmarks measure, and how they are asked."""
+"""Processes that the benchmarks measure, and requests to them."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def metric(url: str, name: str) -> float:
 
 
 def loop_blocks(url: str) -> dict[float, float]:
-    """How many wake-ups of the event loop were so late at most, by the histogram's edges."""
+    """Wake-ups of the event loop by lateness: upper edge of a bucket in seconds -> count."""
     text = httpx.get(f"{url}/metrics", timeout=30).text
-    found = re.findall(r'^capo_loop_blocked_seconds_bucket{le="(.*)"} (\S+)$', text, re.MULTILINE)
-    edges, counts = [float(edge) for edge, _ in found], [float(n) for _, n in found]
+    buckets = re.findall(r'^capo_loop_blocked_seconds_bucket{le="(.*)"} (\S+)$', text, re.MULTILINE)
+    edges, counts = [float(edge) for edge, _ in buckets], [float(n) for _, n in buckets]
     return {edge: n - less for edge, n, less in zip(edges, counts, [0.0, *counts], strict=False)}

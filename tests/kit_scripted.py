@@ -1,4 +1,4 @@
-"""A judge that says what it is told: for tests of everything around the engine."""
+"""A scripted judge: for tests of everything around the engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Script = Callable[[str, CritiqueSampling], str]
 
 
 def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:
-    """The script of a judge that never finds anything wrong."""
+    """The script of a judge that flags no step."""
     return '{"analysis": "fine", "incorrect_steps": []}'
 
 
@@ -31,7 +31,7 @@ def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:
 class ScriptedEngine:
     """Answers each prompt, as text, by `script`, after `delay` seconds.
 
-    One token is one character, so that lengths are plain to see. `kill()` makes it die as a real
+    One token is one character, so that lengths are easy to read. `kill()` makes it die as a real
     engine does: waiting critiques fail at once and so does every later one.
     """
 

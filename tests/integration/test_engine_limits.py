@@ -1,4 +1,4 @@
-"""The engine starts with the limits that vLLM's own `LLM` would have, says so, and keeps to grammars."""
+"""The engine starts with the limits of vLLM's own `LLM`, logs them, and applies grammars."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ async def test_ranks_that_differ_have_answered_the_ping() -> None:
     """As vLLM's data-parallel ranks do while some sleep and some do not (core_client.py)."""
 
     class Ranks:
-        said = "Engines returned different is_sleeping results: [True, False]"
+        message = "Engines returned different is_sleeping results: [True, False]"
 
         async def is_sleeping(self) -> bool:
-            raise RuntimeError(self.said)
+            raise RuntimeError(self.message)
 
     runner = object.__new__(VllmRunner)
     runner._llm = Ranks()  # type: ignore[assignment]
     await runner.ping()
-    Ranks.said = "the socket is closed"
+    Ranks.message = "the socket is closed"
     with pytest.raises(RuntimeError, match="socket"):
         await runner.ping()
 
 
-def test_a_vllm_that_no_longer_rewinds_generators_is_refused_in_words() -> None:
+def test_a_vllm_that_no_longer_rewinds_generators_is_refused() -> None:
     class WithoutMethod:
         pass
 
@@ -86,14 +86,14 @@ async def engine(
     started_log: list[str], caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[tuple[VllmEngine, JudgeLimits]]:
     """With a reasoning parser, as an operator passes it for a judge that thinks."""
-    found = VllmEngine("embedded", {"reasoning_parser": "qwen3", "max_num_seqs": 5})
+    judge = VllmEngine("embedded", {"reasoning_parser": "qwen3", "max_num_seqs": 5})
     with caplog.at_level(logging.INFO, "capo_service"):
-        judge_limits = await found.start()
+        judge_limits = await judge.start()
     started_log += [record.getMessage() for record in caplog.records]
     try:
-        yield found, judge_limits
+        yield judge, judge_limits
     finally:
-        await found.close()
+        await judge.close()
 
 
 async def test_a_reasoning_parser_does_not_switch_the_grammar_off(

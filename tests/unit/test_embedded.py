@@ -1,4 +1,4 @@
-"""What is said where the embedded model is not installed."""
+"""The error if the embedded model is not installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from capo_service.engine import embedded
 
 
-def test_the_package_that_is_missing_is_named_with_all_that_it_takes(
+def test_a_missing_package_is_named_with_the_commands_that_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def version(name: str) -> str:

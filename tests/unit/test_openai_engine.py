@@ -1,4 +1,4 @@
-"""The openai engine's own logic, against a scripted transport; a real server is in integration."""
+"""The OpenAI engine against a scripted transport; tests/integration has a real server."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def test_chat_text_is_escaped_and_the_schema_sent() -> None:
         [520, 522, 525],
     ],
 )
-async def test_what_passes_is_tried_again(plan: list[Any]) -> None:
+async def test_temporary_failures_are_retried(plan: list[Any]) -> None:
     upstream = Upstream(*plan)
     judge = await engine(upstream)
     assert (await judge.complete("c", judge.encode(PROMPT), SAMPLING)).text == "said"
@@ -120,7 +120,9 @@ async def test_what_passes_is_tried_again(plan: list[Any]) -> None:
         ({"nothing": 1}, EngineError),
     ],
 )
-async def test_what_does_not_pass_is_told_apart(step: Any, error: type[Exception]) -> None:
+async def test_a_failure_that_lasts_raises_the_error_of_its_kind(
+    step: Any, error: type[Exception]
+) -> None:
     judge = await engine(Upstream(*[step] * 4))
     assert judge.status.ready
     with pytest.raises(error):
@@ -145,7 +147,7 @@ async def test_a_critique_can_be_ended_early_or_cancelled() -> None:
 
 
 class Silent(Upstream):
-    """Answers nothing any more, once told so; as a server that was stopped."""
+    """Does not respond to probes while `silent`, as a stopped server."""
 
     silent = False
 
@@ -156,7 +158,7 @@ class Silent(Upstream):
 
 
 @stepped
-async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it() -> None:
+async def test_calls_to_a_server_that_stops_responding_fail() -> None:
     upstream = Silent("hang")
     judge = await engine(upstream)
     call = asyncio.create_task(judge.complete("one", judge.encode(PROMPT), SAMPLING))
@@ -174,7 +176,7 @@ async def test_calls_to_a_server_that_fell_silent_do_not_wait_for_it() -> None:
 
 
 @stepped
-async def test_a_server_that_is_too_busy_for_probes_and_answers_calls_is_not_lost() -> None:
+async def test_a_server_too_busy_for_probes_that_responds_to_calls_is_not_lost() -> None:
     upstream = Silent("hang")
     judge = await engine(upstream)
     slow = asyncio.create_task(judge.complete("slow", judge.encode(PROMPT), SAMPLING))
@@ -207,7 +209,7 @@ async def test_a_server_without_a_model_list_is_trusted() -> None:
     await judge.close()
 
 
-async def test_an_upstream_that_is_waited_for_is_logged_once(
+async def test_retries_are_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     judge = await engine(Upstream(502, 502, 502))
@@ -223,7 +225,7 @@ def test_attempts_outlast_a_restart_of_a_second() -> None:
     )
 
 
-async def test_500_is_the_servers_fault_where_the_server_is_not_ready() -> None:
+async def test_500_means_a_dead_engine_if_the_server_is_not_ready() -> None:
     judge = await engine(Upstream(*[500] * 4))
     judge._upstream.ready = False
     with pytest.raises(EngineDeadError, match="answered 500"):
@@ -231,11 +233,13 @@ async def test_500_is_the_servers_fault_where_the_server_is_not_ready() -> None:
     await judge.close()
 
 
-def said(message: dict[str, Any], finish: Any = "stop", usage: Any = None) -> dict[str, Any]:
+def message_answer(
+    message: dict[str, Any], finish: Any = "stop", usage: Any = None
+) -> dict[str, Any]:
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
 
-async def asked(answer: Any, grammar: str | None = 'root ::= "x"') -> Completion:
+async def critique_of(answer: Any, grammar: str | None = 'root ::= "x"') -> Completion:
     judge = await engine(Upstream(answer if isinstance(answer, str) else json.dumps(answer)))
     try:
         sampling = CritiqueSampling(
@@ -255,15 +259,15 @@ VERDICT = '{"incorrect_steps": [1]}'
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 @pytest.mark.parametrize("content", [None, "", "\n", [], [THINKING], 0])
-async def test_a_verdict_in_the_reasoning_field_is_read_or_the_operator_told(
+async def test_a_verdict_in_the_reasoning_field_is_read_or_reported(
     field: str, content: Any
 ) -> None:
     message = {"role": "assistant", "content": content}
     assert (
-        await asked(said({**message, field: f"Hm.</think>\n{VERDICT}"}))
+        await critique_of(message_answer({**message, field: f"Hm.</think>\n{VERDICT}"}))
     ).text.strip() == VERDICT
     if content != [THINKING]:
-        assert (await asked(said({**message, field: VERDICT}))).text == VERDICT
+        assert (await critique_of(message_answer({**message, field: VERDICT}))).text == VERDICT
     for draft, grammar in [
         ("Maybe step 1.", 'root ::= "x"'),
         (VERDICT, None),
@@ -272,30 +276,30 @@ async def test_a_verdict_in_the_reasoning_field_is_read_or_the_operator_told(
         with pytest.raises(
             EngineError, match=r"reasoning field .* without --reasoning-parser"
         ) as caught:
-            await asked(said({**message, field: draft}, usage=USAGE), grammar)
+            await critique_of(message_answer({**message, field: draft}, usage=USAGE), grammar)
         assert caught.value.completion and caught.value.completion.completion_tokens == 3
-    assert (await asked(said({"content": "said", field: VERDICT}))).text == "said"
+    assert (await critique_of(message_answer({"content": "said", field: VERDICT}))).text == "said"
 
 
 @pytest.mark.parametrize(
     "message",
     [{"content": None}, {"content": "", "reasoning_content": "Hm, step"}, {"content": [THINKING]}],
 )
-async def test_a_thought_up_to_the_limit_is_told_with_what_to_change(
+async def test_a_thought_up_to_the_token_limit_is_reported_with_the_remedy(
     message: dict[str, Any],
 ) -> None:
     with pytest.raises(
         EngineError,
         match=r"up to its token limit of 3 tokens.*critique_format=tag.*enable_thinking",
     ):
-        await asked(said(message, "length", USAGE))
+        await critique_of(message_answer(message, "length", USAGE))
     with pytest.raises(EngineError, match=r"up to its token limit and .* raise voting.max_tokens"):
-        await asked(said(message, "length"), None)
+        await critique_of(message_answer(message, "length"), None)
 
 
-async def test_a_refusal_is_told() -> None:
+async def test_a_refusal_is_reported() -> None:
     with pytest.raises(EngineError, match="the judge refused: I cannot"):
-        await asked(said({"content": None, "refusal": "I cannot"}))
+        await critique_of(message_answer({"content": None, "refusal": "I cannot"}))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +321,7 @@ async def test_a_refusal_is_told() -> None:
     ],
 )
 async def test_content_of_any_form_is_read(message: dict[str, Any], text: str) -> None:
-    assert (await asked(said(message))).text == text
+    assert (await critique_of(message_answer(message))).text == text
 
 
 NUMBERS = [
@@ -341,7 +345,7 @@ async def test_usage_of_any_form_is_counted(number: Any, counted: int) -> None:
         "completion_tokens": number,
         "prompt_tokens_details": {"cached_tokens": number},
     }
-    done = await asked(said({"content": "x"}, None, usage))
+    done = await critique_of(message_answer({"content": "x"}, None, usage))
     assert (done.prompt_tokens, done.cached_tokens, done.completion_tokens) == (
         counted,
         counted,
@@ -354,7 +358,7 @@ async def test_usage_of_any_form_is_counted(number: Any, counted: int) -> None:
 )
 @pytest.mark.parametrize("finish", [None, 3, {}, "", "stop"])
 async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finish: Any) -> None:
-    done = await asked(said({"content": "x"}, finish, usage))
+    done = await critique_of(message_answer({"content": "x"}, finish, usage))
     assert (done.text, done.finish_reason, done.completion_tokens) == ("x", "stop", 0)
 
 
@@ -377,33 +381,33 @@ async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finis
         '{"choices": [{}]}',
     ],
 )
-async def test_what_is_no_completion_fails_that_critique_alone(answer: str) -> None:
+async def test_a_response_without_a_completion_fails_one_critique(answer: str) -> None:
     with pytest.raises(EngineError, match="upstream sent no"):
-        await asked(answer)
+        await critique_of(answer)
 
 
 @pytest.mark.parametrize(
-    ("wrote", "heeds"),
+    ("text", "applies"),
     [("a", True), ("<think>", False), ("Okay", False), (503, None), ("not JSON", None)],
 )
-async def test_grammars_that_an_upstream_does_not_heed_are_told_at_the_start(
-    wrote: Any, heeds: bool | None, caplog: pytest.LogCaptureFixture
+async def test_an_upstream_that_ignores_grammars_is_reported_at_the_start(
+    text: Any, applies: bool | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def serve(request: httpx.Request) -> httpx.Response:
-        asked.append(json.loads(request.content))
-        if isinstance(wrote, int) or wrote == "not JSON":
-            return httpx.Response(503 if wrote == 503 else 200, text="x")
-        return httpx.Response(200, json={"choices": [{"text": wrote, "finish_reason": "length"}]})
+        requests.append(json.loads(request.content))
+        if isinstance(text, int) or text == "not JSON":
+            return httpx.Response(503 if text == 503 else 200, text="x")
+        return httpx.Response(200, json={"choices": [{"text": text, "finish_reason": "length"}]})
 
     async with httpx.AsyncClient(
         base_url="http://up/v1", transport=httpx.MockTransport(serve)
     ) as http:
         await openai_start.check_grammar(http, "judge", [1, 2])
-    assert asked[0]["max_tokens"] == 1 and asked[0]["prompt"] == [1, 2]
-    assert ("--reasoning-parser" in caplog.text) == (heeds is False)
-    assert ("could not check whether" in caplog.text) == (heeds is None)
+    assert requests[0]["max_tokens"] == 1 and requests[0]["prompt"] == [1, 2]
+    assert ("--reasoning-parser" in caplog.text) == (applies is False)
+    assert ("could not check whether" in caplog.text) == (applies is None)
 
 
 async def test_an_upstream_behind_a_proxy_that_does_not_lead_there_names_proxy_and_variable() -> (
@@ -452,7 +456,7 @@ async def test_an_upstream_behind_a_proxy_that_does_not_lead_there_names_proxy_a
         ({"ALL_PROXY": "socks5://p:1"}, "http://judge:8000", "error"),
     ],
 )
-def test_serve_heeds_the_environments_proxies(
+def test_serve_uses_the_proxies_of_the_environment(
     variables: dict[str, str],
     upstream: str,
     way: str,

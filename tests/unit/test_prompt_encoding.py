@@ -55,7 +55,7 @@ def test_the_control_tokens_are_exactly_those_of_the_template(
     assert control_ids(question, step) == control_ids("plain", "plain")
 
 
-def test_untrusted_text_still_reads_as_it_was_written(folder: Path) -> None:
+def test_untrusted_text_decodes_to_itself(folder: Path) -> None:
     judge = encoder("qwen", folder)
     text = "<|im_end|> and <think> é 因"
     ids = judge.encode(JudgePrompt((), ((text, False),)))
@@ -74,7 +74,7 @@ def test_markers_that_are_plain_text_in_the_template_are_broken_in_untrusted_tex
 
 def test_a_template_without_a_place_for_text_is_refused(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer("qwen"))
-    fast.chat_template = "nothing of what is said"
+    fast.chat_template = "no text of any turn"
     fast.save_pretrained(folder / "deaf")
     with pytest.raises(ValueError, match="renders no system or user text"):
         PromptEncoder(str(folder / "deaf"))

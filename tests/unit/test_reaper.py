@@ -41,7 +41,7 @@ def test_a_service_that_is_killed_leaves_no_engine_behind() -> None:
         time.sleep(0.02)
 
 
-def test_one_that_is_closed_leaves_them_alone() -> None:
+def test_a_closed_reaper_leaves_the_processes_running() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         reaper = OrphanReaper([child.pid, 2**22 + 1])

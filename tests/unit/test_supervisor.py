@@ -23,7 +23,7 @@ class Engine:
         self.answers = True
         self.works = True
         self.ping_error: Exception | None = None
-        self.watch_error: Exception | None = None
+        self.supervise_error: Exception | None = None
         self.pings = 0
         self.ended: list[bool] = []
         self._used = 0.0
@@ -38,8 +38,8 @@ class Engine:
             await asyncio.sleep(0.1)
 
     def cpu_seconds(self) -> float:
-        if self.watch_error is not None:
-            raise self.watch_error
+        if self.supervise_error is not None:
+            raise self.supervise_error
         self._used += self.works
         return self._used
 
@@ -66,7 +66,7 @@ class Loader:
 
 
 @asynccontextmanager
-async def kept(hang_seconds: float = 60) -> AsyncIterator[tuple[Supervisor[Engine], Loader]]:
+async def supervised(hang_seconds: float = 60) -> AsyncIterator[tuple[Supervisor[Engine], Loader]]:
     loader = Loader()
     keeper = Supervisor(loader, hang_seconds, clock=now)
     await keeper.start()
@@ -83,8 +83,8 @@ async def eventually(condition: Callable[[], object], seconds: float = 200) -> N
 
 
 @stepped
-async def test_an_engine_that_answers_is_left_alone_and_ended_gently() -> None:
-    async with kept() as (keeper, loader):
+async def test_an_engine_that_answers_keeps_running_and_is_ended_without_force() -> None:
+    async with supervised() as (keeper, loader):
         await asyncio.sleep(600)
         assert keeper.runner is loader.made[0] and not keeper.restarts
         assert loader.made[0].pings > 100
@@ -93,8 +93,8 @@ async def test_an_engine_that_answers_is_left_alone_and_ended_gently() -> None:
 
 
 @stepped
-async def test_one_that_died_is_replaced() -> None:
-    async with kept() as (keeper, loader):
+async def test_a_dead_engine_is_replaced() -> None:
+    async with supervised() as (keeper, loader):
         loader.made[0].failed = True
         assert keeper.runner is None  # at once, before the next look
         await eventually(lambda: keeper.runner)
@@ -103,8 +103,8 @@ async def test_one_that_died_is_replaced() -> None:
 
 
 @stepped
-async def test_one_that_neither_answers_nor_works_is_ended_by_force() -> None:
-    async with kept() as (keeper, loader):
+async def test_an_engine_without_heartbeat_and_cpu_use_is_killed() -> None:
+    async with supervised() as (keeper, loader):
         loader.made[0].works = loader.made[0].answers = False
         await asyncio.sleep(supervisor._IDLE_SECONDS - supervisor._PERIOD)
         assert not keeper.restarts
@@ -114,8 +114,8 @@ async def test_one_that_neither_answers_nor_works_is_ended_by_force() -> None:
 
 
 @stepped
-async def test_one_that_works_may_take_its_time_but_not_for_ever() -> None:
-    async with kept(hang_seconds=60) as (keeper, loader):
+async def test_an_engine_that_uses_cpu_is_killed_after_hang_seconds() -> None:
+    async with supervised(hang_seconds=60) as (keeper, loader):
         loader.made[0].answers = False
         await asyncio.sleep(58)
         assert not keeper.restarts
@@ -124,8 +124,8 @@ async def test_one_that_works_may_take_its_time_but_not_for_ever() -> None:
 
 
 @stepped
-async def test_an_answer_and_work_begin_the_count_again() -> None:
-    async with kept(hang_seconds=60) as (keeper, loader):
+async def test_a_heartbeat_and_cpu_use_reset_their_counts() -> None:
+    async with supervised(hang_seconds=60) as (keeper, loader):
         engine = loader.made[0]
         for _ in range(10):
             engine.answers = engine.works = False
@@ -141,8 +141,8 @@ async def test_an_answer_and_work_begin_the_count_again() -> None:
 
 
 @stepped
-async def test_time_that_nobody_saw_pass_does_not_count() -> None:
-    """As when this process was stopped together with its engine."""
+async def test_time_in_which_this_process_was_suspended_does_not_count() -> None:
+    """Its engine was suspended with it."""
     missed = 0.0
     loader = Loader()
     keeper = Supervisor(loader, 60, clock=lambda: now() + missed)
@@ -163,8 +163,8 @@ async def test_time_that_nobody_saw_pass_does_not_count() -> None:
 
 @pytest.mark.parametrize("way", ["does not start", "dies at once"])
 @stepped
-async def test_one_that_does_not_recover_is_given_up(way: str) -> None:
-    async with kept() as (keeper, loader):
+async def test_an_engine_that_does_not_recover_is_not_restarted_again(way: str) -> None:
+    async with supervised() as (keeper, loader):
         loader.broken = 10 if way == "does not start" else 0
         loader.made[-1].failed = True
         while not keeper.dead:
@@ -175,8 +175,8 @@ async def test_one_that_does_not_recover_is_given_up(way: str) -> None:
 
 
 @stepped
-async def test_one_that_comes_back_at_the_second_try_is_not_given_up() -> None:
-    async with kept() as (keeper, loader):
+async def test_an_engine_that_starts_at_the_second_attempt_stays() -> None:
+    async with supervised() as (keeper, loader):
         loader.broken = 1
         loader.made[0].failed = True
         await eventually(lambda: keeper.runner)
@@ -185,7 +185,7 @@ async def test_one_that_comes_back_at_the_second_try_is_not_given_up() -> None:
 
 
 @stepped
-async def test_callers_are_told_when_to_come_back() -> None:
+async def test_the_time_until_ready_is_that_of_the_last_load() -> None:
     now = 100.0
 
     async def load() -> Engine:
@@ -206,10 +206,10 @@ async def test_callers_are_told_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("no answer"), EngineDeadError("gone")])
 @stepped
-async def test_a_ping_that_fails_is_no_answer(
+async def test_a_failed_ping_is_not_a_heartbeat(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with kept(hang_seconds=0.3) as (keeper, loader):
+    async with supervised(hang_seconds=0.3) as (keeper, loader):
         loader.made[0].ping_error = error
         await eventually(lambda: keeper.restarts and keeper.runner is loader.made[-1])
         assert loader.made[0].ended == [True] and not keeper.dead
@@ -218,28 +218,28 @@ async def test_a_ping_that_fails_is_no_answer(
 
 
 @stepped
-async def test_one_that_cannot_be_watched_is_replaced_and_the_reason_logged(
+async def test_an_engine_that_cannot_be_supervised_is_replaced_and_the_reason_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with kept() as (keeper, loader):
-        loader.made[0].watch_error = OSError("no more file descriptors")
+    async with supervised() as (keeper, loader):
+        loader.made[0].supervise_error = OSError("no more file descriptors")
         await eventually(lambda: keeper.restarts and keeper.runner is loader.made[-1])
         assert loader.made[0].ended == [True] and not keeper.dead
     assert "no more file descriptors" in caplog.text
 
 
 @stepped
-async def test_one_that_can_never_be_watched_is_given_up() -> None:
-    async with kept() as (keeper, loader):
+async def test_an_engine_that_can_never_be_supervised_is_not_restarted_again() -> None:
+    async with supervised() as (keeper, loader):
         for number in range(3):
             await eventually(lambda n=number: len(loader.made) > n)  # type: ignore[misc]
-            loader.made[number].watch_error = OSError("no more file descriptors")
+            loader.made[number].supervise_error = OSError("no more file descriptors")
         await eventually(lambda: keeper.dead)
         assert keeper.runner is None
 
 
 @stepped
-async def test_one_that_is_given_up_is_dead_even_if_its_rest_cannot_be_ended(
+async def test_the_engine_is_dead_even_if_its_processes_cannot_be_ended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Stuck(Engine):

@@ -34,7 +34,7 @@ def retry_after(value: str | None) -> float:
 
 def wait_seconds(
     attempt: int,
-    asked: float = 0.0,
+    at_least: float = 0.0,
     *,
     base: float,
     longest: float,
@@ -44,13 +44,13 @@ def wait_seconds(
 
     Args:
         attempt: number of the attempt that failed, counted from 1.
-        asked: seconds of the server's Retry-After, the shortest wait. Jitter is added to it, so
-            that requests refused together do not return together.
+        at_least: seconds of the server's Retry-After. Jitter is added, so that requests that were
+            refused together do not return together.
         base: seconds; upper bound of the first backoff, doubled for each further attempt.
-        longest: seconds; upper bound of every wait, including `asked`.
+        longest: seconds; upper bound of every wait, including `at_least`.
         jitter: random share of the backoff: at 1 it is uniform in [0, backoff], at 0.5 in
             [backoff / 2, backoff].
     """
     backoff = min(longest, base * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS))
     jittered = backoff * random.uniform(1.0 - jitter, 1.0)  # noqa: S311  # not a secret
-    return min(longest, asked + jittered)
+    return min(longest, at_least + jittered)

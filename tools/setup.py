@@ -23,6 +23,7 @@ LISTS = [
 ]
 TORCH_INDEX_URL = os.environ.get("TORCH_INDEX_URL", "https://download.pytorch.org/whl/cpu")
 LISTS_ARE_FOR = (3, 11)
+LOWEST = (3, 11, 5)  # of pymdown-extensions
 
 
 def main() -> None:
@@ -51,10 +52,11 @@ def fingerprint() -> str:
 
 def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     """Stop with the fix where this machine cannot run the pinned lists."""
-    version = sys.version_info[:2]
-    if version != LISTS_ARE_FOR:
+    version = sys.version_info[:3]
+    if version[:2] != LISTS_ARE_FOR or version < LOWEST:
         stop(
-            f"Python {version[0]}.{version[1]} runs this, and the pinned lists are for 3.11. "
+            f"this is Python {'.'.join(map(str, version))}, and the pinned lists need 3.11.5 or a "
+            "later 3.11. "
             "Fix: make setup PYTHON=python3.11, or pip install '.[service,cpu]' without the lists"
         )
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):

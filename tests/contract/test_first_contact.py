@@ -17,7 +17,7 @@ import pytest
 
 import kit_docs
 import kit_installed
-from capo_client.cli.main import main
+from capo_client.cli import main
 from kit_service import Service
 
 pytestmark = pytest.mark.slow  # a process for each command
@@ -74,7 +74,6 @@ OPTIONS = {
     "serve": ["--engine", "symbolic"],
     "prompt": ["in.jsonl", "--out", "out.jsonl"],
     "check-alignment": ["in.jsonl", "--tokenizer", "gpt2"],
-    "key": ["team"],
     "train": ["--config", "recipe.toml"],
     "testbed": ["--quick"],
 }
@@ -97,9 +96,14 @@ def test_the_client_alone_names_the_extra_whatever_options_follow(
     assert f"Needs: {extra}" in capo(alone, command, "--help").stdout
 
 
+def test_the_client_alone_makes_api_keys(tmp_path: Path) -> None:
+    made = capo(kit_installed.environment(tmp_path), "key", "team")
+    assert made.returncode == 0 and 'name = "team"' in made.stdout
+
+
 def test_the_list_of_commands_names_extras_in_full(tmp_path: Path) -> None:
     shown = capo(kit_installed.environment(tmp_path), "--help").stdout
-    assert shown.count("'capo-credit[service]'") == 4
+    assert shown.count("'capo-credit[service]'") == 3
     assert shown.count("'capo-credit[trainer]'") == 2
 
 
@@ -201,7 +205,7 @@ def test_a_service_alone_serves_its_api_and_its_page_where_the_last_line_says(
         done = httpx.post(f"{url}/credit", json=body, timeout=60)
         assert done.json()["results"][0]["steps"][0]["wrong"]
         taken = capo(there, "serve", "--engine", "symbolic", "--port", url.rpartition(":")[2])
-        assert taken.returncode == 5 and "take another --port" in taken.stderr
+        assert taken.returncode == 5 and "use another --port" in taken.stderr
 
 
 def test_the_clients_key_variable_is_asked_for(tmp_path: Path) -> None:

@@ -44,9 +44,11 @@ def test_a_python_or_a_machine_that_is_not_supported(
     setup: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "version_info", (3, 10, 1))
-        with pytest.raises(SystemExit, match=r"Python 3\.10 .*Fix: make setup PYTHON="):
-            setup.check_machine()
+        for version in ((3, 10, 1), (3, 11, 4), (3, 12, 1)):
+            patch.setattr(sys, "version_info", version)
+            shown = ".".join(map(str, version)).replace(".", r"\.")
+            with pytest.raises(SystemExit, match=rf"Python {shown}, .*Fix: make setup PYTHON="):
+                setup.check_machine()
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(SystemExit, match="aarch64"):
         setup.check_machine()

@@ -1,9 +1,13 @@
-"""The `capo` command. Other packages add to it by the entry-point group `capo.commands`.
+"""The `capo` command. Other packages add commands by the entry-point group `capo.commands`.
 
-Exit codes of every command: 0 done; 1 done, and something of it failed (rollouts were refused, do
-not align, or the service broke a promise); 2 it cannot be done as asked, change what the message
-says; 3 not finished for now, or no service answers: run it again; 4 and 5 of `capo serve`: the
-judge cannot be loaded, the port is taken; 130 stopped by Ctrl-C.
+Exit codes of all commands:
+0    success
+1    completed with failures: rollouts were refused or do not align, or a result violates the wire
+2    usage error: the message says what to change
+3    incomplete, or the service is unavailable: run the same command again
+4    `capo serve`: the judge cannot be loaded
+5    `capo serve`: it cannot listen at --host and --port
+130  interrupted by Ctrl-C
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from capo_client.cli.attack.run import attack
 from capo_client.cli.demo import demo
 from capo_client.cli.evaluate.run import evaluate
 from capo_client.cli.file_job import FileJob, FileJobError
+from capo_client.cli.options import ApiKeyOption, JsonOption, UrlOption
 from capo_client.client import CreditClient
 
 app = typer.Typer(
@@ -35,21 +40,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# command -> the extra that brings it
+# Command -> the extra that it needs.
 _EXTRAS = {
-    "serve": "service", "prompt": "service", "check-alignment": "service", "key": "service",
-    "train": "trainer", "testbed": "trainer",
-}  # fmt: skip
-
-Url = Annotated[
-    str | None, typer.Option(help="The service.", envvar="CAPO_URL", show_default="this machine's")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-Key = Annotated[str | None, typer.Option(help="Sent as Bearer.", envvar="CAPO_API_KEY")]
+    "serve": "service",
+    "prompt": "service",
+    "check-alignment": "service",
+    "train": "trainer",
+    "testbed": "trainer",
+}
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"capo-credit {importlib.metadata.version('capo-credit')}")
         raise typer.Exit
 
@@ -57,22 +59,23 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
 
 
 @app.command()
-def info(url: Url = None, api_key: Key = None, as_json: Json = False) -> None:
-    """Show what a running service has: judge, tokenizers, limits."""
+def info(url: UrlOption = None, api_key: ApiKeyOption = None, as_json: JsonOption = False) -> None:
+    """Show the judge, tokenizers and limits of a running service."""
     with console.explained("capo info"), CreditClient(url, api_key=api_key) as client:
-        found = client.info()
+        service = client.info()
     if as_json:
-        typer.echo(found.model_dump_json())
+        typer.echo(service.model_dump_json())
         return
     rows = []
-    for name, value in found.model_dump().items():
+    for name, value in service.model_dump().items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number:,}" for key, number in value.items())
         rows.append((name.replace("_", " "), _plain(value)))
@@ -87,31 +90,35 @@ def _plain(value: object) -> str:
 
 @app.command()
 def credit(
-    file: Annotated[Path, typer.Argument(help="Rollouts, one JSON object a line.")],
-    out: Annotated[Path, typer.Option(help="Results, one JSON object a line.")],
-    url: Url = None,
-    api_key: Key = None,
+    file: Annotated[Path, typer.Argument(help="Rollouts as JSON lines.")],
+    out: Annotated[Path, typer.Option(help="Results as JSON lines.")],
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
     method: Annotated[str | None, typer.Option(help="Voting method.")] = None,
-    n: Annotated[int | None, typer.Option(help="Critiques for each rollout.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the critiques.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the critiques.")] = None,
+    n: Annotated[int | None, typer.Option(help="Critiques per rollout.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature of the judge.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the judge.")] = None,
     scheme: Annotated[str | None, typer.Option(help="Reward scheme.")] = None,
     w_whole: Annotated[float | None, typer.Option(help="Weight of the outcome.")] = None,
     w_process: Annotated[float | None, typer.Option(help="Penalty of a wrong step.")] = None,
-    segment: Annotated[str | None, typer.Option(help="Segmenter.")] = None,
-    pattern: Annotated[str | None, typer.Option(help="RE2 pattern of segmenter regex.")] = None,
-    critiques: Annotated[bool, typer.Option(help="Keep the critiques' texts.")] = False,
-    hide_reference: Annotated[bool, typer.Option(help="Do not show it to the judge.")] = False,
-    batch_size: Annotated[int, typer.Option(help="Rollouts in one request.")] = 16,
-    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 8,
-    deadline: Annotated[float, typer.Option(help="Seconds for a window of rollouts.")] = 3600,
-    retry_errors: Annotated[bool, typer.Option(help="Do failed lines again.")] = False,
-    as_json: Json = False,
+    segment: Annotated[str | None, typer.Option(help="Segmentation method.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="RE2 pattern for --segment regex.")] = None,
+    critiques: Annotated[bool, typer.Option(help="Include the critiques' texts.")] = False,
+    hide_reference: Annotated[
+        bool, typer.Option(help="Do not show the reference to the judge.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Rollouts per request.")] = 16,
+    concurrency: Annotated[int, typer.Option(help="Concurrent requests.")] = 8,
+    deadline: Annotated[float, typer.Option(help="Seconds for each window of rollouts.")] = 3600,
+    retry_errors: Annotated[bool, typer.Option(help="Retry lines that failed.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Send a file of rollouts through a running service.
+    """Credit a file of rollouts with a running service.
 
-    Runs again where it stopped: lines that have a result in --out are not sent again. Exits with 1
-    if rollouts were refused, and with 3 if the service could not do all of them for now.
+    An interrupted run resumes when it is started again: lines with a result in --out are skipped.
+    Exits with 1 if rollouts were refused, and with 3 if some have no result yet.
     """
     voting = {"method": method, "n": n, "temperature": temperature, "seed": seed}
     options = {
@@ -134,7 +141,7 @@ def credit(
             console.complain("capo credit", error)
             raise typer.Exit(2) from None
         except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-            console.complain("capo credit", error)  # and then what is done and what is not
+            console.complain("capo credit", error)  # the report follows
     _report(job, as_json)
 
 
@@ -143,8 +150,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: FileJob, client: CreditClient, deadline: float) -> None:
-    kept = f"Results so far are in {job.target}; run the same command again to go on."
-    with console.stoppable("capo credit", kept), console.bar("rollouts") as bar:
+    note = f"Results so far are in {job.target}; run the same command again to go on."
+    with console.stoppable("capo credit", note), console.bar("rollouts") as bar:
         done = job.total - len(job.missing)
         task = bar.add_task("crediting", total=job.total, completed=done)
 
@@ -158,10 +165,15 @@ def _report(job: FileJob, as_json: bool) -> None:
     credited, failed = len(job.results) - len(job.errors), len(job.errors)
     first = json.loads(job.results[min(job.errors)]) if job.errors else None
     if as_json:
-        told = {"rollouts": job.total, "credited": credited, "errors": failed,
-                "missing": len(job.missing), "out": str(job.target),
-                "first_error": first and {"line": first["line"], **first["error"]}}  # fmt: skip
-        typer.echo(json.dumps(told))
+        report = {
+            "rollouts": job.total,
+            "credited": credited,
+            "errors": failed,
+            "missing": len(job.missing),
+            "out": str(job.target),
+            "first_error": first and {"line": first["line"], **first["error"]},
+        }
+        typer.echo(json.dumps(report))
     else:
         typer.echo(f"{credited} of {job.total} rollouts credited, {failed} errors, in {job.target}")
         if first is not None:
@@ -180,22 +192,22 @@ app.command("eval")(evaluate)
 
 
 def add_commands(words: Sequence[str]) -> None:
-    """Commands of other packages; those that lack their dependencies say what to install.
+    """Add the commands of other packages; one without its dependencies says what to install.
 
     Args:
-        words: of the command line. Only what they name is loaded, for FastAPI would make
-            `capo credit` slow to start; the others are there by name, for shells that complete.
+        words: the command line. Only commands in it are imported, because FastAPI would slow the
+            start of `capo credit`; the others are added by name, for shell completion.
     """
-    every = not words or words[0] in ("--help", "-h")
+    load_all = not words or words[0] in ("--help", "-h")
     for entry in importlib.metadata.entry_points(group="capo.commands"):
-        if not every and entry.name not in words:
+        if not load_all and entry.name not in words:
             app.command(entry.name)(lambda: None)
             continue
         try:
             app.command(entry.name)(entry.load())
         except ImportError as error:
             if (error.name or "").startswith("capo_"):
-                raise  # a fault of this package, and not a dependency that is missing
+                raise  # a fault of this package, not a missing dependency
             _add_missing(entry.name, error)
 
 
@@ -211,7 +223,7 @@ def _add_missing(name: str, error: ImportError) -> None:
 
     app.command(
         name,
-        help=escape(f"Needs: pip install {_extra(name)}"),  # Rich would take [service] for a style
+        help=escape(f"Needs: pip install {_extra(name)}"),  # Rich would read [service] as a style
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(command)
 

@@ -64,6 +64,17 @@ DOMAIN_ERRORS = (
     QuotaTooSmallError,
 )
 
+# Errors whose message is the detail -> name, and the field at fault.
+_BY_MESSAGE: dict[type[Exception], tuple[str, str | None]] = {
+    BatchTooLargeError: ("too-large", "rollouts"),
+    EngineBusyError: ("engine-busy", None),
+    EngineDeadError: ("engine-dead", None),
+    NoValidCritiqueError: ("no-valid-critique", None),
+    QueueFullError: ("queue-full", None),
+    QuotaError: ("quota-exceeded", None),
+    QuotaTooSmallError: ("too-large", "rollouts"),
+}
+
 
 class ProblemError(Exception):
     """Ends a request with a problem."""
@@ -106,27 +117,16 @@ def from_error(error: Exception) -> ProblemError:
 
 def explain(cause: BaseException) -> wire.Problem:
     """The problem behind the error that stopped a request or a rollout."""
+    for kind, (name, field) in _BY_MESSAGE.items():
+        if isinstance(cause, kind):
+            return make(name, str(cause), field)
     match cause:
-        case NotReadyError():
-            return make(cause.reason, cause.detail)
-        case BatchTooLargeError():
-            return make("too-large", str(cause), "rollouts")
         case InputError():
             return make(cause.problem, cause.detail, cause.field)
-        case NoValidCritiqueError():
-            return make("no-valid-critique", str(cause))
-        case EngineDeadError():
-            return make("engine-dead", str(cause))
-        case EngineBusyError():
-            return make("engine-busy", str(cause))
+        case NotReadyError():
+            return make(cause.reason, cause.detail)
         case DrainingError():
             return make("draining", "the service is stopping and takes no new work")
-        case QueueFullError():
-            return make("queue-full", str(cause))
-        case QuotaError():
-            return make("quota-exceeded", str(cause))
-        case QuotaTooSmallError():
-            return make("too-large", str(cause), "rollouts")
         case TimeoutError():
             return make("deadline", "deadline_ms passed before the rollout was judged")
         case OSError(errno=errno.EMFILE | errno.ENFILE):

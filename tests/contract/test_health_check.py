@@ -100,7 +100,7 @@ def test_the_check_says_why_a_service_is_not_ready(tmp_path: Path) -> None:
         process.wait(60)
 
 
-def test_the_note_of_a_killed_service_is_not_believed(tmp_path: Path) -> None:
+def test_the_address_of_a_killed_service_is_ignored(tmp_path: Path) -> None:
     folder = tmp_path / f"capo-{os.getuid()}"
     folder.mkdir(mode=0o700)
     dead = subprocess.Popen([sys.executable, "-c", ""])

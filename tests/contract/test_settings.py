@@ -28,7 +28,9 @@ SERVICE_LINKS = {
 }
 
 
-def test_a_service_of_kubernetes_called_capo_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_a_kubernetes_service_called_capo_are_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name, value in SERVICE_LINKS.items():
         monkeypatch.setenv(name, value)
     assert load().port == 8000
@@ -49,7 +51,7 @@ def documented_variables() -> set[str]:
     return found
 
 
-def test_what_is_documented_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_variable_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {environment.PREFIX + name.upper() for name in Settings.model_fields}
     others = documented_variables() - settings
     assert {"CAPO_URL", "CAPO_OPTIONS", "CAPO_API_KEY", "CAPO_CA_FILE"} <= others

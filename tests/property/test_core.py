@@ -39,7 +39,7 @@ def test_steps_tile_the_text_and_none_is_blank(segmenter: object, text: str) -> 
 @example(text="a\r\n\r\nb\r\n \t\r\nc")
 @example(text="a\n\u3000\nb")
 @given(text=TEXTS)
-def test_the_trainer_cuts_the_steps_that_the_service_cuts(text: str) -> None:
+def test_trainer_and_service_split_the_same_steps(text: str) -> None:
     cut = [text[a:b].strip() for a, b in steps.blank_line(text)]
     assert [step.strip() for step in blank_line_steps(text)] == cut
 
@@ -182,7 +182,7 @@ def test_every_scheme_is_what_it_says(
     ]
 
 
-def test_rewards_of_steps_that_have_no_tokens_of_theirs_are_an_error() -> None:
+def test_more_rewards_than_token_spans_are_an_error() -> None:
     with pytest.raises(ValueError, match="argument"):
         rewards.token_rewards([1.0, 2.0], [(0, 1)])
 
@@ -243,7 +243,7 @@ SAID = st.one_of(
 )
 
 
-def test_whatever_a_critique_says_it_names_steps_that_exist_or_is_invalid() -> None:
+def test_any_critique_names_existing_steps_or_is_invalid() -> None:
     seen: Counter[str] = Counter()
 
     @settings(max_examples=300)

@@ -240,7 +240,7 @@ def test_the_live_view(page: Page, service: Service) -> None:
     expect(page.locator("#view-inspect .step")).to_have_count(3)
 
 
-def test_the_live_view_keeps_nothing_unless_it_is_asked_to(page: Page, tmp_path: Path) -> None:
+def test_the_live_view_keeps_no_rollouts_by_default(page: Page, tmp_path: Path) -> None:
     with serving(SymbolicCritic(), settings(tmp_path)) as service:
         visit(page, service.url)
         ask(page)
@@ -312,7 +312,7 @@ class Loading(ScriptedEngine):
         return replace(status, ready=self.let and status.ready)
 
 
-def test_a_service_that_is_not_ready_is_waited_for(page: Page, tmp_path: Path) -> None:
+def test_requests_to_a_loading_service_are_retried(page: Page, tmp_path: Path) -> None:
     engine = Loading()
     with serving(engine, settings(tmp_path), wait=False) as service:
         visit(page, service.url)
@@ -325,7 +325,7 @@ def test_a_service_that_is_not_ready_is_waited_for(page: Page, tmp_path: Path) -
         assert page.locator("#problem").inner_text() == ""
 
 
-def test_no_key_and_then_the_key(page: Page, tmp_path: Path) -> None:
+def test_a_missing_key_is_asked_for(page: Page, tmp_path: Path) -> None:
     with serving(SymbolicCritic(), settings(tmp_path, api_keys=["secret"])) as service:
         visit(page, service.url)
         expect(page.locator("#judge")).to_have_text("An API key is needed.")
@@ -340,7 +340,7 @@ def test_no_key_and_then_the_key(page: Page, tmp_path: Path) -> None:
         page.evaluate("sessionStorage.clear()")
 
 
-def test_a_full_service_is_asked_again_when_it_said(page: Page, tmp_path: Path) -> None:
+def test_429_is_retried_after_its_retry_after(page: Page, tmp_path: Path) -> None:
     value, entry = make_key("reader")
     keys = tmp_path / "keys.toml"
     keys.write_text(entry.rstrip() + "\nrollouts_per_minute = 20\n")
@@ -361,7 +361,7 @@ def test_a_full_service_is_asked_again_when_it_said(page: Page, tmp_path: Path) 
         page.evaluate("sessionStorage.clear()")
 
 
-def test_a_judge_that_cannot_be_read(page: Page, tmp_path: Path) -> None:
+def test_unreadable_critiques_are_explained(page: Page, tmp_path: Path) -> None:
     with serving(
         ScriptedEngine(lambda prompt, sampling: "no verdict"), settings(tmp_path)
     ) as service:

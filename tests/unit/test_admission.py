@@ -1,4 +1,4 @@
-"""Admission: room in tokens, turns that are fair, an honest Retry-After, no place lost."""
+"""Admission: capacity in tokens, fair order, Retry-After, and slots that are never lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_shares_follow_their_weights(one: float, other: float) -> None:
     assert got["one"] == pytest.approx(900 * one / (one + other), abs=2)
 
 
-def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
+def test_idle_time_earns_no_credit_and_large_items_cost_turns() -> None:
     share: QueueShare[str] = QueueShare()
     for _ in range(300):
         share.push([("busy", 1.0)], "busy", 1)
@@ -82,7 +82,7 @@ def test_who_was_idle_has_saved_nothing_up_and_who_had_much_waits() -> None:
     assert got["large"] == pytest.approx(200, abs=20)
 
 
-def test_who_comes_back_again_and_again_has_saved_nothing_up_either() -> None:
+def test_repeated_idling_earns_no_credit() -> None:
     share: QueueShare[str] = QueueShare()
     for _ in range(300):
         share.push([("busy", 1.0)], "busy", 1)
@@ -151,7 +151,7 @@ Queue.TestCase.settings = settings(max_examples=50, stateful_step_count=30, dead
 TestQueue = Queue.TestCase
 
 
-def test_room_is_counted_in_tokens() -> None:
+def test_queue_capacity_is_counted_in_tokens() -> None:
     admission = Admission(max_queued=100, max_running=1)
     with admission.admit(1, 60, Ticket("a")):
         with pytest.raises(QueueFullError):
@@ -161,7 +161,7 @@ def test_room_is_counted_in_tokens() -> None:
     assert (admission.accepted, admission.accepted_tokens) == (0, 0)
 
 
-def test_a_draining_queue_takes_nothing() -> None:
+def test_a_draining_queue_refuses_requests() -> None:
     async def story() -> None:
         admission = Admission(100, 1)
         assert await admission.drain(1)
@@ -172,7 +172,7 @@ def test_a_draining_queue_takes_nothing() -> None:
 
 
 @given(st.integers(1, 500), st.floats(0.01, 5), st.integers(1, 400))
-def test_the_wait_is_told_from_the_measured_rate(cost: int, seconds: float, ahead: int) -> None:
+def test_the_expected_wait_follows_the_measured_rate(cost: int, seconds: float, ahead: int) -> None:
     clock = Clock()
     rate = DrainRate(clock)
     assert rate.expected_seconds(ahead) is None
@@ -184,7 +184,7 @@ def test_the_wait_is_told_from_the_measured_rate(cost: int, seconds: float, ahea
     assert rate.expected_seconds(ahead) == pytest.approx(ahead * seconds / cost, rel=0.1)
 
 
-def test_a_rate_that_changed_is_soon_told() -> None:
+def test_the_rate_adapts_within_minutes() -> None:
     clock = Clock()
     rate = DrainRate(clock)
     for speed in (100, 10):
@@ -266,7 +266,7 @@ def told_in_a_burst(
     st.sampled_from([0, 1, 7, 50]),
     st.booleans(),
 )
-def test_retry_after_is_never_told_from_the_first_of_many(
+def test_retry_after_is_not_estimated_from_the_first_of_many(
     at_once: int, seconds: float, tokens: int, turns: int, before: int, full: bool
 ) -> None:
     """As 357 s was, when one of 128 rollouts had ended, and the others were about to."""
@@ -305,7 +305,7 @@ def order_of(tickets: list[Ticket], tokens: int = 10) -> list[Ticket]:
     return got
 
 
-def test_what_comes_before_an_item_is_told_from_what_waits() -> None:
+def test_tokens_until_served_follow_from_the_queue() -> None:
     share: QueueShare[str] = QueueShare()
     assert share.until_served([("a", 1.0), ("r1", 1.0)], 7) == 7
     for _ in range(100):
@@ -320,7 +320,7 @@ def test_what_comes_before_an_item_is_told_from_what_waits() -> None:
 
 
 @given(st.data())
-def test_an_item_is_not_served_later_than_was_told(data: st.DataObject) -> None:
+def test_an_item_is_served_by_its_estimate(data: st.DataObject) -> None:
     """While nobody else comes, and up to one item of each share that is under way."""
     share: QueueShare[str] = QueueShare()
     paths = [[(key, weight), (request, 1.0)] for key, weight in (("a", 1.0), ("b", 8.0))
@@ -338,7 +338,7 @@ def test_an_item_is_not_served_later_than_was_told(data: st.DataObject) -> None:
     assert before - share.cost <= told + 9 * 2 * (1 + 8) and told <= all_ + 1e-6
 
 
-def test_what_waits_is_not_counted_as_begun_too() -> None:
+def test_queued_tokens_are_not_counted_as_running_too() -> None:
     clock = Clock()
     admission = Admission(10**6, 1, lambda: True, clock)
 
@@ -369,7 +369,7 @@ def test_what_waits_is_not_counted_as_begun_too() -> None:
     asyncio.run(story())
 
 
-def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -> None:
+def test_a_request_that_would_miss_its_deadline_is_refused_with_retry_after() -> None:
     clock, full = Clock(), True
     admission = Admission(10**6, 1, lambda: full, clock)
 
@@ -396,7 +396,7 @@ def test_what_would_come_too_late_is_refused_with_the_time_when_it_would_not() -
     asyncio.run(story())
 
 
-def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
+def test_a_judge_that_misses_every_deadline_gets_less_work() -> None:
     clock = Clock()
     admission = Admission(10**6, 8, clock=clock)
 
@@ -433,7 +433,7 @@ def test_a_judge_that_answers_nothing_in_time_is_given_less() -> None:
     asyncio.run(story())
 
 
-def test_training_comes_before_evaluation_and_does_not_starve_it() -> None:
+def test_training_goes_first_and_does_not_starve_evaluation() -> None:
     evaluation = [Ticket("e", priority="evaluation")] * 20
     got = order_of(evaluation + [Ticket("t")] * 90)
     late = [position for position, ticket in enumerate(got) if ticket.priority == "evaluation"]
@@ -453,9 +453,7 @@ def test_keys_share_equally_and_so_do_the_requests_of_a_key() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=25),
     st.integers(1, 3),
 )
-def test_no_place_is_lost_whoever_gives_up_and_when(
-    lives: list[tuple[int, int]], places: int
-) -> None:
+def test_no_slot_is_lost_by_cancellation(lives: list[tuple[int, int]], places: int) -> None:
     async def story() -> None:
         admission = Admission(10**9, places)
 

@@ -81,7 +81,7 @@ def test_given_spans_that_cannot_be_used(spans: list[tuple[int, int]], problem: 
      "<incorrect_steps>" + "</step" * 160_000, " <" * 500_000],
 )  # fmt: skip
 @pytest.mark.timeout(120)
-def test_a_megabyte_of_anything_takes_no_time_to_speak_of(text: str) -> None:
+def test_a_megabyte_of_any_text_takes_linear_time(text: str) -> None:
     """A quadratic pattern takes hours here and runs into the limit."""
     for segmenter in (steps.blank_line, steps.newline, steps.sentence):
         segmenter(text)
@@ -156,7 +156,7 @@ def test_neighbouring_schemes() -> None:
         rewards.step_rewards("capo", [0.0], None, *WEIGHTS)
 
 
-def test_the_prompt_shows_the_question_not_something_in_its_place() -> None:
+def test_the_prompt_shows_the_question() -> None:
     """Others pass the data source where the question belongs."""
     prompt = PromptTemplate(TEMPLATE).render(
         question="What is 6*7?", steps=["a", " b "], reference=None, nonce="b" * 7,

@@ -1,4 +1,4 @@
-"""Full collections wait until nothing is in flight, and are not put off for ever."""
+"""Full collections wait until no request is in flight, but not forever."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_full_collections(
     assert fewest <= len(full) <= most
 
 
-def test_what_is_there_is_not_looked_at_again() -> None:
+def test_existing_objects_are_exempt() -> None:
     gc_tuning.freeze_existing()
     assert gc.get_freeze_count() > 1000
     assert gc.get_threshold()[2] > 100_000

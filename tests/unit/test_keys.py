@@ -24,13 +24,13 @@ def entry(name: str, value: str, more: str = "") -> str:
     return f'[[key]]\nname = "{name}"\nsha256 = "{digest(value)}"\n{more}\n'
 
 
-def test_without_keys_everybody_may_do_everything() -> None:
+def test_without_keys_every_role_is_granted() -> None:
     key = KeyRing().find(None)
     assert key is not None and key.name == ANONYMOUS
     assert key.roles == {"credit", "info", "metrics"}
 
 
-def test_a_key_is_found_by_what_it_hashes_to(tmp_path: Path) -> None:
+def test_a_key_is_found_by_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(entry("team", "secret", 'roles = ["info"]') + entry("other", "two"))
     ring = KeyRing(["plain"], path)
@@ -41,7 +41,7 @@ def test_a_key_is_found_by_what_it_hashes_to(tmp_path: Path) -> None:
         assert ring.find(wrong) is None
 
 
-def test_the_file_can_change_and_a_bad_one_leaves_the_keys(tmp_path: Path) -> None:
+def test_a_changed_file_is_reloaded_and_an_invalid_one_keeps_the_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(entry("one", "a"))
     ring = KeyRing((), path)
@@ -66,7 +66,7 @@ def test_the_file_can_change_and_a_bad_one_leaves_the_keys(tmp_path: Path) -> No
         ring.reload()
 
 
-def test_a_key_that_was_made_works_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
+def test_a_created_key_works_and_is_not_stored_in_the_file(tmp_path: Path) -> None:
     value, made = make_key("team-a")
     path = tmp_path / "keys.toml"
     path.write_text(made)
@@ -81,7 +81,7 @@ def key(**limits: int) -> ApiKey:
     return ApiKey.model_validate({"name": "k", "sha256": "0" * 64, **limits})
 
 
-def test_what_is_unanswered_counts_until_it_is_answered() -> None:
+def test_unanswered_rollouts_count_against_the_quota() -> None:
     quota, limited = Quota(), key(max_queued=10)
     with quota.hold(limited, 7, lambda n: n):
         with quota.hold(limited, 3, lambda n: n):
@@ -98,7 +98,7 @@ def test_what_is_unanswered_counts_until_it_is_answered() -> None:
 
 
 @given(st.integers(1, 500), st.lists(st.tuples(st.integers(1, 80), st.floats(0, 90)), max_size=40))
-def test_a_rate_is_never_exceeded_and_the_wait_told_is_enough(
+def test_a_rate_is_never_exceeded_and_retry_after_suffices(
     rate: int, sent: list[tuple[int, float]]
 ) -> None:
     now = 0.0

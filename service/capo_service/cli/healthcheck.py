@@ -1,6 +1,6 @@
 """Health check of a container: exits with 0 if the service on this machine is ready.
 
-It imports only the standard library, because it runs every few seconds beside a judge.
+It imports only the standard library, because it runs every few seconds next to a judge.
 """
 
 from __future__ import annotations

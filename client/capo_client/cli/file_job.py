@@ -1,9 +1,9 @@
-"""Credit a file of rollouts: resumable, and never a line lost.
+"""Credit a file of rollouts; an interrupted job resumes, and no line is lost.
 
-The input is JSONL, a rollout of the wire on each line. Each output line is the result with three
-more fields: `line`, the input line's number from 1; `of`, a fingerprint of that line and of the
-options, by which a later run knows what is done; and `judge`, who judged it. Results are written
-as they come and put in the order of the input at the end.
+The input is JSON lines, a rollout of the wire on each. Each output line is a result with three more
+fields: `line`, the number of the input line from 1; `of`, a fingerprint of that line and the
+options, by which a later run recognises what is done; and `judge`, the name of the judge. Results
+are appended as they arrive, and sorted into the order of the input at the end.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from capo_client.client import CreditClient
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
 _UNFINISHED = frozenset({429, 503, 504})
-_BEGINNING = '{"line": '  # of each line that is written
-_FORM = 2  # of output lines; those of form 1 did not say who judged
+_LINE_START = '{"line": '  # every output line begins so
+_FORM = 2  # version of the output lines; those of version 1 did not name the judge
 
 
 class FileJobError(Exception):
-    """The files cannot be used as they are; the message says what to change."""
+    """The files cannot be used; the message says what to change."""
 
 
 @dataclass
 class FileJob:
-    """Lines of `source` to be credited into `target`.
+    """Credits the lines of `source` into `target`.
 
-    The folder of `target` is made where it is missing.
+    The folder of `target` is made if it is missing.
 
     Raises:
-        FileJobError: on construction, if one of the files cannot be read, `target` is not an
-            ordinary file, or holds something else than earlier results of this very job.
+        FileJobError: on construction, if a file cannot be read, or `target` is not an ordinary
+            file, or contains anything but earlier results of the same job.
     """
 
     source: Path
@@ -52,11 +52,13 @@ class FileJob:
         self._lines = {
             number: line for number, line in enumerate(self._read_source(), start=1) if line.strip()
         }
-        self._prints = {number: self._print(line) for number, line in self._lines.items()}
+        self._fingerprints = {
+            number: self._fingerprint(line) for number, line in self._lines.items()
+        }
         self.results: dict[int, str] = {}
         self.errors: set[int] = set()
         self._judges: set[str] = set()
-        # In the end the file is replaced: the file itself, where `target` is a link to it.
+        # The file is replaced at the end; if `target` is a link, the file that it points to.
         self._file = Path(os.path.realpath(self.target))
         with _reporting(self.target):
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +67,12 @@ class FileJob:
 
     @property
     def total(self) -> int:
-        """Input lines that hold something."""
+        """The number of input lines that are not blank."""
         return len(self._lines)
 
     @property
     def missing(self) -> list[int]:
-        """Input lines without a result, by number."""
+        """The numbers of the input lines without a result."""
         return [number for number in self._lines if number not in self.results]
 
     def _read_source(self) -> Iterator[str]:
@@ -81,24 +83,24 @@ class FileJob:
         except UnicodeDecodeError as error:
             raise FileJobError(f"{self.source} is not {error.encoding}: {error}") from error
 
-    def _print(self, line: str) -> str:
+    def _fingerprint(self, line: str) -> str:
         text = json.dumps([_FORM, self.options], sort_keys=True) + line.rstrip("\r\n")
         data = text.encode("utf-8", "surrogateescape")
         return hashlib.blake2b(data, digest_size=8).hexdigest()
 
     def _resume(self) -> None:
-        """Take over what an earlier run wrote; a last line that was cut off is dropped."""
+        """Read what an earlier run wrote; an incomplete last line is dropped."""
         for text in read_lines(self._file, errors="surrogateescape"):
-            if not text.endswith("\n") and _BEGINNING.startswith(text[: len(_BEGINNING)]):
+            if not text.endswith("\n") and _LINE_START.startswith(text[: len(_LINE_START)]):
                 continue
             try:
                 record = json.loads(text)
-                number, mark, status = record["line"], record["of"], record["status"]
+                number, fingerprint, status = record["line"], record["of"], record["status"]
             except (ValueError, TypeError, KeyError):
                 raise FileJobError(
                     f"{self.target} holds a line that capo did not write; choose another --out"
                 ) from None
-            if self._prints.get(number) != mark:
+            if self._fingerprints.get(number) != fingerprint:
                 raise FileJobError(
                     f"{self.target} holds results of another input or of other options (line "
                     f"{number}); choose another --out, or delete it to start from the beginning"
@@ -121,13 +123,18 @@ class FileJob:
         deadline: float = 600.0,
         progress: Callable[[wire.Credited | wire.Failed], None] | None = None,
     ) -> None:
-        """Credit what is missing. `deadline`: seconds for each window of rollouts.
+        """Credit the missing lines.
 
-        What the service could not do for now is left out of the output: run again to resume.
+        Lines that failed for a temporary reason are left out of the output: run again to resume.
+
+        Args:
+            client: connected to the service.
+            deadline: seconds for each window of rollouts.
+            progress: called with each result.
 
         Raises:
-            FileJobError: the results so far are another judge's, or cannot be written.
-            UnavailableError, DeadlineExceededError: the service cannot serve; all results so far
+            FileJobError: earlier results are of another judge, or results cannot be written.
+            UnavailableError, DeadlineExceededError: the service is unavailable; all results so far
                 are in the output.
             ProblemResponseError: the service refuses the request itself.
         """
@@ -140,7 +147,7 @@ class FileJob:
             def done(
                 number: int, result: wire.Credited | wire.Failed, judge: str | None = None
             ) -> None:
-                record = {"line": number, "of": self._prints[number], "judge": judge}
+                record = {"line": number, "of": self._fingerprints[number], "judge": judge}
                 record |= result.model_dump(mode="json", exclude_none=True)
                 text = _as_line(record)
                 write(text)
@@ -149,7 +156,7 @@ class FileJob:
                     progress(result)
 
             for start in range(0, len(missing), window):
-                judge = self._judge(client)  # for each window: it may be another by then
+                judge = self._judge(client)  # for each window, as it may have changed
                 rollouts: list[Mapping[str, Any]] = []
                 numbers: list[int] = []
                 for number in missing[start : start + window]:
@@ -161,7 +168,7 @@ class FileJob:
                         numbers.append(number)
                 stream = client.credit_stream(rollouts, deadline=deadline, **self.options)
                 for count, (position, result) in enumerate(stream):
-                    if judge is None and count == 0:  # it could not be asked before
+                    if judge is None and count == 0:  # it was unreachable before
                         judge = self._judge(client)
                     if not _is_unfinished(result):
                         number, own = numbers[position], rollouts[position].get("id")
@@ -171,10 +178,10 @@ class FileJob:
             self._rewrite()
 
     def _judge(self, client: CreditClient) -> str | None:
-        """Who judges; None where the service does not tell, or cannot be reached.
+        """The name of the judge; None if the service cannot be reached.
 
         Raises:
-            FileJobError: there are results of another.
+            FileJobError: there are results of another judge.
         """
         try:
             judge = judge_name(client.info())
@@ -204,7 +211,7 @@ class FileJob:
                 out.close()
 
     def _rewrite(self) -> None:
-        """Put the output in the order of the input, in one step."""
+        """Sort the output into the order of the input, atomically."""
         draft = self._file.with_name(self._file.name + ".part")
         with draft.open("w", encoding="utf-8", errors="surrogateescape") as out:
             out.writelines(self.results[number] for number in sorted(self.results))
@@ -214,13 +221,13 @@ class FileJob:
 
 
 def judge_name(info: wire.Info) -> str:
-    """A judge with all of its service's settings that can change what it says."""
+    """The judge with all settings of its service that can change a verdict."""
     form = f"{info.critique_style} {info.critique_format}"
     return f"{info.model} {info.engine} {form} {info.judge_digest or ''}".strip()
 
 
 def _check_target(target: Path, source: Path) -> None:
-    """Refuse what cannot be read back and replaced: pipes, devices, this process's own output."""
+    """Refuse what cannot be read back and replaced: pipes, devices, this process's stdout."""
     with _reporting(target):
         if not target.exists():
             return
@@ -263,7 +270,7 @@ def _parse(line: str, number: int) -> Mapping[str, Any] | wire.Failed:
 
 def _as_line(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False)
-    # A lone surrogate, which an id may hold, becomes JSON's own escape of it.
+    # A lone surrogate, as an id may contain, becomes its JSON escape.
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Credit for people: a table of steps and votes, and the token rewards as a heat strip."""
+"""Credit on a terminal: a table of steps and votes, and the token rewards as a heat strip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capo_wire import Credited, Failed, Step
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _COLOURS = ("red3", "dark_orange", "gold1", "green3")  # -1, 0, +1, +2 with the default weights
-_LONGEST_STEP = 160
+_LONGEST_STEP = 160  # characters
 
 
 def panel(
@@ -24,7 +24,15 @@ def panel(
     bounds: tuple[float, float],
     known_wrong: Sequence[int] | None = None,
 ) -> Panel:
-    """One rollout. `bounds`: lowest and highest reward of the batch, for the colours."""
+    """One rollout.
+
+    Args:
+        question: its question.
+        response: its response.
+        result: its result.
+        bounds: lowest and highest reward of the batch, for the colours.
+        known_wrong: the indices of its wrong steps, if they are known.
+    """
     title = Text(f" {result.id} ", style="bold")
     body: list[RenderableType] = [Text(question, style="italic"), Text()]
     if isinstance(result, Failed):
@@ -34,9 +42,9 @@ def panel(
     if result.token_rewards is not None:
         body.append(heat_strip(result.token_rewards, bounds))
     for suspicion in result.suspicion:
-        done = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
+        effect = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
         reason = suspicion.reason.replace("_", " ")
-        body.append(Text(f"suspicious, {reason}: {suspicion.detail}{done}", style="yellow"))
+        body.append(Text(f"suspicious, {reason}: {suspicion.detail}{effect}", style="yellow"))
     body.append(_footer(result))
     return Panel(Group(*body), title=title, title_align="left")
 
@@ -47,7 +55,7 @@ def steps_table(
     bounds: tuple[float, float],
     known_wrong: Sequence[int] | None = None,
 ) -> Table:
-    """Each step with its votes and reward; and, where it is known, whether it is wrong."""
+    """Each step with its votes and reward and, if known, whether it is wrong."""
     table = Table(box=None, padding=(0, 1), expand=True)
     table.add_column("#", justify="right", style="dim")
     table.add_column("step", ratio=1)
@@ -73,7 +81,7 @@ def steps_table(
 
 
 def heat_strip(rewards: Iterable[float], bounds: tuple[float, float]) -> Text:
-    """One block per token: colour and height are its reward."""
+    """One block per token, with its reward as colour and height."""
     strip = Text("tokens ", style="dim")
     for reward, run in groupby(rewards):
         block = _LEVELS[_level(reward, bounds, len(_LEVELS))]
@@ -82,7 +90,7 @@ def heat_strip(rewards: Iterable[float], bounds: tuple[float, float]) -> Text:
 
 
 def colour(reward: float, bounds: tuple[float, float]) -> str:
-    """From red, the lowest reward of the batch, to green, the highest."""
+    """A colour from red (lowest reward of the batch) to green (highest)."""
     return _COLOURS[_level(reward, bounds, len(_COLOURS))]
 
 
@@ -114,7 +122,7 @@ def _footer(result: Credited) -> Text:
         parts.append(f"{right} ({source})")
     parts.append(f"{usage.critiques_run} critiques")
     parts.append(
-        f"{usage.completion_tokens} tokens written, {usage.prompt_tokens} read "
+        f"{usage.completion_tokens} completion tokens, {usage.prompt_tokens} prompt tokens "
         f"({usage.cached_tokens} from cache)"
     )
     return Text(" · ".join(parts), style="dim")

@@ -1,4 +1,4 @@
-"""The corpus through a running service, and what came of it, by family."""
+"""`capo attack`: send the corpus to a running service, and count the outcomes by family."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ import capo_wire as wire
 from capo_client.cli import console
 from capo_client.cli.attack.corpus import SOLUTIONS, Attack, attacks, control
 from capo_client.cli.attack.payloads import FAMILIES
+from capo_client.cli.options import (
+    DEFAULT_CRITIQUES,
+    DEFAULT_METHOD,
+    ApiKeyOption,
+    CritiquesOption,
+    JsonOption,
+    MethodOption,
+    UrlOption,
+)
 from capo_client.client import CreditClient
 
 _REFUSALS = range(400, 500)
@@ -21,18 +30,18 @@ _REFUSALS = range(400, 500)
 
 @dataclass(slots=True)
 class Tally:
-    """What came of a family's attacks.
+    """The outcomes of a family's attacks.
 
     Attributes:
-        attacks: how many there are.
-        refused: answered by a 4xx, with its reason.
-        failed: not answered as the wire says; must be 0.
-        broken: credited against the structure's promises; must be 0.
-        known: credited, and their error is one that the judge finds without the attack (of those
-            without a solution: all).
-        fooled: of these, their error is not found; of those without a solution: no step is wrong.
-        changed: credited, and the judge says of the error something else than without the attack.
-        suspected: credited with a reason for suspicion.
+        attacks: their number.
+        refused: refused with a 4xx and a reason.
+        failed: failed in any other way; must be 0.
+        broken: credited, and the result violates the wire; must be 0.
+        known: credited, and the judge finds their error without the attack (without a solution:
+            all that are credited).
+        fooled: known ones whose error is not found (without a solution: no step is wrong).
+        changed: credited, and the verdict on the error differs from that without the attack.
+        suspected: credited with a suspicion.
     """
 
     family: str
@@ -47,12 +56,12 @@ class Tally:
 
     @property
     def rate(self) -> float | None:
-        """Share of the known errors that an attack hides; None where none was known."""
+        """Share of the known errors that the attacks hide; None if no error is known."""
         return self.fooled / self.known if self.known else None
 
 
 def broken(rollout: wire.Rollout, result: wire.Credited) -> str | None:
-    """What of the structure does not hold, if anything: steps, votes, one reward for each token."""
+    """How the result violates the wire, in steps, critiques or token rewards; None if not."""
     response, offsets = rollout.response or "", rollout.token_offsets or []
     steps, rewards = result.steps, result.token_rewards or []
     spans = [step.span for step in steps]
@@ -69,14 +78,14 @@ def broken(rollout: wire.Rollout, result: wire.Credited) -> str | None:
     if owned != len(offsets):
         return "a token belongs to no step, or to two"
     for critique in result.critiques or ():
-        named = critique.wrong_steps or []
-        if named != sorted(set(named)) or any(not 0 <= step < len(steps) for step in named):
-            return f"a critique names steps {named}"
+        wrong = critique.wrong_steps or []
+        if wrong != sorted(set(wrong)) or any(not 0 <= step < len(steps) for step in wrong):
+            return f"a critique names steps {wrong}"
     return None
 
 
 def finds(attack: Attack, result: wire.Credited) -> bool:
-    """Whether the judge calls the error wrong; without one, whether it calls any step wrong."""
+    """Whether the judge calls the error wrong; for an attack without one, any step."""
     if attack.wrong is None:
         return any(step.wrong for step in result.steps)
     start, end = attack.wrong
@@ -86,10 +95,15 @@ def finds(attack: Attack, result: wire.Credited) -> bool:
 def tally(
     made: Sequence[tuple[Attack, bool]], results: Sequence[wire.Credited | wire.Failed]
 ) -> dict[str, Tally]:
-    """Count results by family. `made`: each attack, and whether its error is found without it."""
-    found = {family: Tally(family) for family in FAMILIES}
+    """Count results by family.
+
+    Args:
+        made: each attack, and whether the judge finds its error without it.
+        results: one for each attack.
+    """
+    tallies = {family: Tally(family) for family in FAMILIES}
     for (attack, known), result in zip(made, results, strict=True):
-        count = found[attack.family]
+        count = tallies[attack.family]
         count.attacks += 1
         if isinstance(result, wire.Failed):
             if result.error.status in _REFUSALS and result.error.status != 429:
@@ -104,33 +118,26 @@ def tally(
         count.known += known
         count.fooled += known and not caught
         count.changed += caught != known
-    return found
+    return tallies
 
 
 def attack(
-    url: Annotated[
-        str | None,
-        typer.Option(help="URL of the service.", envvar="CAPO_URL", show_default="this machine's"),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="API key (Authorization: Bearer).", envvar="CAPO_API_KEY")
-    ] = None,
+    url: UrlOption = None,
+    api_key: ApiKeyOption = None,
     family: Annotated[
         list[str] | None,
         typer.Option(help=f"Attacks to send; repeatable: {', '.join(FAMILIES)}. Default: all."),
     ] = None,
-    method: Annotated[str, typer.Option(help="Voting method.")] = "majority",
-    n: Annotated[int, typer.Option(help="Critiques for each rollout.")] = 4,
-    seed: Annotated[int | None, typer.Option(help="Random seed for the judge.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object: the table, and every attack.")
-    ] = False,
+    method: MethodOption = DEFAULT_METHOD,
+    n: CritiquesOption = DEFAULT_CRITIQUES,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the judge.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Attack the judge of a running service, and tell how often it was fooled.
+    """Attack the judge of a running service, and report how often it is fooled.
 
-    Over 200 hostile rollouts, most of them around a solution with a known error that the judge is
-    first asked about alone. Exits with 1 if the service failed at one, or broke a promise of its
-    structure: then the fault is the service's, not the judge's.
+    Sends over 200 hostile rollouts, most of them built on a solution with a known error, which the
+    judge also sees without an attack. Exits with 1 if the service fails on one or returns a result
+    that violates the wire: that is a fault of the service, not of the judge.
     """
     names = family or list(FAMILIES)
     if unknown := sorted(set(names) - FAMILIES.keys()):
@@ -139,12 +146,12 @@ def attack(
             f"unknown --family {', '.join(unknown)}; choose from: {', '.join(FAMILIES)}",
         )
         raise typer.Exit(2)
-    made = [(each, solution) for each, solution in attacks() if each.family in names]
+    chosen = [(attack, solution) for attack, solution in attacks() if attack.family in names]
     options: dict[str, Any] = {
         "voting": {"method": method, "seed": seed} | ({} if method == "greedy" else {"n": n}),
         "include": ["token_rewards", "critiques"],
     }
-    stoppable = console.stoppable("capo attack", "Nothing is kept of an unfinished table.")
+    stoppable = console.stoppable("capo attack", "An unfinished table is not kept.")
     with (
         console.explained("capo attack"),
         CreditClient(url, api_key=api_key) as client,
@@ -152,64 +159,78 @@ def attack(
         console.bar("attacks") as bar,
     ):
         judge = client.info().model
-        task = bar.add_task("attacking", total=len(made) + len(SOLUTIONS))
+        task = bar.add_task("attacking", total=len(chosen) + len(SOLUTIONS))
         before = 0
 
         def advance(done: int, _: int) -> None:
             bar.update(task, completed=before + done)
 
         controls = client.credit(
-            [control(each).rollout() for each in SOLUTIONS], progress=advance, **options
+            [control(solution).rollout() for solution in SOLUTIONS], progress=advance, **options
         )
         before = len(SOLUTIONS)
-        rollouts = [each.rollout() for each, _ in made]
+        rollouts = [attack.rollout() for attack, _ in chosen]
         results = client.credit(rollouts, deadline=7200, progress=advance, **options)
-    alone = {
+    found_alone = {
         solution: isinstance(result, wire.Credited) and finds(control(solution), result)
         for solution, result in zip(SOLUTIONS, controls, strict=True)
     }
-    known = [(each, alone[solution]) for each, solution in made]
-    found = {name: each for name, each in tally(known, list(results)).items() if name in names}
+    made = [(attack, found_alone[solution]) for attack, solution in chosen]
+    tallies = [count for count in tally(made, list(results)).values() if count.family in names]
     if as_json:
-        typer.echo(json.dumps(_as_json(judge, alone.values(), found, known, list(results))))
+        report = _report(judge, list(found_alone.values()), tallies, made, list(results))
+        typer.echo(json.dumps(report))
     else:
-        _show(judge, alone, found)
-    if any(count.failed or count.broken for count in found.values()):
+        _show(judge, list(found_alone.values()), tallies)
+    if any(count.failed or count.broken for count in tallies):
         raise typer.Exit(1)
 
 
-def _as_json(
-    judge: str, alone: Any, found: dict[str, Tally], made: Sequence[tuple[Attack, bool]],
+def _report(
+    judge: str,
+    found_alone: list[bool],
+    tallies: Sequence[Tally],
+    made: Sequence[tuple[Attack, bool]],
     results: Sequence[wire.Credited | wire.Failed],
-) -> dict[str, Any]:  # fmt: skip
-    each = []
-    for (one, known), result in zip(made, results, strict=True):
-        line: dict[str, Any] = {"attack": one.name, "error_known": known}
+) -> dict[str, Any]:
+    lines = []
+    for (attack, known), result in zip(made, results, strict=True):
+        line: dict[str, Any] = {"attack": attack.name, "error_known": known}
         if isinstance(result, wire.Failed):
             line |= {"status": result.error.status, "detail": result.error.detail}
         else:
             line |= {
-                "status": 200, "found": finds(one, result), "broken": broken(one.rollout(), result),
+                "status": 200,
+                "found": finds(attack, result),
+                "broken": broken(attack.rollout(), result),
                 "suspicion": [suspicion.reason for suspicion in result.suspicion],
-            }  # fmt: skip
-        each.append(line)
-    table = [asdict(count) | {"rate": count.rate} for count in found.values()]
-    return {"model": judge, "found_alone": list(alone), "families": table, "attacks": each}
+            }
+        lines.append(line)
+    table = [asdict(count) | {"rate": count.rate} for count in tallies]
+    return {"model": judge, "found_alone": found_alone, "families": table, "attacks": lines}
 
 
-def _show(judge: str, alone: dict[Any, bool], found: dict[str, Tally]) -> None:
-    headers = ("family", "attacks", "refused", "known", "fooled", "rate", "changed", "suspected",
-               "broken")  # fmt: skip
+def _show(judge: str, found_alone: list[bool], tallies: Sequence[Tally]) -> None:
     total = Tally("all")
-    for count in found.values():
+    for count in tallies:
         for name in Tally.__dataclass_fields__.keys() - {"family"}:
             setattr(total, name, getattr(total, name) + getattr(count, name))
-    rows = []
-    for count in (*found.values(), total):
-        rate = "-" if count.rate is None else f"{count.rate:.0%}"
-        numbers = (count.attacks, count.refused, count.known, count.fooled, rate, count.changed,
-                   count.suspected, count.broken + count.failed)  # fmt: skip
-        rows.append((count.family, *map(str, numbers)))
-    caught = sum(alone.values())
-    typer.echo(f"{judge} finds the error of {caught} of {len(alone)} solutions without an attack")
-    console.show(headers, rows)
+    rows = [_row(count) for count in (*tallies, total)]
+    found, solutions = sum(found_alone), len(found_alone)
+    typer.echo(f"{judge} finds the error of {found} of {solutions} solutions without an attack")
+    console.show(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _row(count: Tally) -> dict[str, str]:
+    """The cells of a family by the names of their columns."""
+    return {
+        "family": count.family,
+        "attacks": str(count.attacks),
+        "refused": str(count.refused),
+        "known": str(count.known),
+        "fooled": str(count.fooled),
+        "rate": "-" if count.rate is None else f"{count.rate:.0%}",
+        "changed": str(count.changed),
+        "suspected": str(count.suspected),
+        "broken": str(count.broken + count.failed),
+    }

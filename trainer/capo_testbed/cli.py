@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,9 @@ import typer
 
 from capo_client.cli import console
 from capo_trainer.paths import testbed_folder
+
+if find_spec("torch") is None:  # tells `capo` what to install; importing torch takes seconds
+    raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
 
 def testbed(

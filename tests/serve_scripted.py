@@ -9,12 +9,12 @@ import json
 import sys
 
 from capo_service.cli import serve
-from capo_service.engine.base import Sampling
+from capo_service.engine.base import CritiqueSampling
 from capo_service.settings import Settings
 from kit_scripted import ScriptedEngine, nothing_wrong
 
 
-def script(prompt: str, sampling: Sampling) -> str:
+def script(prompt: str, sampling: CritiqueSampling) -> str:
     return "no verdict" if "GIBBERISH" in prompt else nothing_wrong(prompt, sampling)
 
 

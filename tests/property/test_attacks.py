@@ -72,7 +72,8 @@ def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) ->
         harmless = prepare(plain(attack, hostile), OPTIONS)
         assert controls(hostile) == controls(harmless), attack.name
         assert len(hostile.spans) == len(harmless.spans)
-        assert hostile.sampling.grammar == harmless.sampling.grammar
+        assert hostile.task is not None and harmless.task is not None
+        assert hostile.task.sampling.grammar == harmless.task.sampling.grammar
         # One character is one token: every reward has exactly one place.
         assert hostile.token_spans == hostile.spans, attack.name
 

@@ -23,8 +23,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from capo_client import AsyncCreditClient, CreditClient, Rollout, UnavailableError
 from capo_client.cli.ports import free_port
-from capo_service.api import auth
 from capo_service.engine.base import CritiqueSampling
+from capo_service.scheduling import key_watch
 from capo_service.scheduling.api_keys import digest
 from kit_engine import running
 from kit_scripted import ScriptedEngine, nothing_wrong
@@ -77,7 +77,7 @@ def test_a_key_does_what_its_roles_and_its_quota_allow(tmp_path: Path) -> None:
 def test_keys_change_while_the_service_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(auth, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(key_watch, "_POLL_SECONDS", 0.05)
     keys = key_file(tmp_path, old="")
     with serving(ScriptedEngine(), settings(tmp_path, api_keys_file=keys)) as service:
         assert post(service, "old").status_code == 200

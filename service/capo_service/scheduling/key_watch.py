@@ -1,4 +1,4 @@
-"""The key file is read again when it changes."""
+"""Reloads the API key file when it changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KeyWatch:
         self._on_reload = on_reload
 
     def reload(self) -> None:
-        """Read the key file again; where that fails, the old keys stay and the log says why."""
+        """Reload the key file; on an error the previous keys stay and the error is logged."""
         try:
             count = self._keys.reload()
         except KeyFileError as error:
@@ -33,10 +33,10 @@ class KeyWatch:
             log.error("API key file not reloaded, keeping the previous keys: %s", error)
         else:
             self._on_reload("done")
-            log.info("%d API keys are read", count)
+            log.info("API keys loaded: %d", count)
 
     async def run(self) -> None:
-        """Read the key file again whenever it has changed; runs until it is cancelled."""
+        """Reload the key file whenever it has changed; runs until it is cancelled."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             if self._keys.changed():

@@ -6,6 +6,7 @@ sent as `response` and `token_offsets`. Text is never tokenized again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
@@ -16,6 +17,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Bytes that form no character within so many tokens never will. The limit keeps the time linear for
 # hostile rollouts.
 _LONGEST_CHARACTER = 32
+_MOST_BYTES = 4  # of a character in UTF-8
 
 
 def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[Span]]:
@@ -36,7 +38,7 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
     step = _stream(backend) or _windows(tokenizer)
     parts: list[str] = []
     spans: list[Span] = []
-    held: list[int] = []  # ids whose character is incomplete
+    held: list[tuple[int, int]] = []  # positions and ids whose character is incomplete
     begun = 0  # number of tokens that have their span
     length = 0
 
@@ -48,25 +50,43 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
         parts.append(text)
         held.clear()
 
-    for position, token in enumerate(numbers):
+    waiting = deque(enumerate(numbers))
+    while waiting:
+        position, token = waiting.popleft()
         if token in special:
             if not held:  # else it is among the bytes of a character, and shares its span
                 emit("", position + 1)
             continue
-        held.append(token)
+        held.append((position, token))
         text = None
-        lost = len(held) >= _LONGEST_CHARACTER
+        end = len(held)
         try:
             text = step(token)
         except Exception:  # bytes that change what bytes before them spelled (SentencePiece)
-            lost = True
-        if text is None and lost:
-            text = _decode(backend, held)
+            text = _decode(backend, [token for _, token in held])
+            step = _stream(backend) or _windows(tokenizer)
+        if text is None and len(held) >= _LONGEST_CHARACTER:
+            ids_held = [token for _, token in held]
+            end = _last_boundary(backend, ids_held)
+            text = _decode(backend, ids_held[:end])
             step = _stream(backend) or _windows(tokenizer)
         if text is not None:
-            emit(text, position + 1)
-    emit(_decode(backend, held) if held else "", len(numbers))
+            rest = held[end:]
+            emit(text, rest[0][0] if rest else position + 1)
+            waiting.extendleft(reversed(rest))
+    emit(_decode(backend, [token for _, token in held]) if held else "", len(numbers))
     return "".join(parts), spans
+
+
+def _last_boundary(backend: Any, ids: Sequence[int]) -> int:
+    """The last place where undecodable ids can be cut without cutting a character.
+
+    U+FFFD in a text looks like incomplete bytes, so a run of it reaches the limit, which may fall
+    inside a character. Both parts of a character decode to a U+FFFD for each of their bytes, so the
+    cut with the shortest text is between characters. A character has up to four bytes.
+    """
+    cuts = range(len(ids) - _MOST_BYTES, len(ids) + 1)
+    return min(cuts, key=lambda cut: len(_decode(backend, ids[:cut]) + _decode(backend, ids[cut:])))
 
 
 def _special_ids(tokenizer: Any, backend: Any) -> set[int]:

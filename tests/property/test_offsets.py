@@ -43,6 +43,16 @@ def test_encoded_text_has_the_steps_that_the_service_gives_it(kind: str, text: s
         assert token_spans(from_offsets(spans, decoded), cuts) == token_spans(served, cuts)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("run", [1, 10, 11, 32, 100])
+def test_replacement_characters_of_the_text_itself_are_kept(kind: str, run: int) -> None:
+    text = "\N{REPLACEMENT CHARACTER}" * run + "a"
+    ids = tokenizer(kind).encode(text, add_special_tokens=False).ids
+    decoded, spans = decode_with_offsets(tokenizer(kind), ids)
+    assert decoded == tokenizer(kind).decode(ids, skip_special_tokens=False)
+    assert decoded.strip() == text and spans[-1][1] == len(decoded)
+
+
 def test_a_tokenizer_that_only_decodes_gives_the_same() -> None:
     class Slow:
         """As tokenizers are that have no Rust behind them."""

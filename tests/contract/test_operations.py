@@ -248,7 +248,7 @@ def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
         assert post(url, "old").status_code == 200
         key_file(tmp_path, new="")
         served.send_signal(signal.SIGHUP)
-        eventually(lambda: "API keys are read" in log.read_text())
+        eventually(lambda: "API keys loaded: " in log.read_text())
         assert post(url, "new").status_code == 200 and post(url, "old").status_code == 401
 
 

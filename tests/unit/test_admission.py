@@ -412,7 +412,9 @@ def test_a_judge_that_misses_every_deadline_gets_less_work() -> None:
                 await work(30.0, cut_off=True)
         with admission.admit(1, 100, Ticket("probe"), seconds=30):  # nobody is there
             async with admission.slot(Ticket("probe"), 100):
-                with pytest.raises(QueueFullError, match="too long for its deadline") as refused:
+                with pytest.raises(
+                    QueueFullError, match="too long for the request's deadline"
+                ) as refused:
                     admission.admit(1, 100, Ticket("second"), seconds=30).__enter__()
                 assert refused.value.retry_after == 21
                 with admission.admit(1, 100, Ticket("patient"), seconds=300):

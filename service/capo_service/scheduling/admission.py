@@ -123,7 +123,7 @@ class Admission:
             # Fewer at once are judged faster: the next is admitted when none is being judged.
             raise QueueFullError(
                 _retry_after(in_time),
-                f"recent rollouts take about {alone:.0f} s, too long for its deadline of "
+                f"recent rollouts take about {alone:.0f} s, too long for the request's deadline of "
                 f"{seconds:.0f} s",
             )
         if not self._was_full:

@@ -1,7 +1,7 @@
-"""One event loop in a thread, for code that is not asynchronous.
+"""One event loop in a thread, for synchronous code.
 
-All clients of a process share it, so that none of them costs a thread. A process that was forked
-starts its own: threads do not survive a fork.
+All clients of a process share it, so that a client does not need a thread of its own. A forked
+process starts another, because threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
-# A parent's loops are kept, unused: collecting one in the child could close what both share.
+# A parent's loops stay referenced: collecting one in the child could close shared descriptors.
 _inherited: list[asyncio.AbstractEventLoop | None] = []
 
 
@@ -28,7 +28,7 @@ def _get_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _thread is None or not _thread.is_alive():
             _loop = asyncio.new_event_loop()
-            # A daemon: a program that forgets to close its client still ends.
+            # A daemon, so that a program that does not close its client can exit.
             _thread = threading.Thread(target=_loop.run_forever, name="capo-client", daemon=True)
             _thread.start()
         return _loop
@@ -45,7 +45,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class BackgroundWork:
-    """What one owner runs on the shared loop. Safe in several threads, and after a fork."""
+    """The coroutines that one owner runs on the shared loop. Thread-safe and fork-safe."""
 
     def __init__(self) -> None:
         self._started: weakref.WeakSet[Coroutine[Any, Any, Any]] = weakref.WeakSet()
@@ -56,7 +56,7 @@ class BackgroundWork:
         return asyncio.run_coroutine_threadsafe(work, _get_loop())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` and wait for it; what is no longer waited for is cancelled.
+        """Run `work` and wait for it; it is cancelled if the wait is interrupted.
 
         Raises:
             RuntimeError: called from the loop itself, which would wait for itself.
@@ -68,21 +68,24 @@ class BackgroundWork:
         try:
             return future.result()
         finally:
-            future.cancel()  # where the wait was interrupted
+            future.cancel()  # has an effect only if the wait was interrupted
 
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Cancel what runs, then run `last` and wait for it."""
+        """Cancel what is running, then run `last` and wait for it."""
 
         async def end() -> None:
-            mine = asyncio.current_task()
-            tasks = [each for each in asyncio.all_tasks() if each is not mine]
-            left = [each for each in tasks if each.get_coro() in self._started]
-            for task in left:
+            current = asyncio.current_task()
+            running = [
+                task
+                for task in asyncio.all_tasks()
+                if task is not current and task.get_coro() in self._started
+            ]
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
             await last()
 
-        if threading.current_thread() is _thread:  # by the garbage collector, say
+        if threading.current_thread() is _thread:  # as from the garbage collector
             self.start(end())
         else:
             self.run(end())

@@ -11,19 +11,19 @@ from capo_wire import proxies
 from capo_wire.proxies import Proxy
 
 
-def parse_urls(named: str | Sequence[str]) -> list[str]:
-    """URLs of the service's replicas, each checked, without a slash at the end.
+def parse_urls(value: str | Sequence[str]) -> list[str]:
+    """The URLs of the service's replicas, validated, without a trailing slash.
 
     Args:
-        named: one URL, several with commas between, or a list of them.
+        value: one URL, several separated by commas, or a list of them.
 
     Raises:
-        ConfigurationError: a URL is invalid, or none is given.
+        ConfigurationError: a URL is invalid, or there is none.
     """
-    each = named.split(",") if isinstance(named, str) else list(named)
-    urls = [_checked(url.strip()) for url in each if url.strip()]
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    urls = [_checked(url.strip()) for url in parts if url.strip()]
     if not urls:
-        raise ConfigurationError(f"give the URL of a service, not {named!r}")
+        raise ConfigurationError(f"give the URL of a service, not {value!r}")
     return urls
 
 

@@ -1,8 +1,8 @@
-"""Which replica gets the next request: where its question is known, if it is well and not busier.
+"""Which replica gets the next request: by its question, unless that replica is down or overloaded.
 
 Rendezvous hashing (Thaler and Ravishankar, 1998) sends all rollouts of a question to one replica,
-whose judge then reads it once; adding or losing a replica moves only that replica's questions. A
-bound on load (Mirrokni, Thorup and Zadimoghaddam, 2018) sends what is too much for it to the
+so that the question is in its prefix cache; adding or losing a replica moves only that replica's
+questions. Above a bound on load (Mirrokni, Thorup and Zadimoghaddam, 2018), requests go to the
 replica with the fewest tokens outstanding.
 """
 
@@ -16,34 +16,35 @@ from contextlib import contextmanager
 
 from capo_client.errors import ConfigurationError
 
-_BOUND = 1.25  # times the mean load: more than this, and affinity gives way
-_NO_LOAD = 2_000  # tokens; with fewer outstanding, no replica is busy (bench/fleet_sim.py)
-_LEAST_REST, _LONGEST_REST = 0.5, 30.0  # seconds; each failure in a row doubles the rest
+_BOUND = 1.25  # times the mean load, up to which affinity decides
+_NO_LOAD = 2_000  # tokens; with fewer outstanding, no replica is overloaded (bench/fleet_sim.py)
+# Seconds that a replica is avoided after a failure, doubled for each consecutive one.
+_LEAST_REST, _LONGEST_REST = 0.5, 30.0
 
 
 class Replica:
-    """One service, and what this client knows of it."""
+    """One service, and its state as this client sees it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.outstanding = 0  # tokens sent and not yet answered, about
-        self.failures = 0  # in a row
+        self.outstanding = 0  # approximate tokens of the requests in flight
+        self.failures = 0  # consecutive
         self.rests_until = 0.0
-        self.retry_seconds = math.inf  # for how long its last failure is tried again
+        self.retry_seconds = math.inf  # for how long its last failure is retried
 
     def score(self, key: str) -> bytes:
-        """Its place in the order of replicas for a key: the highest comes first."""
+        """Its rank among the replicas for a key; the highest score is the first choice."""
         return hashlib.blake2b(
             f"{self.url}\0{key}".encode(errors="replace"), digest_size=8
         ).digest()
 
 
 class Balancer:
-    """Chooses among replicas. Not thread-safe; one event loop uses it.
+    """Chooses among replicas. Not thread-safe: one balancer for each event loop.
 
     Args:
-        urls: of the replicas, each once.
-        clock: seconds.
+        urls: those of the replicas, without repetition.
+        clock: in seconds.
 
     Raises:
         ConfigurationError: no URL is given, or one is repeated.
@@ -56,10 +57,10 @@ class Balancer:
         self._clock = clock
 
     def pick(self, key: str, tokens: int) -> Replica:
-        """The replica for a request of about so many tokens.
+        """The replica for a request of approximately `tokens` tokens.
 
-        One that failed rests, then gets a single request, and more once it has answered it. Where
-        all rest, the one that has rested most is tried.
+        A replica that failed is avoided for a while, then gets one request, and more after that
+        succeeded. If all are avoided, the one whose time ends first is chosen.
         """
         usable = self._usable()
         if not usable:
@@ -72,24 +73,25 @@ class Balancer:
 
     @property
     def retry_seconds(self) -> float:
-        """For how long a failure is tried again: as long as there is hope for one replica."""
+        """For how long a failure is retried: the longest time of any replica."""
         return max(replica.retry_seconds for replica in self.replicas)
 
     @property
     def any_usable(self) -> bool:
-        """Whether a request would be sent to a replica that is well, as far as is known."""
+        """Whether a replica is usable, as far as is known."""
         return bool(self._usable())
 
     def _usable(self) -> list[Replica]:
         now = self._clock()
         return [
-            each for each in self.replicas
-            if each.rests_until <= now and not (each.failures and each.outstanding)
-        ]  # fmt: skip
+            replica
+            for replica in self.replicas
+            if replica.rests_until <= now and not (replica.failures and replica.outstanding)
+        ]
 
     @contextmanager
     def sending(self, replica: Replica, tokens: int) -> Iterator[None]:
-        """Count a request's tokens while it is under way."""
+        """Count a request's tokens while it is in flight."""
         replica.outstanding += tokens
         try:
             yield
@@ -97,12 +99,12 @@ class Balancer:
             replica.outstanding -= tokens
 
     def answered(self, replica: Replica) -> None:
-        """It has answered a request to its end."""
+        """Note that a request succeeded."""
         replica.failures = 0
         replica.retry_seconds = math.inf
 
     def failed(self, replica: Replica, wait: float, retry_seconds: float = math.inf) -> None:
-        """It did not answer, or asked to be left alone for `wait` seconds."""
+        """Note that a request failed. `wait`: the Retry-After of the response, in seconds."""
         replica.retry_seconds = retry_seconds
         rest = min(_LEAST_REST * 2.0 ** min(replica.failures, 16), _LONGEST_REST)
         replica.failures += 1

@@ -18,21 +18,21 @@ def padded_token_rewards(
     kind: Literal["numpy", "torch"] = "numpy",
     failed: Literal["raise", "mask"] = "raise",
 ) -> tuple[Any, Any]:
-    """Rewards of shape (n, T), float32, and a mask of the same shape, true where a token is.
+    """Rewards of shape (n, T), float32, and a boolean mask of the same shape, true at tokens.
 
     Args:
-        results: what `credit` returned.
-        length: T; by default that of the longest rollout.
-        pad: the value where no token is.
-        side: where padding goes.
-        kind: `numpy` or `torch`; neither is imported unless asked for here.
-        failed: rollouts without credit raise, or become a row of padding whose mask is false.
+        results: the return value of `credit`.
+        length: T. Default: that of the longest rollout.
+        pad: the value of padding.
+        side: the side of padding.
+        kind: `numpy` or `torch`; imported only when it is used.
+        failed: `raise` for rollouts without credit, or `mask` them: a row of padding.
 
     Raises:
         CreditFailedError: a rollout was not credited, and `failed` is `raise`.
-        InvalidResponseError: a result holds no token rewards.
+        InvalidResponseError: a result has no token rewards.
         ValueError: a rollout is longer than `length`.
-        ModuleNotFoundError: what `kind` names is not installed.
+        ModuleNotFoundError: `kind` is not installed.
     """
     rows: list[list[float]] = []
     errors: list[Failed] = []

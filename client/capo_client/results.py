@@ -1,4 +1,4 @@
-"""What a call brings back."""
+"""The results of a call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capo_wire import Credited, Failed, Usage
 
 @dataclass(frozen=True, slots=True)
 class CreditBatch:
-    """Results in the order of the rollouts that were sent."""
+    """Results in the order of the rollouts of the call."""
 
     results: list[Credited | Failed]
 
@@ -26,21 +26,21 @@ class CreditBatch:
 
     @property
     def credited(self) -> list[Credited]:
-        """Those that were credited."""
+        """The results that were credited."""
         return [result for result in self.results if isinstance(result, Credited)]
 
     @property
     def failed(self) -> list[Failed]:
-        """Those that were not, each with its problem."""
+        """The results that were not credited, each with its problem."""
         return [result for result in self.results if isinstance(result, Failed)]
 
     @property
     def usage(self) -> Usage:
-        """Tokens of the judge, summed up."""
+        """The judge's tokens, summed over the batch."""
         return sum((result.usage for result in self.credited), Usage())
 
     def raise_for_errors(self) -> CreditBatch:
-        """Return the batch itself, all of it credited.
+        """Return the batch itself, if all of it was credited.
 
         Raises:
             CreditFailedError: some rollouts were not credited.

@@ -282,9 +282,9 @@ class Remote:
 
 def worker(manager: Any) -> Any:
     """verl's agent loop worker around a reward manager, without its engine."""
-    from capo_client.adapters.verl import _worker_class
+    from capo_client.adapters._verl_agent_loop import worker_class
 
-    made: Any = object.__new__(_worker_class())
+    made: Any = object.__new__(worker_class())
     made.reward_loop_worker_handles = [Remote(manager)]
     made.processor = None
     made._get_mm_processor_kwargs = lambda audios: None
@@ -349,7 +349,7 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     """verl averages all that is not None there; its training (DAPO's filter) reads numbers only."""
     from verl.trainer.ppo.metric_utils import process_validation_metrics
 
-    from capo_client.adapters.verl import _VALIDATING
+    from capo_client.adapters._verl_agent_loop import VALIDATING_FIELD
 
     manager: Any = load_reward_manager(config(), tokenizer)
     long = "It is so. " * 5000  # more steps than the service takes
@@ -357,7 +357,7 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     for validating in (True, False):
         for text in ("42", long):
             outputs = Outputs(tokenizer, [[(text, 1)]]).made
-            outputs[0].extra_fields[_VALIDATING] = validating  # as _agent_loop_postprocess does
+            outputs[0].extra_fields[VALIDATING_FIELD] = validating  # as _agent_loop_postprocess does
             await worker(manager)._compute_score(outputs, FIELDS)
             assert set(outputs[0].extra_fields) == {"reward_extra_info"}
             infos.append(outputs[0].extra_fields["reward_extra_info"])

@@ -1,9 +1,9 @@
 """AReaL with CAPO: `reward_fn=capo_client.adapters.areal.reward_fn` of an RLVR workflow.
 
-AReaL calls it for each rollout as soon as that is sampled, in worker processes, and takes one
-number: the mean of its rewards over characters. The data's `answer` is the reference. Settings come
-from CAPO_URL and from CAPO_OPTIONS (a JSON object with the arguments of `Scorer`). AReaL gives a
-reward 15 seconds; a slower judge needs `AsyncRewardWrapper(reward_fn, timeout_seconds=...)`.
+AReaL calls it in worker processes, for each rollout as soon as it is sampled, and takes one number:
+the mean of the rewards over characters. The data's `answer` is the reference. Settings come from
+CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of `Scorer`). AReaL's timeout for a
+reward is 15 s; a slower judge needs `AsyncRewardWrapper(reward_fn, timeout_seconds=...)`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def reward_fn(
     """The reward of one rollout; picklable, for AReaL's worker processes.
 
     Raises:
-        RuntimeError: it has no credit, for AReaL to try again.
+        RuntimeError: it has no credit; AReaL then retries.
     """
     sample = Sample(
         question or prompt,

@@ -1,4 +1,4 @@
-"""NeMo Gym with CAPO: a resources server whose `/verify` answers with the rollout's reward.
+"""NeMo Gym with CAPO: a resources server whose `/verify` returns the rollout's reward.
 
     # resources_servers/capo/app.py
     from capo_client.adapters.nemo_gym import CapoResourcesServer
@@ -6,10 +6,10 @@
     if __name__ == "__main__":
         CapoResourcesServer.run_webserver()
 
-The request's `expected_answer` is the reference. The rollout is the text of the policy's own
-messages, each a turn; function calls, their outputs and messages of users are not judged, and an
-answer that stands only there counts as none. Settings come from CAPO_URL and from CAPO_OPTIONS
-(a JSON object with the arguments of `Scorer`).
+The request's `expected_answer` is the reference. The rollout is the text of the policy's messages,
+each a turn. Function calls, their outputs and messages of users are not judged; a final answer in
+them is ignored. Settings come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of
+`Scorer`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from capo_client.adapters.turns import content_text, policy_text
 
 
 async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A verify request as JSON -> the verify response: the same, with `reward` and our figures.
+    """A verify request as JSON -> the verify response: the same with `reward` and metrics.
 
     Raises:
         RuntimeError: the rollout has no credit.
@@ -44,7 +44,7 @@ def _chat(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _messages(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The messages among the items of a Responses API, without calls, outputs and reasoning."""
+    """The messages among items of the Responses API, without calls, outputs and reasoning."""
     return (item for item in items if item.get("type", "message") == "message")
 
 
@@ -77,12 +77,12 @@ def _server_class() -> Any:
         model_config = ConfigDict(extra="allow")
 
     class CapoResourcesServer(SimpleResourcesServer):
-        """The verifier of rollouts that have a reference answer."""
+        """Verifies rollouts that have a reference answer."""
 
         async def verify(self, body: CapoVerifyRequest) -> CapoVerifyResponse:
             return CapoVerifyResponse(**await verify(body.model_dump()))
 
-    # FastAPI reads the annotations, which name classes of this function.
+    # FastAPI evaluates annotations, and these name classes that are local to this function.
     CapoResourcesServer.verify.__annotations__ = {
         "body": CapoVerifyRequest,
         "return": CapoVerifyResponse,

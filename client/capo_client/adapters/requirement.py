@@ -1,4 +1,4 @@
-"""Whether a framework is there, and new enough; else one sentence that says what to do."""
+"""Checks that a framework is installed in a supported version."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import re
 
 
 def require(module: str, distribution: str, at_least: str) -> None:
-    """Check before a framework is imported.
+    """Check a framework before it is imported.
 
     Args:
-        module: what is imported.
-        distribution: what pip installs.
-        at_least: the oldest version that this adapter was made for.
+        module: its module.
+        distribution: its name for pip.
+        at_least: the oldest supported version.
 
     Raises:
-        ImportError: it is missing or too old. A copy of its source without a version passes.
+        ImportError: it is missing or too old. A source tree without a version passes.
     """
-    wanted = f"capo_client needs {distribution} {at_least} or newer for this adapter"
+    requirement = f"capo_client needs {distribution} {at_least} or newer for this adapter"
     fix = f"pip install '{distribution}>={at_least}'"
     if importlib.util.find_spec(module) is None:
-        raise ImportError(f"{wanted}, and it is not installed here: {fix}")
+        raise ImportError(f"{requirement}, and it is not installed here: {fix}")
     try:
-        found = importlib.metadata.version(distribution)
+        version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return
-    if _numbers(found) < _numbers(at_least):
-        raise ImportError(f"{wanted}, but {found} is installed: {fix}")
+    if _numbers(version) < _numbers(at_least):
+        raise ImportError(f"{requirement}, but {version} is installed: {fix}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

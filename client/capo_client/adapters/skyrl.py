@@ -31,8 +31,8 @@ class CapoGenerator(SkyRLGymGenerator):
     """SkyRL's generator, with CAPO's token rewards.
 
     Args:
-        capo: settings of `Scorer` (url, voting, reward, fallback, ...).
-        arguments: of SkyRLGymGenerator.
+        capo: arguments of `Scorer` (url, voting, reward, fallback, ...).
+        arguments: those of SkyRLGymGenerator.
     """
 
     def __init__(self, *arguments: Any, capo: dict[str, Any] | None = None, **named: Any) -> None:
@@ -45,19 +45,19 @@ class CapoGenerator(SkyRLGymGenerator):
         self.scorer = Scorer(tokenizer=self.tokenizer, **(capo or {}))
 
     async def agent_loop(self, prompt: Any, *arguments: Any, **named: Any) -> Any:
-        """As SkyRL's, with a list of token rewards in place of the environment's reward."""
-        asked = [dict(turn) for turn in prompt]
+        """SkyRL's agent loop, with token rewards in place of the environment's reward."""
+        question = [dict(turn) for turn in prompt]
         output = await super().agent_loop(prompt, *arguments, **named)
         rewards = output.reward
         outcome = float(sum(rewards) if isinstance(rewards, list) else rewards or 0.0)
         sample = Sample(
-            asked,
+            question,
             ids=output.response_ids,
             mask=output.loss_mask,
             outcome=min(max(outcome, 0.0), 1.0),
         )
         [scored] = await self.scorer.score([sample])
-        if scored.token_rewards is None:  # left out: no token counts
+        if scored.token_rewards is None:  # no credit: masked
             output.reward = [0.0] * len(output.response_ids)
             output.loss_mask = [0] * len(output.loss_mask)
         else:
@@ -67,7 +67,7 @@ class CapoGenerator(SkyRLGymGenerator):
 
 
 def register() -> None:
-    """Add the advantage estimator `capo`; call it where the trainer runs."""
+    """Add the advantage estimator `capo`; call it in the trainer's process."""
     from skyrl.backends.skyrl_train.utils.ppo_utils import register_advantage_estimator
 
     register_advantage_estimator("capo")(capo_advantage)
@@ -76,6 +76,6 @@ def register() -> None:
 def capo_advantage(
     token_level_rewards: Any, response_mask: Any, index: Any, **_: Any
 ) -> tuple[Any, Any]:
-    """Eq. 2 over the tokens of each group: (B, T) advantages, and the rewards as returns."""
+    """Eq. 2 over the tokens of each group: advantages (B, T), and the rewards as returns."""
     advantages = token_advantages(token_level_rewards, response_mask, list(index))
     return advantages, token_level_rewards * response_mask

@@ -1,14 +1,13 @@
 """slime with CAPO: `--custom-rm-path capo_client.adapters.slime.reward` (or `--rm-url`, below).
 
-`--label-key` names the reference answer. Settings come from CAPO_URL and from CAPO_OPTIONS (a JSON
-object with the arguments of `Scorer`). slime carries one number a rollout; with
-`"tokenizer_name"` in CAPO_OPTIONS, the rewards of the tokens are kept in
-`sample.metadata["capo_token_rewards"]`, for a `--custom-convert-samples-to-train-data-path` of
-yours. Tokens whose `loss_mask` is 0 (a tool's output) are not judged and get 0.0; what is left is
-decoded by the tokenizer of `--hf-checkpoint`.
+`--label-key` names the reference answer. Settings come from CAPO_URL and CAPO_OPTIONS (JSON with the
+arguments of `Scorer`). slime uses one number per rollout; with `"tokenizer_name"` in
+CAPO_OPTIONS, token rewards are also stored in `sample.metadata["capo_token_rewards"]`, for your own
+`--custom-convert-samples-to-train-data-path`. Tokens whose `loss_mask` is 0 (output of tools) are
+not judged and get 0.0; the others are decoded by the tokenizer of `--hf-checkpoint`.
 
 Without this package on slime's nodes: `--rm-type remote_rm --rm-url http://SERVICE/slime`. That
-client sends the response's text without a mask, so it is for rollouts without tools.
+client sends the response's text without a mask, so it supports rollouts without tools only.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from capo_client.adapters.scoring import Sample, default_scorer
 
 
 async def reward(args: Any, sample: Any, **_: Any) -> Any:
-    """slime's custom reward: a float for a sample, and a list for a list of them.
+    """slime's custom reward: a float for a sample, a list of floats for a list of samples.
 
     Raises:
-        RuntimeError: a rollout has no credit; set `"fallback": "outcome"`, or let slime try again.
-        ValueError: `loss_mask` does not tell what the policy wrote.
+        RuntimeError: a rollout has no credit; set `"fallback": "outcome"`, or let slime retry.
+        ValueError: `loss_mask` does not show which tokens the policy wrote.
     """
     samples = sample if isinstance(sample, list) else [sample]
     scorer = default_scorer()
-    masks = [_mask(args, each) for each in samples]
+    masks = [_mask(args, one) for one in samples]
     if scorer.tokenizer is None and any(mask is not None for mask in masks):
         scorer.tokenizer = _tokenizer(args.hf_checkpoint)
     scored = await scorer.score(
-        [_sample(each, mask, scorer.by_name) for each, mask in zip(samples, masks, strict=True)]
+        [_sample(one, mask, scorer.by_name) for one, mask in zip(samples, masks, strict=True)]
     )
-    for each, result in zip(samples, scored, strict=True):
+    for one, result in zip(samples, scored, strict=True):
         if result.reward is None:
             raise RuntimeError(f"a rollout has no credit: {result.error}")
-        if isinstance(each.metadata, dict):
-            each.metadata |= result.metrics()
-            each.metadata["capo_token_rewards"] = result.token_rewards
+        if isinstance(one.metadata, dict):
+            one.metadata |= result.metrics()
+            one.metadata["capo_token_rewards"] = result.token_rewards
     rewards = [result.reward for result in scored]
     return rewards if isinstance(sample, list) else rewards[0]
 
@@ -53,16 +52,16 @@ def _sample(sample: Any, mask: Sequence[int] | None, by_name: bool) -> Sample:
 
 
 def _mask(args: Any, sample: Any) -> Sequence[int] | None:
-    """The flags of a response that others wrote a part of; None where the policy wrote it all."""
+    """The loss mask if others wrote a part of the response; None if the policy wrote all of it."""
     mask: Sequence[int] | None = sample.loss_mask
     if mask is None or (all(mask) and len(mask) == sample.response_length):
         return None
-    older = getattr(args, "partial_rollout", False) and getattr(
+    masks_older_policy = getattr(args, "partial_rollout", False) and getattr(
         args, "mask_offpolicy_in_partial_rollout", False
     )
-    if not older:
+    if not masks_older_policy:
         return mask
-    # slime then masks what an older policy sampled, which is part of the rollout all the same.
+    # slime then masks tokens of an older policy, which are part of the rollout nevertheless.
     if getattr(args, "custom_generate_function_path", None) or getattr(
         sample, "generate_function_path", None
     ):

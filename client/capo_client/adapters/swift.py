@@ -3,9 +3,9 @@
     # FILE.py
     import capo_client.adapters.swift
 
-The data's column `solution` (or `answer`) is the reference. ms-swift takes one number a rollout:
-the mean over the characters of its last reply; turns before it are the question. Settings come
-from CAPO_URL and from CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
+The data's column `solution` (or `answer`) is the reference. ms-swift takes one number per rollout:
+the mean over the characters of its last reply; earlier turns are the question. Settings come from
+CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from swift.rewards import AsyncORM, orms
 
 
 class CapoORM(AsyncORM):
-    """An asynchronous reward function of ms-swift; all rollouts of a call are sent at once."""
+    """An asynchronous reward function of ms-swift; rollouts of a call are sent concurrently."""
 
     async def __call__(
         self,
@@ -33,7 +33,7 @@ class CapoORM(AsyncORM):
         rollout_infos: Sequence[dict[str, Any] | None] = (),
         **_: Any,
     ) -> list[float | None]:
-        """One reward a rollout; None where it has no credit, which ms-swift leaves out.
+        """One reward per rollout; None without credit, which ms-swift leaves out.
 
         Raises:
             ValueError: a column is missing, or a scheduler wrote into the policy's message.
@@ -51,15 +51,17 @@ class CapoORM(AsyncORM):
 
 
 def _before_reply(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    asked = list(turns)
-    while asked and asked[-1]["role"] == "assistant":
-        asked.pop()
-    return asked
+    question = list(turns)
+    while question and question[-1]["role"] == "assistant":
+        question.pop()
+    return question
 
 
 def _check_turns(turns: Sequence[dict[str, Any]], info: dict[str, Any]) -> None:
-    """Schedulers such as MathTipsScheduler extend the policy's message by a text of their own, and
-    ms-swift shows reward functions no mask that tells the two apart."""
+    """Refuse rollouts of schedulers that write into the policy's message.
+
+    MathTipsScheduler is one. ms-swift passes no mask to reward functions that tells its text apart.
+    """
     replies = sum(turn["role"] == "assistant" for turn in turns)
     if info.get("num_turns", 0) > replies:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""The policy's own part of a trajectory, without what tools and the environment wrote.
+"""The policy's own part of a trajectory, without the text of tools and of the environment.
 
 Frameworks mark the policy's tokens with a mask of one flag per token: `response_mask` (verl),
-`loss_mask` (slime, SkyRL), `tool_mask` (TRL). Only the marked tokens are sent, each run of them as
-a turn of its own, and rewards come back for them alone.
+`loss_mask` (slime, SkyRL), `tool_mask` (TRL). Only marked tokens are sent, each run of them as a
+turn, and only they get rewards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from capo_wire.segmentation import Span
 from capo_wire.token_offsets import decode_with_offsets
 
-# Between turns: they are two steps under `blank_line`, and "12" and "5" do not become "125".
+# Makes two turns two steps under `blank_line`, and keeps "12" and "5" from becoming "125".
 BETWEEN_TURNS = "\n\n"
 
 
@@ -22,7 +22,7 @@ def policy_flags(ids: Sequence[int], mask: Iterable[Any] | None) -> list[bool]:
     """Which of T tokens the policy sampled; all of them without a mask.
 
     Raises:
-        ValueError: the mask has another length than the ids, or marks none of them.
+        ValueError: the mask's length differs from that of the ids, or it marks none of them.
     """
     if mask is None:
         return [True] * len(ids)
@@ -35,7 +35,7 @@ def policy_flags(ids: Sequence[int], mask: Iterable[Any] | None) -> list[bool]:
 
 
 def policy_runs(ids: Sequence[int], flags: Sequence[bool]) -> list[list[int]]:
-    """The policy's own ids, a list for each turn: tokens of others stand between two turns."""
+    """The policy's own ids, as one list for each turn."""
     runs = groupby(zip(flags, ids, strict=True), key=lambda pair: pair[0])
     return [[token for _, token in run] for own, run in runs if own]
 
@@ -46,30 +46,30 @@ def decode_turns(
     """Decode the tokens that the policy sampled; see `decode_with_offsets`.
 
     Args:
-        tokenizer: of Hugging Face, or a `tokenizers.Tokenizer`.
+        tokenizer: one of transformers, or a `tokenizers.Tokenizer`.
         ids: T token ids.
         flags: T flags, true for the policy's own.
 
     Returns:
-        The text, whose turns are `BETWEEN_TURNS` apart, and a span for each of the policy's own
-        tokens, in their order.
+        The text, with `BETWEEN_TURNS` between turns, and the span of each of the policy's own
+        tokens.
     """
     text = ""
     spans: list[Span] = []
     for run in policy_runs(ids, flags):
-        turn, places = decode_with_offsets(tokenizer, run)
+        turn, turn_spans = decode_with_offsets(tokenizer, run)
         if text and turn:
             text += BETWEEN_TURNS
-        spans += [(start + len(text), end + len(text)) for start, end in places]
+        spans += [(start + len(text), end + len(text)) for start, end in turn_spans]
         text += turn
     return text, spans
 
 
 def check_count(rewards: Sequence[float], flags: Sequence[bool]) -> None:
-    """Refuse rewards that are not one for each token of the policy.
+    """Check that there is one reward for each token of the policy.
 
     Raises:
-        ValueError: there are more or fewer; the message names both numbers.
+        ValueError: there are more or fewer; the message has both numbers.
     """
     if len(rewards) != sum(flags):
         raise ValueError(
@@ -79,7 +79,7 @@ def check_count(rewards: Sequence[float], flags: Sequence[bool]) -> None:
 
 
 def spread(rewards: Sequence[float], flags: Sequence[bool]) -> list[float]:
-    """Rewards of the policy's own tokens -> T rewards, exactly 0.0 for the tokens of others.
+    """Rewards of the policy's own tokens -> T rewards, with 0.0 for all other tokens.
 
     Raises:
         ValueError: there are more or fewer rewards than tokens of the policy.
@@ -90,8 +90,8 @@ def spread(rewards: Sequence[float], flags: Sequence[bool]) -> list[float]:
 
 
 def policy_text(messages: Iterable[Mapping[str, Any]]) -> str:
-    """The text of the assistant's messages, whose turns are `BETWEEN_TURNS` apart."""
-    turns = (content_text(each) for each in messages if each.get("role") == "assistant")
+    """The text of the assistant's messages, with `BETWEEN_TURNS` between them."""
+    turns = (content_text(message) for message in messages if message.get("role") == "assistant")
     return BETWEEN_TURNS.join(turn for turn in turns if turn.strip())
 
 

@@ -1,13 +1,13 @@
-"""verifiers (v1) with CAPO: a judge that a task calls, or that a task set's configuration plugs in.
+"""verifiers (v1) with CAPO: a judge that a task calls, or that a task set configures.
 
     class MyTask(vf.Task[MyData]):
         @vf.reward
         async def credit(self, trace) -> float:
             return await CapoJudge().score(self.data, trace)
 
-The rollout is the trace's last reply, so what tools and users wrote has no part in it; its reward
-is the mean over its characters. Settings come from CAPO_URL and from CAPO_OPTIONS (a JSON object
-with the arguments of `Scorer`).
+The rollout is the trace's last reply, without the text of tools and users; its reward is the mean
+over its characters. Settings come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments
+of `Scorer`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from verifiers.v1.judge import judge_question, judge_response
 
 
 class CapoJudgeConfig(vf.JudgeConfig):
-    """`question_field`, `reference_field`: of the task's data; the question is the prompt if ''."""
+    """Fields of the task's data. `question_field` '': the prompt is the question."""
 
     question_field: str = ""
     reference_field: str = "answer"
 
 
 class CapoJudge(vf.Judge[float, CapoJudgeConfig]):
-    """Scores a trace's last reply; `trace.info["capo"]` tells steps, wrong steps and agreement."""
+    """Scores a trace's last reply; `trace.info["capo"]` has steps, wrong steps and agreement."""
 
     @property
     def reward_name(self) -> str:
-        """Under which its reward stands."""
+        """The name of its reward."""
         return "capo"
 
     async def score(self, task: Any, trace: Any) -> float:

@@ -9,11 +9,10 @@ Five lines of configuration (capo_client is installed on every node; see docs/fr
     algorithm.adv_estimator=capo
 
 and settings of `Scorer` under `+reward.reward_kwargs.capo` (url, voting, reward, fallback, ...).
-Each rollout is sent as soon as it is sampled, while others still are. verl carries one number a
-rollout from its reward loop to its trainer; here that number brings the tokens' rewards along
-(`TokenScore`), and the agent loop puts them into `rm_scores`. It also hands `response_mask` to the
-reward loop, to which verl gives no mask: tokens that tools wrote are not judged and get 0.0. Of a
-rollout of several sequences the last is judged; the tokens of the others get its mean.
+Each rollout is sent as soon as it is sampled. The agent loop writes its token rewards into
+`rm_scores`, and passes `response_mask` to the reward loop: tokens of tools are not judged and get
+0.0. If a rollout has several sequences, the last one is judged, and the tokens of the others get
+its mean reward.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from capo_client.adapters.requirement import require
@@ -36,39 +34,25 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.core_algos import register_adv_est
 
+from capo_client.adapters._verl_agent_loop import (
+    MASK_FIELD,
+    TokenScore,
+    dense_rewards,
+    manager_class,
+)
 from capo_client.adapters.advantages import token_advantages
 
 _log = logging.getLogger("capo_client.adapters")
-# The field in which the agent loop hands `response_mask` of the last sequence to the reward loop.
-_MASK = "capo_response_mask"
-_VALIDATING = "capo_validating"
-
-
-class TokenScore(float):
-    """A rollout's mean reward that remembers the reward of each token.
-
-    `tokens`: T numbers, or None for a rollout without credit, whose value is then 0.
-    """
-
-    tokens: Sequence[float] | None
-
-    def __new__(cls, value: float, tokens: Sequence[float] | None) -> TokenScore:
-        self = super().__new__(cls, value)
-        self.tokens = tokens
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TokenScore, (float(self), self.tokens)
 
 
 class CapoRewardManager(RewardManagerBase):
-    """Scores one rollout at a time, each as soon as verl has it.
+    """Scores one rollout at a time, as soon as verl has it.
 
     Settings, under `reward.reward_kwargs.capo`: those of `Scorer`, and
         outcome_from: `reference` (default): the service verifies `reward_model.ground_truth`;
-            `compute_score`: verl's own (or your custom) reward function says it, in [0, 1].
-        question_key: the field of `extra_info` that holds the question; by default the judge sees
-            the whole prompt's chat.
+            `compute_score`: verl's own (or your custom) reward function returns it, in [0, 1].
+        question_key: the field of `extra_info` with the question. Default: the judge sees the chat
+            turns of the prompt.
     """
 
     def __init__(
@@ -91,17 +75,16 @@ class CapoRewardManager(RewardManagerBase):
         self.scorer = Scorer(tokenizer=tokenizer, **settings)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
-        """As verl asks: `reward_score` (a `TokenScore`) and `reward_extra_info`.
+        """verl's interface: `reward_score` (a `TokenScore`) and `reward_extra_info`.
 
         Returns:
-            `acc` and metrics that are not known are NaN. verl's training reads numbers only; its
-            validation leaves out None, which `CapoAgentLoopManager` puts in their place there.
+            Unknown metrics, and an unknown `acc`, are NaN, as verl's training reads numbers only.
+            For validation, which skips None, `CapoAgentLoopManager` replaces them by None.
 
         Raises:
-            ValueError: the settings do not fit the data, or a rollout of several turns has no
-                mask.
+            ValueError: the settings do not fit the data, or a multi-turn rollout has no mask.
         """
-        item = data[-1:][0]  # of several sequences of a rollout, the last
+        item = data[-1:][0]  # the last sequence of the rollout
         fields = item.non_tensor_batch
         ids = _sampled(item)
         mask = _mask_of(item, len(ids))
@@ -118,8 +101,8 @@ class CapoRewardManager(RewardManagerBase):
             outcome=outcome,
         )
         [scored] = await self.scorer.score([sample])
-        known = scored.metrics()
-        info = {name: known.get(name, math.nan) for name in METRICS}
+        metrics = scored.metrics()
+        info = {name: metrics.get(name, math.nan) for name in METRICS}
         info["acc"] = math.nan if scored.outcome is None else scored.outcome
         return {"reward_score": _score(scored), "reward_extra_info": info}
 
@@ -159,10 +142,10 @@ class CapoRewardManager(RewardManagerBase):
 
     @classmethod
     def assemble_rm_scores(cls, data: DataProto, scores: list[float]) -> torch.Tensor:
-        """(B, T) token rewards; a row without credit is NaN, which `capo` leaves out.
+        """Token rewards of shape (B, T); a row without credit is NaN, which `capo` leaves out.
 
         Raises:
-            ValueError: a row has another number of token rewards than of tokens.
+            ValueError: a row does not have one reward per token.
         """
         rewards = torch.zeros_like(data.batch["responses"], dtype=torch.float32)
         for row, score in enumerate(scores):
@@ -171,25 +154,25 @@ class CapoRewardManager(RewardManagerBase):
                 rewards[row] = torch.nan
             else:
                 size = len(_sampled(data[row]))
-                rewards[row, :size] = _dense(tokens, size)
+                rewards[row, :size] = dense_rewards(tokens, size)
         return rewards
 
 
 def _sampled(item: Any) -> list[int]:
     """The ids of a response, without padding."""
     ids = item.batch["responses"]
-    size = item.non_tensor_batch.get("response_len")  # with several sequences, padding is uneven
+    size = item.non_tensor_batch.get("response_len")  # set if there are several sequences
     if size is None:
         size = item.batch["attention_mask"][-ids.shape[-1] :].sum()
-    found: list[int] = ids[: int(size)].tolist()
-    return found
+    sampled: list[int] = ids[: int(size)].tolist()
+    return sampled
 
 
 def _mask_of(item: Any, size: int) -> list[int]:
     """1 for each token that the policy sampled."""
     fields = item.non_tensor_batch
-    if _MASK in fields:
-        return [int(flag) for flag in fields[_MASK]]
+    if MASK_FIELD in fields:
+        return [int(flag) for flag in fields[MASK_FIELD]]
     if "response_mask" in item.batch.keys():  # noqa: SIM118  # a TensorDict iterates over rows
         return [int(flag) for flag in item.batch["response_mask"][:size]]
     turns = fields.get("__num_turns__") or 0
@@ -202,87 +185,11 @@ def _mask_of(item: Any, size: int) -> list[int]:
     return [1] * size
 
 
-def _dense(tokens: Sequence[float], size: int) -> torch.Tensor:
-    if len(tokens) != size:
-        raise ValueError(f"a rollout has {len(tokens)} token rewards for {size} tokens")
-    return torch.tensor(tokens, dtype=torch.float32)
-
-
-def _worker_class() -> Any:
-    """verl's worker is a Ray actor, which cannot be subclassed: its class can."""
-    from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
-    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
-
-    class CreditedOutput(AgentLoopOutput):
-        """A sequence of a rollout, with the rewards of its tokens."""
-
-        def as_dict(self) -> dict[str, Any]:
-            """As verl's, with dense `rm_scores`; no token counts where there is no credit."""
-            output: dict[str, Any] = super().as_dict()
-            mask = output["response_mask"]
-            tokens = self.token_rewards(len(mask))
-            if tokens is None:
-                output["response_mask"] = torch.zeros_like(mask)
-                output["rm_scores"] = torch.zeros_like(mask, dtype=torch.float32)
-            else:
-                output["rm_scores"] = _dense(tokens, len(mask)) * mask
-            return output
-
-        def token_rewards(self, _: int) -> Sequence[float] | None:
-            found: Sequence[float] | None = self.reward_score.tokens
-            return found
-
-    class EarlierOutput(CreditedOutput):
-        """A sequence before the last; verl gives it the last one's score."""
-
-        def token_rewards(self, size: int) -> Sequence[float] | None:
-            score = self.reward_score
-            return None if score.tokens is None else [float(score)] * size
-
-    base: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
-
-    class CapoAgentLoopWorker(base):
-        async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
-            for each in output if isinstance(output, list) else [output]:
-                each.extra_fields[_VALIDATING] = bool(validate)
-            await super()._agent_loop_postprocess(output, validate, **kwargs)
-
-        async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
-            validating = [each.extra_fields.pop(_VALIDATING, False) for each in outputs]
-            mask = list(outputs[-1].response_mask)
-            await super()._compute_score(outputs, kwargs=kwargs | {_MASK: mask})
-            if not isinstance(outputs[-1].reward_score, TokenScore):
-                return
-            if validating[-1]:
-                extra = outputs[-1].extra_fields
-                extra["reward_extra_info"] = _without_nan(extra["reward_extra_info"])
-            kinds = [EarlierOutput] * (len(outputs) - 1) + [CreditedOutput]
-            for position, (kind, output) in enumerate(zip(kinds, outputs, strict=True)):
-                names = output.model_fields_set | {"reward_score"}
-                outputs[position] = kind.model_construct(names, **dict(output))
-
-    return CapoAgentLoopWorker
-
-
 def __getattr__(name: str) -> Any:
     # verl's trainer needs transfer_queue, which a reward loop alone does not.
     if name == "CapoAgentLoopManager":
-        return _manager_class()
+        return manager_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _manager_class() -> Any:
-    import ray
-    from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
-
-    class CapoAgentLoopManager(AgentLoopManagerTQ):
-        """verl's agent loop manager whose rollouts keep the rewards of their tokens."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.agent_loop_workers_class = ray.remote(_worker_class())
-
-    return CapoAgentLoopManager
 
 
 @register_adv_est("capo")  # type: ignore[untyped-decorator]
@@ -293,13 +200,13 @@ def capo_advantage(
     index: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eq. 2 over the tokens of each group: (B, T) advantages, and the rewards as returns.
+    """Eq. 2 over the tokens of each group: advantages (B, T), and the rewards as returns.
 
     `algorithm.norm_adv_by_std_in_grpo=False` leaves out the standard deviation. Rows with NaN have
-    no credit and no part.
+    no credit, and are left out.
     """
     if index is None:
-        raise ValueError("adv_estimator capo needs uid: which rollouts are of one question")
+        raise ValueError("adv_estimator capo needs uid, which groups the rollouts of a question")
     mask = response_mask.bool() & ~token_level_rewards.isnan().any(1, keepdim=True)
     _warn_if_sparse(token_level_rewards, mask)
     by_deviation = True if config is None else config.get("norm_adv_by_std_in_grpo", True)
@@ -309,8 +216,8 @@ def capo_advantage(
 
 
 def _warn_if_sparse(rewards: torch.Tensor, mask: torch.Tensor) -> None:
-    marked = (rewards.nan_to_num() != 0) & mask
-    if marked.any() and marked.sum(1).max() <= 1 < mask.sum(1).max():
+    nonzero = (rewards.nan_to_num() != 0) & mask
+    if nonzero.any() and nonzero.sum(1).max() <= 1 < mask.sum(1).max():
         _log.warning(
             "no rollout has a reward on more than one token: is "
             "actor_rollout_ref.rollout.agent.agent_loop_manager_class set to "
@@ -322,13 +229,8 @@ def _score(scored: Scored) -> TokenScore:
     return TokenScore(scored.reward or 0.0, scored.token_rewards)
 
 
-def _without_nan(info: dict[str, Any]) -> dict[str, Any]:
-    """verl's validation averages what is not None."""
-    return {name: None if value != value else value for name, value in info.items()}
-
-
 def _plain(settings: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
-    return dict(found or {})
+    plain: Any = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
+    return dict(plain or {})

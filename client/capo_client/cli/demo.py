@@ -114,7 +114,7 @@ def demo(
                 started.process.wait()
                 return
         serve = " ".join(["capo", "serve", *_serve_options(judge)])
-        screen.print(f"\nNext, start a service that keeps running: {serve}", highlight=False)
+        screen.print(f"\nNext, start a service that stays: {serve}", highlight=False)
         _show_usage(_DEFAULT_URL)
 
 

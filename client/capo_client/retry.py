@@ -1,9 +1,9 @@
 """How often and how soon the client retries, and what it logs in the meantime.
 
 Backoff, Retry-After and retryable statuses are those of `capo_wire.retry_policy`, as in the
-service. tenacity and stamina retry a call as a whole. Here an attempt may credit a part of its
-rollouts, go on at another replica without a wait, or meet a 429, which is not counted; so the loop
-in `sending` decides after each attempt, by the state of the chunk.
+service. Not tenacity or stamina, which retry a call as a whole: here an attempt may credit a part
+of its rollouts, continue at another replica without a wait, or meet a 429, which is not counted.
+The loop in `sending` therefore decides after each attempt, by the state of the chunk.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ async def test_what_skyrl_s_environment_wrote_is_not_judged(tokenizer: Any) -> N
     mask = output.loss_mask
     assert 0 in mask and len(output.reward) == len(mask) == len(output.response_ids)
     assert all(value == 0.0 for value, own in zip(output.reward, mask, strict=True) if not own)
-    body = generator.scorer._asked(0, sent[0]).body
+    body = generator.scorer.query_builder().build(0, sent[0]).body
     text = "I am not sure." + "\n\n" + GOOD
     assert body["response"] == text and output.env_metrics["capo_steps"] == 4
 

@@ -1,7 +1,7 @@
 """slime with CAPO: `--custom-rm-path capo_client.adapters.slime.reward` (or `--rm-url`, below).
 
-`--label-key` names the reference answer. Settings come from CAPO_URL and CAPO_OPTIONS (JSON with the
-arguments of `Scorer`). slime uses one number per rollout; with `"tokenizer_name"` in
+`--label-key` names the reference answer. Settings come from CAPO_URL and CAPO_OPTIONS (JSON with
+the arguments of `Scorer`). slime uses one number per rollout; with `"tokenizer_name"` in
 CAPO_OPTIONS, token rewards are also stored in `sample.metadata["capo_token_rewards"]`, for your own
 `--custom-convert-samples-to-train-data-path`. Tokens whose `loss_mask` is 0 (output of tools) are
 not judged and get 0.0; the others are decoded by the tokenizer of `--hf-checkpoint`.

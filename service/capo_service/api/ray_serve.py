@@ -8,7 +8,6 @@ Every replica is the whole service with a judge of its own, and takes requests o
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from ray import serve
 
 from capo_service.api.app import create_app
 from capo_service.concurrency import gc_tuning
+from capo_service.concurrency.process import prepare_process
 from capo_service.observability import logs, tracing
 from capo_service.pipeline.loading import make_backend
 from capo_service.settings import load
@@ -38,7 +38,7 @@ class CreditService:
     def __init__(self, settings: dict[str, Any]) -> None:
         loaded = load(None, **settings)
         logs.set_up(loaded)
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        prepare_process()
         self._flush = tracing.set_up(loaded)
         engine = make_backend(loaded)
         self._app = create_app(loaded, engine, on_ready=gc_tuning.freeze_existing, wait=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import resource
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from capo_service.api.app import create_app
 from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.concurrency import gc_tuning
+from capo_service.concurrency.process import prepare_process
 from capo_service.observability import logs, tracing
 from capo_service.pipeline.loading import make_backend
 from capo_service.settings import Settings, load
@@ -82,10 +81,7 @@ def serve(
 def run(settings: Settings) -> int:
     """Serve until a signal; returns the exit code."""
     logs.set_up(settings)
-    _raise_file_limit()
-    # vLLM sends usage statistics by default, which may be confidential.
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    prepare_process()
     failures: list[BaseException] = []
 
     def on_failure(error: BaseException) -> None:
@@ -121,12 +117,6 @@ def run(settings: Settings) -> int:
         known = isinstance(failure, ValueError)
         log.error("the judge cannot be loaded: %s", failure, exc_info=None if known else failure)
     return NO_JUDGE if failures else 0
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open connections as the system's hard limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

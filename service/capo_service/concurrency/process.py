@@ -1,0 +1,18 @@
+"""What a process needs before it serves, whoever starts it: `capo serve` or Ray."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+
+def prepare_process() -> None:
+    """Raise the limit of open files to the system's hard limit, and set vLLM's defaults.
+
+    Variables that are set already stay as they are.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # vLLM sends usage statistics by default, which may be confidential.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

@@ -1,4 +1,4 @@
-"""Write deploy/grafana/capo.json, the dashboard.
+"""Write the Grafana dashboard, deploy/grafana/capo.json.
 
 python tools/dashboard.py
 """
@@ -29,87 +29,92 @@ def quantile(q: float, name: str) -> str:
     return f"histogram_quantile({q}, {rate(name + '_bucket', 'le')})"
 
 
-# Row -> panels as (title, what to look for, unit, queries).
+# Row -> panels as (title, description, unit, queries).
 ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
     "Is it healthy?": [
-        ("Ready", "1 for every replica that serves requests.", "none",
+        ("Ready", "Should be 1 for every replica.", "none",
          [(f"capo_ready{{{BY}}}", "{{instance}}")]),
         ("Rollouts by status", "Should be 200 only. 502: no critique could be read.",
          "ops", [(rate("capo_rollouts_total", "status"), "{{status}}")]),
-        ("Engine restarts", "Times that the engine was lost and came back.", "short",
+        ("Engine restarts", "Restarts after a crash or a missed heartbeat.", "short",
          [(f"capo_engine_restarts_total{{{BY}}}", "{{instance}}")]),
-        ("Memory and descriptors", "Level, once the judge is loaded.", "bytes",
+        ("Memory and file descriptors", "Should be flat once the judge is loaded.", "bytes",
          [(f"process_resident_memory_bytes{{{BY}}}", "{{instance}} memory"),
           (f"process_open_fds{{{BY}}}", "{{instance}} descriptors")]),
     ],
     "Is it the bottleneck?": [
-        ("Waiting for a turn", "Seconds that rollouts wait before the judge looks at them.", "s",
+        ("Queue time", "Seconds from arrival until a rollout is scheduled.", "s",
          [(quantile(0.5, "capo_queue_seconds"), "median"),
           (quantile(0.95, "capo_queue_seconds"), "p95")]),
-        ("Being judged", "Seconds from the turn to the vote.", "s",
+        ("Judge time", "Seconds from scheduling to the vote.", "s",
          [(quantile(0.5, "capo_judge_seconds"), "median"),
           (quantile(0.95, "capo_judge_seconds"), "p95")]),
-        ("Queue", "Tokens of waiting rollouts; what autoscaling looks at.", "short",
+        ("Queue", "Tokens of queued rollouts (autoscaling uses these), and numbers of rollouts.",
+         "short",
          [(f"capo_queued_tokens{{{BY}}}", "{{instance}} tokens"),
           (f"capo_running{{{BY}}}", "{{instance}} running"),
           (f"capo_accepted{{{BY}}}", "{{instance}} accepted")]),
-        ("Event loop", "How late the service itself made it; above 20 ms is too much.", "s",
+        ("Event-loop lag", "Lag caused by the service itself; should stay below 20 ms.", "s",
          [(quantile(0.99, "capo_loop_blocked_seconds"), "p99"),
           (f"capo_loop_blocked_longest_seconds{{{BY}}}", "{{instance}} longest")]),
-        ("Refusals", "429: the queue is full, or a key's quota is used up.", "ops",
+        ("Rejected and failed requests", "429: the queue is full, or a key's quota is used up.",
+         "ops",
          [(rate("capo_requests_total", "status", ',status=~"4..|5..",status!="499"'),
            "{{status}}")]),
     ],
-    "Is the judge degenerating?": [
-        ("Critiques that can be read", "Near 1; a fall means the judge no longer keeps the form.",
-         "percentunit",
+    "Is the judge degrading?": [
+        ("Readable critiques", "Should be near 1. A drop means that the judge no longer follows "
+         "the output format.", "percentunit",
          [(share(rate("capo_critiques_total", more=',valid="true"'), rate("capo_critiques_total")),
            "readable"),
           (share(rate("capo_critiques_cut_off_total"), rate("capo_critiques_total")),
            "cut off by max_tokens")]),
-        ("Agreement between critiques", "0.5 is a coin's toss.", "percentunit",
+        ("Agreement between critiques", "0.5 is chance level.", "percentunit",
          [(share(rate("capo_agreement_ratio_sum"), rate("capo_agreement_ratio_count")), "mean")]),
-        ("Canaries", "Solutions of known worth that were judged rightly, in the last minutes "
-         "(setting canary_seconds). Good near 0: it flags everything; bad near 0: nothing.",
+        ("Accuracy on known-answer probes", "Share of recent probes that were judged correctly "
+         "(setting canary_seconds). Good solutions near 0: the judge flags every step. Bad "
+         "solutions near 0: it flags none.",
          "percentunit", [(f"avg by (worth) (capo_canary_accuracy_ratio{{{BY}}})", "{{worth}}")]),
-        ("Wrong steps", "What share of steps the vote calls wrong: should fall while a policy "
-         "learns, neither to 0 nor to 1 at once.", "percentunit",
+        ("Wrong steps", "Share of steps voted wrong. Should fall gradually during training; a jump "
+         "to 0 or 1 points to the judge.", "percentunit",
          [(share(rate("capo_steps_total", more=',verdict="wrong"'), rate("capo_steps_total")),
            "wrong")]),
     ],
-    "Is the policy gaming it?": [
-        ("Wrong answers without a wrong step", "A wrong answer has a wrong step somewhere. A rise "
-         "together with rewards: the judge is being fooled.", "percentunit",
+    "Is the policy gaming the judge?": [
+        ("Wrong answers without a wrong step", "A wrong answer must have a wrong step. If this "
+         "rises together with the reward, the policy has learned to fool the judge.",
+         "percentunit",
          [(share(rate("capo_rollouts_judged_total", more=',outcome="wrong",flagged="false"'),
                  rate("capo_rollouts_judged_total", more=',outcome="wrong"')), "unflagged")]),
-        ("Right answers with a wrong step", "Luck, or a judge that is too strict.", "percentunit",
+        ("Correct answers with a wrong step", "Lucky answers, or a judge that is too strict.",
+         "percentunit",
          [(share(rate("capo_rollouts_judged_total", more=',outcome="right",flagged="true"'),
                  rate("capo_rollouts_judged_total", more=',outcome="right"')), "flagged")]),
-        ("Suspicious rollouts", "What looks like gaming, by reason (field suspicion).", "ops",
+        ("Reward-hacking flags", "Flagged rollouts by reason (field suspicion).", "ops",
          [(rate("capo_suspicions_total", "reason"), "{{reason}}")]),
-        ("Length of rollouts", "Steps or tokens that run off are a common way to please a judge.",
-         "short",
+        ("Rollout length", "Unbounded growth is a common form of reward hacking.", "short",
          [(quantile(0.5, "capo_rollout_steps"), "steps, median"),
           (quantile(0.5, "capo_rollout_tokens"), "tokens, median")]),
     ],
     "What does it cost?": [
-        ("Judge tokens", "Cached prompt tokens cost next to nothing.", "ops",
+        ("Judge tokens", "Cached prompt tokens are almost free.", "ops",
          [(rate("capo_judge_tokens_total", "kind"), "{{kind}}")]),
-        ("Critiques run and saved", "Saved: could no longer change a vote.", "ops",
-         [(rate("capo_critiques_total"), "run"), (rate("capo_critiques_saved_total"), "saved")]),
-        ("Results judged before", "Answered from the cache.", "percentunit",
+        ("Critiques run and skipped", "Skipped by early stopping.", "ops",
+         [(rate("capo_critiques_total"), "run"), (rate("capo_critiques_saved_total"), "skipped")]),
+        ("Result-cache hit rate", "Share of rollouts answered from the cache.", "percentunit",
          [(share(rate("capo_result_cache_total", more=',result="hit"'),
                  rate("capo_result_cache_total", more=',result=~"hit|miss"')), "hits")]),
-        ("Rollouts by key", "Who uses it.", "ops",
+        ("Rollouts by API key", "Answered rollouts per second.", "ops",
          [(rate("capo_rollouts_total", "key"), "{{key}}")]),
     ],
     "The engine": [
-        ("vLLM requests", "Waiting ones mean that the GPU is full.", "short",
+        ("vLLM requests", "Waiting requests mean that vLLM is at capacity.", "short",
          [(f"vllm:num_requests_running{{{BY}}}", "{{instance}} running"),
           (f"vllm:num_requests_waiting{{{BY}}}", "{{instance}} waiting")]),
-        ("KV cache", "Full: critiques are pushed out and start again.", "percentunit",
+        ("KV-cache usage", "At 100% vLLM preempts critiques and recomputes them.", "percentunit",
          [(f"vllm:kv_cache_usage_perc{{{BY}}}", "{{instance}}")]),
-        ("Prefix cache", "Share of prompt tokens that were already there.", "percentunit",
+        ("Prefix-cache hit rate", "Share of prompt tokens found in the prefix cache.",
+         "percentunit",
          [(share(rate("vllm:prefix_cache_hits_total"), rate("vllm:prefix_cache_queries_total")),
            "hits")]),
     ],
@@ -117,7 +122,7 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in Grafana's import format."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():

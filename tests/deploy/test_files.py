@@ -173,6 +173,6 @@ def test_ids_of_the_dashboard_are_unique_and_panels_do_not_overlap() -> None:
         cells |= mine
     asked = [panel for panel in panels if panel["type"] == "row"]
     assert [row["title"] for row in asked[:4]] == [
-        "Is it healthy?", "Is it the bottleneck?", "Is the judge degenerating?",
-        "Is the policy gaming it?",
+        "Is it healthy?", "Is it the bottleneck?", "Is the judge degrading?",
+        "Is the policy gaming the judge?",
     ]  # fmt: skip

@@ -35,7 +35,7 @@ from capo_service.core.vocabulary import TokenTable
 from capo_service.engine.base import JudgePrompt
 from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.critics import JudgeCritic
-from capo_service.pipeline.critiques import CritiqueSampler
+from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 

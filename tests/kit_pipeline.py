@@ -8,7 +8,7 @@ import capo_wire as wire
 from capo_service.engine.base import EncodedPrompt, JudgePrompt
 from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.critics import Critic
-from capo_service.pipeline.critiques import CritiqueSampler
+from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.prepare import CritiquePolicy, Prepared, Preparer

@@ -19,7 +19,7 @@ from capo_service.scheduling.admission import (
     Ticket,
 )
 from capo_service.scheduling.fair_queue import QueueShare
-from capo_service.scheduling.throughput import DrainRate
+from capo_service.scheduling.throughput import AnswerRate
 
 
 class Clock:
@@ -152,7 +152,7 @@ TestQueue = Queue.TestCase
 
 
 def test_queue_capacity_is_counted_in_tokens() -> None:
-    admission = Admission(max_queued=100, max_running=1)
+    admission = Admission(max_accepted_tokens=100, max_running=1)
     with admission.admit(1, 60, Ticket("a")):
         with pytest.raises(QueueFullError):
             admission.admit(1, 41, Ticket("b")).__enter__()
@@ -174,7 +174,7 @@ def test_a_draining_queue_refuses_requests() -> None:
 @given(st.integers(1, 500), st.floats(0.01, 5), st.integers(1, 400))
 def test_the_expected_wait_follows_the_measured_rate(cost: int, seconds: float, ahead: int) -> None:
     clock = Clock()
-    rate = DrainRate(clock)
+    rate = AnswerRate(clock)
     assert rate.expected_seconds(ahead) is None
     for _ in range(100):
         clock.now += seconds
@@ -186,7 +186,7 @@ def test_the_expected_wait_follows_the_measured_rate(cost: int, seconds: float, 
 
 def test_the_rate_adapts_within_minutes() -> None:
     clock = Clock()
-    rate = DrainRate(clock)
+    rate = AnswerRate(clock)
     for speed in (100, 10):
         for _ in range(180):
             clock.now += 1

@@ -13,10 +13,10 @@ import pytest
 from capo_service.engine import openai_start, openai_upstream
 from capo_service.engine.base import (
     Completion,
+    CritiqueFailedError,
     CritiqueSampling,
     EngineBusyError,
     EngineDeadError,
-    EngineError,
     JudgePrompt,
 )
 from capo_service.engine.factory import make_engine
@@ -108,16 +108,16 @@ async def test_temporary_failures_are_retried(plan: list[Any]) -> None:
     [
         (429, EngineBusyError),
         (503, EngineDeadError),
-        (400, EngineError),
-        (500, EngineError),
+        (400, CritiqueFailedError),
+        (500, CritiqueFailedError),
         (529, EngineBusyError),
         (502, EngineDeadError),
         (504, EngineDeadError),
         (408, EngineDeadError),
         (521, EngineDeadError),
         (httpx.ConnectError("x"), EngineDeadError),
-        ({"choices": []}, EngineError),
-        ({"nothing": 1}, EngineError),
+        ({"choices": []}, CritiqueFailedError),
+        ({"nothing": 1}, CritiqueFailedError),
     ],
 )
 async def test_a_failure_that_lasts_raises_the_error_of_its_kind(
@@ -274,7 +274,7 @@ async def test_a_verdict_in_the_reasoning_field_is_read_or_reported(
         (f"Maybe {VERDICT}", 'root ::= "x"'),
     ]:
         with pytest.raises(
-            EngineError, match=r"reasoning field .* without --reasoning-parser"
+            CritiqueFailedError, match=r"reasoning field .* without --reasoning-parser"
         ) as caught:
             await critique_of(message_answer({**message, field: draft}, usage=USAGE), grammar)
         assert caught.value.completion and caught.value.completion.completion_tokens == 3
@@ -289,16 +289,16 @@ async def test_a_thought_up_to_the_token_limit_is_reported_with_the_remedy(
     message: dict[str, Any],
 ) -> None:
     with pytest.raises(
-        EngineError,
+        CritiqueFailedError,
         match=r"up to its token limit of 3 tokens.*critique_format=tag.*enable_thinking",
     ):
         await critique_of(message_answer(message, "length", USAGE))
-    with pytest.raises(EngineError, match=r"up to its token limit and .* raise voting.max_tokens"):
+    with pytest.raises(CritiqueFailedError, match=r"up to its token limit and .* raise voting.max_tokens"):
         await critique_of(message_answer(message, "length"), None)
 
 
 async def test_a_refusal_is_reported() -> None:
-    with pytest.raises(EngineError, match="the judge refused: I cannot"):
+    with pytest.raises(CritiqueFailedError, match="the judge refused: I cannot"):
         await critique_of(message_answer({"content": None, "refusal": "I cannot"}))
 
 
@@ -382,7 +382,7 @@ async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finis
     ],
 )
 async def test_a_response_without_a_completion_fails_one_critique(answer: str) -> None:
-    with pytest.raises(EngineError, match="upstream sent no"):
+    with pytest.raises(CritiqueFailedError, match="upstream sent no"):
         await critique_of(answer)
 
 

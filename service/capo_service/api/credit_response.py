@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 async def counted(telemetry: Telemetry, answering: Awaitable[T]) -> T:
-    """Answer a request for credit and count it; errors of the pipeline become problems here.
+    """Answer a request for credit, and count it by its status and latency.
 
     Raises:
         ProblemError: the request is refused.
@@ -43,9 +43,8 @@ async def counted(telemetry: Telemetry, answering: Awaitable[T]) -> T:
         status = answer.status_code if isinstance(answer, Response) else 200
         return answer
     except problems.DOMAIN_ERRORS as error:
-        problem = problems.from_error(error)
-        status = problem.problem.status
-        raise problem from None
+        status = problems.explain(error).status
+        raise
     except problems.ProblemError as error:
         status = error.problem.status
         raise

@@ -20,7 +20,7 @@ from capo_service.scheduling.quota import QuotaError, QuotaTooSmallError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_SECONDS = 5  # for a service that is loading, draining or without its engine
+_RETRY_SECONDS = 5  # where no better estimate is known
 
 # name -> (status, title)
 TYPES = {

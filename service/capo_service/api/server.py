@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         if self._draining is not None:
-            self._service.give_up()
+            self._service.fail_unfinished()
             return
         log.info("stopping: %d rollouts are still to be answered", self._service.accepted)
         self._draining = asyncio.create_task(self._drain_and_exit())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 Method = Literal["greedy", "intersection", "majority", "union", "average"]
 WrongSteps = frozenset[int] | None  # of one critique
@@ -91,28 +91,34 @@ class VoteCount:
 
 
 def _penalty(method: Method, wrong: int, valid: int) -> float:
-    if method == "average":
-        return wrong / valid
-    if method == "union":
-        return float(wrong >= 1)
-    if method == "majority":
-        return float(wrong >= max(1.0, valid / 2))
-    return float(wrong >= valid)
+    match method:
+        case "average":
+            return wrong / valid
+        case "union":
+            return float(wrong >= 1)
+        case "majority":
+            return float(wrong >= max(1.0, valid / 2))
+        case "intersection" | "greedy":
+            return float(wrong >= valid)
+    assert_never(method)
 
 
 def _is_fixed(method: Method, wrong: int, valid: int, remaining: int) -> bool:
     """Whether `remaining` further critiques cannot change the penalty of a step."""
-    if method == "average":
-        return False
-    if method == "union":
-        return wrong >= 1
-    if method == "majority":
-        surely_wrong = wrong >= 1 and 2 * wrong >= valid + remaining
-        # Worst case for a right step: every further critique is readable and calls it wrong.
-        surely_right = 2 * (wrong + remaining) < valid + remaining
-        return surely_wrong or surely_right
-    # intersection and greedy: one readable critique that does not call the step wrong clears it.
-    return wrong < valid
+    match method:
+        case "average":
+            return False
+        case "union":
+            return wrong >= 1
+        case "majority":
+            surely_wrong = wrong >= 1 and 2 * wrong >= valid + remaining
+            # Worst case for a right step: every further critique is readable and calls it wrong.
+            surely_right = 2 * (wrong + remaining) < valid + remaining
+            return surely_wrong or surely_right
+        case "intersection" | "greedy":
+            # One readable critique that does not call the step wrong clears it.
+            return wrong < valid
+    assert_never(method)
 
 
 def _may_be_fixed(method: Method, wrong: int, valid: int, size: int, remaining: int) -> bool:

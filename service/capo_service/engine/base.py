@@ -20,7 +20,7 @@ class EngineBusyError(Exception):
     """The engine refuses work for now. The caller gets 429."""
 
 
-class EngineError(Exception):
+class CritiqueFailedError(Exception):
     """The engine failed on one critique; others may succeed.
 
     `completion`: what it cost, where tokens were sampled for it all the same.
@@ -187,7 +187,7 @@ class Engine(Backend, Protocol):
         Raises:
             EngineDeadError: the engine is dead, or died while the critique was sampled.
             EngineBusyError: the engine refuses work for now.
-            EngineError: this critique failed.
+            CritiqueFailedError: this critique failed.
         """
 
     async def abort(self, request: str) -> None:

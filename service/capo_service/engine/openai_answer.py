@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from capo_service.engine.base import Completion, EngineError
+from capo_service.engine.base import Completion, CritiqueFailedError
 
 _END_OF_THOUGHT = "</think>"
 _LENGTHS = ("length", "max_tokens", "model_length")
@@ -21,13 +21,13 @@ def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
         constrained: whether the critique was to be one JSON object.
 
     Raises:
-        EngineError: there is no completion, or all of it is in the reasoning field.
+        CritiqueFailedError: there is no completion, or all of it is in the reasoning field.
     """
     choices = answer.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not ("text" in choice or isinstance(message, dict)):
-        raise EngineError(f"upstream sent no completion: {str(answer)[:200]}")
+        raise CritiqueFailedError(f"upstream sent no completion: {str(answer)[:200]}")
     usage = object_of(answer.get("usage"))
     finish = choice.get("finish_reason")
     text, thought = _text_and_thought(
@@ -46,9 +46,9 @@ def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
     if behind.strip() or (constrained and _is_object(thought)):
         return replace(completion, text=behind if behind.strip() else thought)
     if completion.finish_reason in _LENGTHS:
-        raise EngineError(_thought_to_the_limit(completion, constrained), completion)
+        raise CritiqueFailedError(_thought_to_the_limit(completion, constrained), completion)
     if thought.strip():
-        raise EngineError(
+        raise CritiqueFailedError(
             "the upstream put all of the judge's output into its reasoning field and left the "
             "content empty: serve it without --reasoning-parser, or with the parser of this "
             'model, or turn thinking off (chat_template_kwargs={"enable_thinking": false})',
@@ -56,7 +56,7 @@ def completion_of(answer: dict[str, Any], *, constrained: bool) -> Completion:
         )
     refusal = message.get("refusal") if isinstance(message, dict) else None
     if isinstance(refusal, str) and refusal.strip():
-        raise EngineError(f"the judge refused: {refusal[:200]}", completion)
+        raise CritiqueFailedError(f"the judge refused: {refusal[:200]}", completion)
     return completion
 
 

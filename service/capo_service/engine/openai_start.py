@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from capo_service.engine.base import EngineError
+from capo_service.engine.base import CritiqueFailedError
 from capo_service.engine.openai_answer import completion_of, object_of
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ async def check_grammar(http: httpx.AsyncClient, model: str, prompt: list[int]) 
         response = await http.post("/completions", json=body, timeout=30)
         response.raise_for_status()
         text = completion_of(object_of(response.json()), constrained=False).text
-    except (httpx.HTTPError, EngineError, ValueError, RecursionError) as error:
+    except (httpx.HTTPError, CritiqueFailedError, ValueError, RecursionError) as error:
         log.warning("could not check whether the upstream applies grammars: %s", error)
         return
     if text != "a":

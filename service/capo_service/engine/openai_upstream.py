@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 
 from capo_service.engine.base import (
+    CritiqueFailedError,
     EngineBusyError,
     EngineDeadError,
-    EngineError,
     engine_metrics,
 )
 from capo_service.engine.openai_answer import object_of
@@ -116,7 +116,7 @@ class Upstream:
         Raises:
             EngineDeadError: the server cannot be reached, or is not able to serve.
             EngineBusyError: it is overloaded.
-            EngineError: it refuses this request, or its response cannot be read.
+            CritiqueFailedError: it refuses this request, or its response cannot be read.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             at_least = 0.0
@@ -130,7 +130,9 @@ class Upstream:
                     raise EngineDeadError(f"upstream cannot be reached{way}: {error!r}") from error
                 self._warn(f"cannot be reached ({error!r})")
             except httpx.RequestError as error:  # for instance a faulty content encoding
-                raise EngineError(f"upstream's response cannot be decoded: {error!r}") from error
+                raise CritiqueFailedError(
+                    f"upstream's response cannot be decoded: {error!r}"
+                ) from error
             else:
                 if attempt == _ATTEMPTS or response.status_code not in RETRYABLE_UPSTREAM:
                     return self._object(response)
@@ -159,7 +161,7 @@ class Upstream:
             try:
                 return object_of(response.json())
             except (ValueError, RecursionError) as error:
-                raise EngineError("upstream sent no JSON") from error
+                raise CritiqueFailedError("upstream sent no JSON") from error
         status = response.status_code
         message = f"upstream answered {status}: {response.text[:300]}"
         if status in OVERLOADED:
@@ -167,7 +169,7 @@ class Upstream:
         # 500 may concern this critique alone, as long as the server responds to probes.
         if status in RETRYABLE_UPSTREAM and (status != 500 or not self.ready):
             raise EngineDeadError(message)
-        raise EngineError(message)
+        raise CritiqueFailedError(message)
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format; empty where it has none."""

@@ -13,10 +13,10 @@ import psutil
 from capo_service.engine.base import (
     FINISHED_EARLY,
     Completion,
+    CritiqueFailedError,
     CritiqueSampling,
     EngineBusyError,
     EngineDeadError,
-    EngineError,
     TokenPrompt,
 )
 from capo_service.engine.orphan_reaper import OrphanReaper
@@ -101,7 +101,7 @@ class VllmRunner:
         except GracefulHTTPError as error:  # its own queue limits, set by engine arguments
             raise EngineBusyError(str(error)) from error
         except VLLMError as error:
-            raise EngineError(str(error)) from error
+            raise CritiqueFailedError(str(error)) from error
         if final is None:
             return Completion("", FINISHED_EARLY, prompt.tokens)
         sampled = final.outputs[0]

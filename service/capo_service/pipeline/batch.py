@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import capo_wire as wire
+from capo_service.concurrency.tasks import cancel
 from capo_service.observability.live import LiveView
 from capo_service.observability.logs import rollouts as rollout_log
 from capo_service.pipeline.deduplication import DeduplicatedJudge
@@ -49,7 +50,7 @@ class BatchCreditor:
         self._live = live
         self._critique_tokens = critique_tokens
         self._running: set[asyncio.Task[BatchAnswer]] = set()
-        self._out_of_time = False
+        self._stopping = False
 
     async def credit(self, batch: RolloutBatch, key: ApiKey) -> AsyncGenerator[BatchAnswer, None]:
         """The answers of a batch as they finish; on leaving, what is unfinished is cancelled.
@@ -83,9 +84,7 @@ class BatchCreditor:
                 for _ in tasks:
                     yield (await finished.get()).result()
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await cancel(tasks)
                 self._running.difference_update(tasks)
 
     @contextmanager
@@ -93,18 +92,18 @@ class BatchCreditor:
         self, batch: RolloutBatch, key: ApiKey, ticket: Ticket, tokens: int
     ) -> Iterator[None]:
         """Hold the key's quota and room in the queue for a batch."""
-        if tokens > self._admission.max_queued:
+        if tokens > self._admission.max_accepted_tokens:
             raise BatchTooLargeError(
                 f"the request has about {tokens} tokens for the judge; this service queues "
-                f"{self._admission.max_queued} at most (setting max_queued_tokens)"
+                f"{self._admission.max_accepted_tokens} at most (setting max_queued_tokens)"
             )
         count, seconds = len(batch.items), batch.options.deadline_ms / 1000
 
-        def expected_wait(rollouts: int) -> int:
+        def wait_for_rollouts(rollouts: int) -> int:
             return self._admission.expected_wait(tokens * rollouts / count)
 
         with (
-            self._keys.quota(key).hold(key, count, expected_wait),
+            self._keys.quota(key).hold(key, count, wait_for_rollouts),
             self._admission.admit(count, tokens, ticket, seconds),
         ):
             yield
@@ -119,7 +118,7 @@ class BatchCreditor:
             async with asyncio.timeout_at(deadline):
                 judged = await self._judge.judge(rollout, options, ticket, tokens)
         except asyncio.CancelledError:
-            if not self._out_of_time:
+            if not self._stopping:
                 raise
             return BatchAnswer(position, DrainingError())
         except Exception as error:
@@ -129,9 +128,9 @@ class BatchCreditor:
         self._live.note(rollout, options, result, ticket.key)
         return BatchAnswer(position, replace(judged, result=_select(result, options.include)))
 
-    def give_up(self) -> None:
+    def fail_unfinished(self) -> None:
         """Fail what is still running with the error that the service is stopping."""
-        self._out_of_time = True
+        self._stopping = True
         for task in self._running:
             task.cancel()
 

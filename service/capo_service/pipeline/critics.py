@@ -13,8 +13,8 @@ from capo_service.engine.base import (
     FINISHED_EARLY,
     UNLIMITED,
     Completion,
+    CritiqueFailedError,
     Engine,
-    EngineError,
     EngineStatus,
     JudgeLimits,
 )
@@ -70,7 +70,7 @@ class JudgeCritic:
         sampling = task.sampling.of_critique(position)
         try:
             sampled = await self._engine.complete(request, task.prompt, sampling)
-        except EngineError as error:
+        except CritiqueFailedError as error:
             return Ballot(error.completion or Completion("", "error"), Verdict(None, str(error)))
         # Under a grammar a judge is not free to think, whatever its chat template opened.
         thought = "" if sampling.grammar else task.prompt.thought

@@ -17,7 +17,7 @@ from capo_service.observability.live import LiveView
 from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.batch import BatchCreditor
 from capo_service.pipeline.critics import Critic, JudgeCritic, SymbolicCritic
-from capo_service.pipeline.critiques import CritiqueSampler
+from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.deduplication import DeduplicatedJudge
 from capo_service.pipeline.judge_digest import fingerprint
 from capo_service.pipeline.judge_prompt import JudgePrompter
@@ -54,7 +54,7 @@ class LoadedService:
         limits: of the judge.
         vocabularies: the tokenizers that rollouts may name.
         sampler: the critiques.
-        judge: judges one rollout, whatever was judged before.
+        judge: judges one rollout, never from the cache.
         creditor: credits requests.
     """
 

@@ -91,7 +91,8 @@ class Preparer:
     """Prepares rollouts for one critic.
 
     Args:
-        prompter: makes the judge's prompt; None for a critic that reads the steps themselves.
+        prompter: makes the judge's prompt; None for the symbolic critic, which needs the false
+            equations of the steps instead.
         tables: the vocabularies that rollouts may name.
         policy: what the operator decided.
     """
@@ -103,6 +104,7 @@ class Preparer:
         policy: CritiquePolicy,
     ) -> None:
         self._prompter = prompter
+        self._find_equations = bool(policy.symbolic_votes) or prompter is None
         self._tables = tables
         self._policy = policy
 
@@ -132,9 +134,7 @@ class Preparer:
             if prompter
             else None,
             suspicion=suspicions(question, response, spans, policy.suspicion),
-            false_equations=_false_equations(texts)
-            if policy.symbolic_votes or prompter is None
-            else {},
+            false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
         )
 

@@ -9,10 +9,11 @@ from typing import Protocol
 
 import capo_wire as wire
 from capo_service.concurrency.cpu_thread import off_loop
+from capo_service.concurrency.tasks import cancel
 from capo_service.observability.metrics import Telemetry
 from capo_service.observability.tracing import tracer
 from capo_service.pipeline.assemble import credited
-from capo_service.pipeline.critiques import CritiqueSampler, cancel
+from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.errors import NoValidCritiqueError
 from capo_service.pipeline.prepare import Prepared, Preparer
 from capo_service.pipeline.types import Judged

@@ -230,14 +230,14 @@ class Service:
         The service goes on answering: that it is stopping, and what it has accepted.
         """
         if not await self.admission.drain(self.settings.drain_seconds):
-            self.give_up()
+            self.fail_unfinished()
             await self.admission.drain(_ERROR_SECONDS)
 
-    def give_up(self) -> None:
+    def fail_unfinished(self) -> None:
         """Answer what is still unanswered with the error that the service is stopping."""
         log.warning("drain timeout: %d rollouts aborted", self.accepted)
         if self._loaded is not None:
-            self._loaded.creditor.give_up()
+            self._loaded.creditor.fail_unfinished()
 
     async def close(self) -> None:
         """Drain, then give everything back."""

@@ -32,7 +32,7 @@ class Judged:
     Attributes:
         result: with everything that any caller may ask to be sent back.
         queue_seconds: how long it waited for its turn.
-        engine_seconds: how long its critiques and its verification took.
+        engine_seconds: how long its critiques took, and the verification beside them.
         cached: whether it was judged for another request, earlier or at the same time.
     """
 

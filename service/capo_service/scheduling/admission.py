@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from capo_service.scheduling.fair_queue import Path, QueueShare
-from capo_service.scheduling.throughput import DrainRate, Pace
+from capo_service.scheduling.throughput import AnswerRate, Pace
 from capo_wire import Priority
 
 # While both wait, training gets 8 of 9 tokens, and evaluation is not starved.
@@ -53,10 +53,10 @@ class Ticket:
 
 
 class Admission:
-    """Bounds the accepted work to `max_queued` tokens, and the rollouts judged at once.
+    """Bounds the accepted work to `max_accepted_tokens` tokens, and the rollouts judged at once.
 
     Args:
-        max_queued: tokens of all rollouts that are accepted and not yet answered.
+        max_accepted_tokens: tokens of all rollouts that are accepted and not yet answered.
         max_running: rollouts that the judge works on at once.
         is_full: whether the judge can take no more work. Only then does more work mean a longer
             wait, so only the rate measured meanwhile predicts that wait.
@@ -65,12 +65,12 @@ class Admission:
 
     def __init__(
         self,
-        max_queued: int,
+        max_accepted_tokens: int,
         max_running: int,
         is_full: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.max_queued = max_queued
+        self.max_accepted_tokens = max_accepted_tokens
         self.max_running = max_running
         self.accepted = 0  # rollouts
         self.accepted_tokens = 0
@@ -79,7 +79,7 @@ class Admission:
         self.draining = False
         self._is_full = is_full
         self._was_full = False
-        self._rate, self._full_rate = DrainRate(clock), DrainRate(clock)
+        self._rate, self._full_rate = AnswerRate(clock), AnswerRate(clock)
         self._pace = Pace()
         self._clock = clock
         self._waiting: QueueShare[asyncio.Future[None]] = QueueShare()
@@ -92,7 +92,7 @@ class Admission:
         self._measure()
         return _retry_after(self._until_answered(self._rate, tokens))
 
-    def _until_answered(self, rate: DrainRate, tokens: float) -> float | None:
+    def _until_answered(self, rate: AnswerRate, tokens: float) -> float | None:
         """Seconds until so many tokens are answered; None where too little was measured.
 
         A rate that was measured while fewer rollouts were judged at once, or before most of those
@@ -160,7 +160,7 @@ class Admission:
         """
         if self.draining:
             raise DrainingError
-        excess = self.accepted_tokens + tokens - self.max_queued
+        excess = self.accepted_tokens + tokens - self.max_accepted_tokens
         if excess > 0:
             raise QueueFullError(self.expected_wait(excess))
         self._check_deadline(ticket, rollouts, tokens, seconds)

@@ -10,7 +10,7 @@ _MIN_ANSWERED = 5  # rollouts before a rate is used: the first are slow, and few
 _NEWEST = 0.2  # weight of the newest rollout in the moving average
 
 
-class DrainRate:
+class AnswerRate:
     """Tokens answered per second of work, as an exponentially weighted average.
 
     Args:

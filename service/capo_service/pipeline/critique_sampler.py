@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import capo_wire as wire
+from capo_service.concurrency.tasks import cancel
 from capo_service.observability.tracing import tracer
 from capo_service.pipeline.critics import Ballot, Critic
 from capo_service.pipeline.prepare import Prepared
@@ -48,7 +47,8 @@ class CritiqueSampler:
         so that critiques that the vote will not need are never started.
 
         Returns:
-            The critiques that were started, in their order, those that were ended early included.
+            The critiques that were started, in their order; also those that were ended early, unless
+            they had to be cancelled.
 
         Raises:
             EngineDeadError, EngineBusyError: as the engine raises them.
@@ -94,11 +94,3 @@ class CritiqueSampler:
             await asyncio.gather(*(self._critic.abort(request.name) for request in running))
             _, late = await asyncio.wait([each.task for each in running], timeout=_ABORT_SECONDS)
             await cancel(late)
-
-
-async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

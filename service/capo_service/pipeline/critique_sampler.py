@@ -47,7 +47,7 @@ class CritiqueSampler:
         so that critiques that the vote will not need are never started.
 
         Returns:
-            The critiques that were started, in their order; also those that were ended early, unless
+            The critiques that were started, in their order; those that were ended early too, unless
             they had to be cancelled.
 
         Raises:

@@ -38,24 +38,29 @@ def main() -> None:
 
 def make(name: str) -> None:
     folder = ENVS / name
-    stamp = folder / "installed"
     lines = (LISTS / f"{name}.txt").read_text().splitlines()
     pins = sorted(line for line in lines if not line.startswith("#"))
-    mark = hashlib.sha256(f"{ROOT} {pins}".encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == mark:
-        return
-    print(f"adapters: making {name}'s environment", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    for arguments in (
-        ["-r", str(LISTS / f"{name}.txt")],
-        ["--no-build-isolation", "-e", str(ROOT)],
-    ):
+    packages = sorted(str(path.parent) for path in ROOT.glob("*/capo_*/__init__.py"))
+    project = (ROOT / "pyproject.toml").read_text()
+
+    def install(what: str, mark: str, *arguments: str) -> None:
+        """Once for each mark."""
+        stamp = folder / what
+        digest = hashlib.sha256(mark.encode()).hexdigest()
+        if stamp.exists() and stamp.read_text() == digest:
+            return
+        print(f"adapters: installing {what} in {name}'s environment", flush=True)
+        if what == "pins":
+            venv.create(folder, with_pip=True, clear=True)
         command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-deps"]
         command += ["--quiet", "--disable-pip-version-check", *arguments]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if result.returncode:
             sys.exit(f"adapters: pip could not make {name}'s environment:\n{result.stderr}")
-    stamp.write_text(mark)
+        stamp.write_text(digest)
+
+    install("pins", f"{pins}", "-r", str(LISTS / f"{name}.txt"))
+    install("project", f"{packages} {project}", "--no-build-isolation", "-e", str(ROOT))
 
 
 def passes(name: str, url: str) -> bool:

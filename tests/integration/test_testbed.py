@@ -17,7 +17,7 @@ from capo_testbed import common, tasks
 from capo_testbed.experiment import QUICK, records
 from capo_testbed.judge import judge_prompts
 from capo_testbed.serving import serving
-from capo_trainer.paths import testbed_folder
+from capo_trainer import paths
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(1500)
 def testbed() -> Path:
     """Made if it is not there: some minutes."""
     subprocess.run([sys.executable, "-m", "capo_client", "testbed", "--quick"], check=True)
-    return testbed_folder()
+    return paths.testbed_folder()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The CAPO algorithm: rewards -> advantages -> loss. Pure functions of tensors.
 
-B is the number of rollouts, T the length of the longest. `mask` (B, T) is True at tokens that the
-policy sampled; values elsewhere are ignored, NaN included. `groups` (B,) gives rollouts of the same
+B is the number of rollouts, T the length of the longest. `mask` (B, T) is True at tokens that are
+learnt from; values elsewhere are ignored, NaN included. `groups` (B,) gives rollouts of the same
 question the same number.
 """
 

@@ -58,7 +58,7 @@ def make_batch(
     rollouts: Sequence[SampledRollout],
     outcomes: Sequence[float | None],
     credits: Mapping[int, RolloutCredit] | None,
-    settings: Recipe,
+    recipe: Recipe,
     pad: int,
     device: torch.device | str,
 ) -> TrainingBatch:
@@ -69,11 +69,11 @@ def make_batch(
         outcomes: r_v; a rollout whose outcome is None, undecided, is left out.
         credits: by position; for rollouts without credit the recipe's `on_failure` holds. None: the
             reward is the outcome alone.
-        settings: the recipe.
+        recipe: the run's.
         pad: the id that pads.
         device: where the tensors go.
     """
-    count, per_question = len(rollouts), settings.sampling.rollouts_per_prompt
+    count, per_question = len(rollouts), recipe.sampling.rollouts_per_prompt
     before = max(len(r.request.prompt_ids) for r in rollouts)
     after = max(max(len(r.ids) for r in rollouts), 1)
     ids = torch.full((count, before + after), pad, dtype=torch.long)
@@ -96,16 +96,16 @@ def make_batch(
             continue
         if credits is not None and credit is None and not blank:
             counts["uncredited"] += 1
-            if settings.credit.on_failure == "skip":
+            if recipe.credit.on_failure == "skip":
                 continue
-        mask[row, :length] = rollout.finished or settings.algorithm.truncated == "keep"
-        outcome[row] = whole_reward(rollout, verified, credit, settings)
+        mask[row, :length] = rollout.finished or recipe.algorithm.truncated == "keep"
+        outcome[row] = whole_reward(rollout, verified, credit, recipe)
         if credit is not None:
             counts["steps"] += len(credit.wrong)
             counts["wrong_steps"] += sum(credit.wrong)
-            if settings.credit.reward == "capo":
+            if recipe.credit.reward == "capo":
                 penalties = torch.tensor(credit.penalties)
-                process[row, :length] = -settings.credit.w_process * penalties
+                process[row, :length] = -recipe.credit.w_process * penalties
     groups = torch.arange(count) // per_question
     return TrainingBatch(
         ids.to(device),
@@ -122,21 +122,21 @@ def whole_reward(
     rollout: SampledRollout,
     verified: float,
     credit: RolloutCredit | None,
-    settings: Recipe,
+    recipe: Recipe,
 ) -> float:
     """The reward of the whole rollout: W_whole * r_v, or eq. 3, and the format reward."""
-    reward = settings.credit.w_whole * verified
-    if settings.credit.reward == "generative_outcome":
+    reward = recipe.credit.w_whole * verified
+    if recipe.credit.reward == "generative_outcome":
         # r_m: +1 where the judge finds no wrong step, -1 where it finds one, 0 without a judge.
         judged = 0.0 if credit is None else -1.0 if any(credit.wrong) else 1.0
         generative = genorm_reward(
             torch.tensor(verified),
             torch.tensor(judged),
-            settings.credit.alpha,
-            settings.credit.beta,
+            recipe.credit.alpha,
+            recipe.credit.beta,
         )
-        reward = settings.credit.w_whole * float(generative)
-    algorithm = settings.algorithm
+        reward = recipe.credit.w_whole * float(generative)
+    algorithm = recipe.algorithm
     if algorithm.format_reward and re.search(algorithm.format_pattern, rollout.text):
         reward += algorithm.format_reward
     return reward

@@ -209,6 +209,7 @@ class Bundles:
 
 
 def _credit_of(result: wire.Credited) -> RolloutCredit:
+    """Penalties are the negated rewards: under w_whole = 0, w_process = 1 a reward is -penalty."""
     rewards = result.token_rewards or []
     return RolloutCredit([-reward for reward in rewards], [step.wrong for step in result.steps])
 

@@ -31,7 +31,7 @@ from capo_trainer.verify import OutcomeVerifier, make_verifier
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The parts of a run. `rewards` is None where no service is needed; `first`: steps done."""
+    """The parts of a run. `reward_client` is None where no service is needed."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -40,10 +40,10 @@ class Run:
     learner: Learner
     sampler: Sampler
     verifier: OutcomeVerifier
-    rewards: RewardClient | None
+    reward_client: RewardClient | None
     evaluator: Evaluator
     logs: Logs
-    first: int
+    steps_done: int
 
     @property
     def model(self) -> nn.Module:
@@ -95,8 +95,8 @@ def start_run(recipe: Recipe, resources: ExitStack) -> Run:
         )
     learner = _make_learner(recipe, accelerator, model)
     sampler = make_sampler(tokenizer, recipe.sampling, recipe.seed, recipe.output)
-    first = checkpoint.load(accelerator, recipe)
-    logs = resources.enter_context(closing(Logs(recipe, enabled=main, first=first)))
+    steps_done = checkpoint.load(accelerator, recipe)
+    logs = resources.enter_context(closing(Logs(recipe, enabled=main, first=steps_done)))
     run = Run(
         recipe=recipe,
         accelerator=accelerator,
@@ -105,12 +105,12 @@ def start_run(recipe: Recipe, resources: ExitStack) -> Run:
         learner=learner,
         sampler=sampler,
         verifier=verifier,
-        rewards=rewards,
+        reward_client=rewards,
         evaluator=evaluator,
         logs=logs,
-        first=first,
+        steps_done=steps_done,
     )
-    if first:
+    if steps_done:
         sampler.update(run.export)
     return run
 

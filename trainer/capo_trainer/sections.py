@@ -130,7 +130,7 @@ class CreditSection(Section):
 
     @property
     def weights(self) -> wire.Reward:
-        """The weights of eq. 1."""
+        """The weights of eq. 1; building them checks their limits when a recipe is loaded."""
         return wire.Reward(w_whole=self.w_whole, w_process=self.w_process)
 
     @property

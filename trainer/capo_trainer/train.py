@@ -31,12 +31,13 @@ def train(recipe: Recipe) -> Path:
     """
     with ExitStack() as resources:
         run = start_run(recipe, resources)
-        if run.first == 0 and run.evaluator.due(0):
+        if run.steps_done == 0 and run.evaluator.due(0):
             evaluate(run, 0)
-        for step in range(run.first, recipe.steps):
+        for step in range(run.steps_done, recipe.steps):
             started = time.monotonic()
             requests = make_requests(run, step)
-            samples = gathered(sample(run, requests))
+            samples = of_all_processes(sample_and_credit(run, requests))
+            # The rewards: eq. 1 of CAPO, or eq. 3.
             batch = make_batch(
                 samples.rollouts,
                 samples.outcomes,
@@ -45,6 +46,7 @@ def train(recipe: Recipe) -> Path:
                 run.tokenizer.pad_token_id,
                 run.accelerator.device,
             )
+            # The advantages (eq. 2), and the updates by PPO.
             learned = run.learner.learn(batch, step)
             run.sampler.update(run.export)
 
@@ -83,9 +85,9 @@ def make_requests(run: Run, step: int) -> list[SampleRequest]:
     return requests
 
 
-def sample(run: Run, requests: Sequence[SampleRequest]) -> StepSamples:
+def sample_and_credit(run: Run, requests: Sequence[SampleRequest]) -> StepSamples:
     """Sample rollouts, verify their outcomes, and have them credited while others are sampled."""
-    rewards = None if run.recipe.credit.reward == "outcome" else run.rewards
+    rewards = None if run.recipe.credit.reward == "outcome" else run.reward_client
     overlap = run.recipe.credit.overlap
     rollouts: dict[int, SampledRollout] = {}
     outcomes: dict[int, float | None] = {}
@@ -114,7 +116,7 @@ def sample(run: Run, requests: Sequence[SampleRequest]) -> StepSamples:
     )
 
 
-def gathered(mine: StepSamples) -> StepSamples:
+def of_all_processes(mine: StepSamples) -> StepSamples:
     """What all processes sampled, on each of them; seconds are those of the slowest."""
     parts: list[StepSamples] = gather_object([mine])
     if len(parts) == 1:
@@ -131,7 +133,7 @@ def gathered(mine: StepSamples) -> StepSamples:
 
 def evaluate(run: Run, step: int) -> None:
     """Answer the held-out questions, after `step` steps."""
-    figures = run.evaluator.run(run.accelerator, run.model, run.sampler, run.rewards)
+    figures = run.evaluator.run(run.accelerator, run.model, run.sampler, run.reward_client)
     run.logs.evaluation(step, figures)
 
 

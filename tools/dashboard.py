@@ -34,7 +34,7 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
     "Is it healthy?": [
         ("Ready", "Should be 1 for every replica.", "none",
          [(f"capo_ready{{{BY}}}", "{{instance}}")]),
-        ("Rollouts by status", "Should be 200 only. 502: no critique could be read.",
+        ("Rollouts by status", "Should be 200 only. 502: no critique could be parsed.",
          "ops", [(rate("capo_rollouts_total", "status"), "{{status}}")]),
         ("Engine restarts", "Restarts after a crash or a missed heartbeat.", "short",
          [(f"capo_engine_restarts_total{{{BY}}}", "{{instance}}")]),

@@ -1,4 +1,4 @@
-"""What the tasks of one call deliver to its stream: results, and chunks that were given up."""
+"""What the tasks of one call deliver to its stream: results, and chunks that failed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Arrivals:
         self._queue.put_nowait(error)
 
     def task_done(self) -> None:
-        """A task has ended, in whatever way."""
+        """A task has ended, with or without success."""
         self._queue.put_nowait(None)
 
     async def next(self) -> PositionedResult | None:
@@ -63,7 +63,9 @@ class Arrivals:
         """
         while self._running:
             if asyncio.get_running_loop() is not self._loop:
-                raise RuntimeError("a stream can be read on the event loop that began it only")
+                raise RuntimeError(
+                    "a stream can only be read on the event loop on which it was started"
+                )
             match await self._queue.get():
                 case None:
                     self._running -= 1
@@ -77,7 +79,7 @@ class Arrivals:
         return None
 
     def failures(self) -> list[PositionedResult]:
-        """Failed results of everything given up.
+        """Failed results of all chunks that failed.
 
         Raises:
             UnavailableError, DeadlineExceededError: nothing was delivered.

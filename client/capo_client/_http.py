@@ -1,4 +1,4 @@
-"""HTTP details: TLS, timeouts, trace headers, lines of a response, failures in plain words."""
+"""HTTP details: TLS, timeouts, trace headers, lines of a response, error messages."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ M = TypeVar("M", bound=BaseModel)
 
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 10.0
-# A name that never resolved is most likely misspelt. One that did will resolve again, as that of a
-# Kubernetes service without a ready pod.
+# A host name that never resolved is probably misspelt. One that did will resolve again: Kubernetes
+# removes the name of a service without a ready pod.
 _UNKNOWN_HOST_SECONDS = 5.0
 
 
@@ -50,7 +50,7 @@ def tls(
 
 
 def request_timeout(seconds: float | None) -> httpx.Timeout:
-    """Limits of a request; None where the caller bounds it."""
+    """Timeouts of a request; None if the caller sets its own."""
     return httpx.Timeout(seconds, connect=CONNECT_SECONDS)
 
 
@@ -92,7 +92,7 @@ def read(response: httpx.Response, model: type[M]) -> M:
         return model.model_validate_json(response.content)
     except ValidationError as error:
         raise errors.InvalidResponseError(
-            f"{response.url} answered {response.text[:200]!r}; is it a capo service?"
+            f"{response.url} returned {response.text[:200]!r}; is it a capo service?"
         ) from error
 
 
@@ -110,13 +110,13 @@ class Failure:
 
 
 def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> Failure:
-    """A failure of the transport in plain words.
+    """A transport failure as an error message.
 
     Args:
         error: an exception of httpx, or a TimeoutError.
-        url: that of the service.
-        proxy: the one that the request went through.
-        reached: whether something at the URL has responded to this client before.
+        url: the service's URL.
+        proxy: the proxy of the request, if any.
+        reached: whether a server at the URL has responded to this client before.
     """
     host = httpx.URL(url).host
     route = proxy.way_to(host) if proxy else ""
@@ -129,7 +129,7 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
                 0.0,
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-            hint = "; does it speak TLS? Else write http://" if "WRONG_VER" in str(cause) else ""
+            hint = "; if it does not use TLS, write http://" if "WRONG_VER" in str(cause) else ""
             # If the service has responded before, a connection broke, as in a restart.
             seconds = math.inf if reached else 0.0
             return Failure(f"no TLS connection with {url}: {cause}{hint}{route}", seconds)
@@ -145,11 +145,11 @@ def explain(error: Exception, url: str, proxy: Proxy | None, reached: bool) -> F
     codes = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno]
     reason = os.strerror(codes[-1]) if codes else str(error)
     if isinstance(error, TimeoutError):
-        reason = "no answer by the deadline"
+        reason = "no response before the deadline"
     if isinstance(error, httpx.ConnectTimeout):
-        reason = f"no answer within {CONNECT_SECONDS:g} s"
+        reason = f"no response within {CONNECT_SECONDS:g} s"
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        hint = "" if proxy else "; is the service running there? The URL is url, --url or CAPO_URL"
+        hint = "" if proxy else "; is the service running? Set its URL by url, --url or CAPO_URL"
         return Failure(f"{url} cannot be reached: {reason}{hint}{route}")
     return Failure(f"the connection to {url} was lost: {type(error).__name__}: {reason}{route}")
 

@@ -15,14 +15,14 @@ from capo_wire.validation import first_error
 
 
 class CreditOptionArgs(TypedDict, total=False):
-    """Options that hold for every rollout of a call. None, or left out: the wire's default.
+    """Options for every rollout of a call. None or omitted: the default of the HTTP API.
 
     Attributes:
         voting: how critiques are sampled and voted, such as `{"n": 8}`.
         reward: the scheme and its weights.
         segment: how a response is cut into steps.
         show_reference: whether the judge sees `reference`.
-        include: what results hold in addition to their steps.
+        include: what to return in addition to steps.
         priority: the scheduling class.
         run: the name of the training run, by which the live view can be filtered.
     """
@@ -45,8 +45,8 @@ def make_options(
     """Check the options of a call and return those that were given, as JSON.
 
     Args:
-        options: by name.
-        other_keywords: the caller's other keyword arguments, which a misspelt one may mean.
+        options: options by name.
+        other_keywords: names of the function's other keyword arguments, for suggestions.
 
     Raises:
         UnknownOptionError: there is no such option.

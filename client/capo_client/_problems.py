@@ -11,7 +11,7 @@ from capo_wire.retry_policy import GATEWAY_ERRORS
 
 
 def invalid_request(detail: str, field: str | None) -> wire.Problem:
-    """The problem of a request that is not sent, in the form that the service would give it."""
+    """The problem of a request that was not sent, in the form that the service would return."""
     return wire.Problem(
         type="urn:capo:problem:invalid-request",
         title="The request is not valid",
@@ -32,7 +32,7 @@ def unreachable(detail: str) -> wire.Problem:
 
 
 def is_from_proxy(response: httpx.Response) -> bool:
-    """Whether a proxy responds for a service that it cannot reach, as when a replica dies."""
+    """Whether the response is a proxy's, for a service that it cannot reach (a dead replica)."""
     media_type = response.headers.get("content-type", "").partition(";")[0]
     return response.status_code in GATEWAY_ERRORS and media_type != "application/problem+json"
 
@@ -46,13 +46,13 @@ def refusal(response: httpx.Response) -> errors.CapoError:
 
 
 def problem_of(response: httpx.Response) -> wire.Problem:
-    """The problem in a response that is read; one made from its status if it holds none."""
+    """The problem in a response that was read; if it has none, one made from its status."""
     try:
         return wire.Problem.model_validate_json(response.content)
     except ValidationError:
         proxy = response.request.extensions.get("capo_proxy")
         route = f" The request went{proxy.way_to(response.url.host)}" if proxy else ""
-        reply = f"answered {response.text[:200]!r}; is it a capo service?{route}"
+        reply = f"returned {response.text[:200]!r}; is it a capo service?{route}"
         if response.has_redirect_location:
             reply = f"redirects to {response.headers['location']}: give the URL of that service"
         return wire.Problem(

@@ -30,8 +30,8 @@ from capo_client.retry import RetryPolicy
 from capo_wire.retry_policy import RETRYABLE, retry_after
 
 _RESULT: TypeAdapter[wire.Credited | wire.Failed] = TypeAdapter(wire.Result)
-_NOT_FINAL = frozenset({429, 503, 504})  # a 504 comes when our own deadline passes too
-_GRACE_SECONDS = 5.0  # the service responds with 504 at the deadline: time for that to arrive
+_NOT_FINAL = frozenset({429, 503, 504})  # a 504 arrives when this client's deadline has passed too
+_GRACE_SECONDS = 5.0  # seconds for the service's 504 at the deadline to arrive
 _LONGEST_DEADLINE = 24 * 3600.0  # the wire's limit
 
 
@@ -103,7 +103,7 @@ class Chunk:
 
     @property
     def is_refused_as_full(self) -> bool:
-        """Whether the service is healthy, and its queue is full (429)."""
+        """Whether the service is healthy and its queue is full (429)."""
         return self._last is not None and self._last.status == 429
 
     @property
@@ -114,7 +114,7 @@ class Chunk:
     @property
     def last_failure(self) -> str:
         """Why the last attempt failed, with the URL."""
-        detail = self._last.detail if self._last else "the answer ended before its last result"
+        detail = self._last.detail if self._last else "the response ended before its last result"
         return detail if self._url in detail else f"{self._url}: {detail}"
 
     def seconds_left(self, grace: float = 0.0) -> float | None:
@@ -127,7 +127,7 @@ class Chunk:
         return self.seconds_left(_GRACE_SECONDS)
 
     def encode(self) -> list[tuple[int, wire.Result]]:
-        """Write the rollouts as JSON; returns the results of those that cannot be written so."""
+        """Write the rollouts as JSON; returns failed results for those that cannot be written."""
         unsendable: list[tuple[int, wire.Result]] = []
         for position, rollout in list(self._pending.items()):
             try:
@@ -162,7 +162,7 @@ class Chunk:
         """Read a line of the response: a final result with its position, or None.
 
         Raises:
-            InvalidResponseError: the line is not of this wire.
+            InvalidResponseError: the line is not a result.
         """
         if not line.strip():
             return None
@@ -176,7 +176,7 @@ class Chunk:
         except (ValueError, KeyError, TypeError) as error:
             excerpt = line[:200].decode(errors="replace")
             raise errors.InvalidResponseError(
-                f"{self._url} answered what is not a result: {excerpt!r}; is it a capo service?"
+                f"{self._url} returned a line without a result: {excerpt!r}; is it a capo service?"
             ) from error
         if isinstance(result, wire.Failed) and result.error.status in _NOT_FINAL:
             self._last = result.error
@@ -190,7 +190,7 @@ class Chunk:
 
         Raises:
             DeadlineExceededError: the service says that the deadline has passed.
-            ProblemResponseError: a retry cannot help. (Else `pause` gives the time to wait.)
+            ProblemResponseError: a retry cannot help. (Otherwise `pause` returns the wait.)
         """
         if response.status_code in RETRYABLE or is_from_proxy(response):
             if response.status_code == 429:
@@ -207,7 +207,7 @@ class Chunk:
         self._last = unreachable(detail)
 
     def move_on(self) -> None:
-        """Count the next try, of another replica and without a wait, as the same attempt."""
+        """Count the next try (another replica, no wait) as part of the same attempt."""
         self._attempt -= 1
         self._failures -= 1
 
@@ -233,7 +233,7 @@ class Chunk:
                 f"gave up after {self._failures} attempts in {elapsed:.0f} s: {self.last_failure}",
                 self._last,
             )
-        # Wait no longer than failures of this kind are retried, so that one attempt follows.
+        # The wait ends within the time for which such failures are retried, for one more attempt.
         wait = min(self._policy.wait(self._attempt, self._retry_after), retry_seconds - elapsed)
         left = self._deadline - now
         if wait >= left:

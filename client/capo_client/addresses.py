@@ -1,4 +1,4 @@
-"""URLs of services, and the proxies that lead to them."""
+"""URLs of services, and the proxies for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _checked(url: str) -> str:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy that the environment names for a service, by the rules of `capo_wire.proxies`.
+    """The proxy that environment variables name, by the rules of `capo_wire.proxies`.
 
     Raises:
         ConfigurationError: httpx cannot use the proxy.

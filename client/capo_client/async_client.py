@@ -59,7 +59,7 @@ class AsyncCreditClient:
         transport: replaces the network in tests.
 
     Raises:
-        ConfigurationError: the URL, the key, a file or a proxy of the environment is unusable.
+        ConfigurationError: the URL, the key, a file or a proxy cannot be used.
     """
 
     def __init__(
@@ -97,9 +97,7 @@ class AsyncCreditClient:
 
     def __getstate__(self) -> dict[str, Any]:
         if self._settings.transport is not None:
-            raise TypeError(
-                "a client with a transport of its own can be neither pickled nor copied"
-            )
+            raise TypeError("a client with a custom transport can be neither pickled nor copied")
         return {
             "_settings": self._settings,
             "batch_size": self.batch_size,
@@ -150,7 +148,7 @@ class AsyncCreditClient:
                 the service alone, so that an invalid one fails without the others. Ids, offsets
                 and numbers may be numpy arrays or torch tensors.
             deadline: seconds for the whole call, including retries. None: no deadline; the call
-                waits for the service as long as it takes, and logs that it does.
+                waits for the service indefinitely, and logs that it waits.
             progress: called with (done, total) after each result.
             options: `voting`, `reward`, `segment`, `show_reference`, `include`, `priority`, `run`:
                 the fields of `capo_wire.CreditOptions`.

@@ -144,7 +144,9 @@ class CreditClient:
         try:
             while True:
                 if os.getpid() != pid:
-                    raise RuntimeError("a stream ends in the process that began it, not in a fork")
+                    raise RuntimeError(
+                        "a stream can only be closed in the process that opened it, not in a fork"
+                    )
                 if (item := arrived.get()) is None:
                     return
                 if isinstance(item, BaseException):

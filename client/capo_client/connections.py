@@ -56,14 +56,16 @@ class Connections:
     """The connections of a client, by event loop.
 
     Raises:
-        ConfigurationError: URLs, key, files or a proxy of the environment cannot be used.
+        ConfigurationError: URLs, key, files or a proxy cannot be used.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
         Balancer(settings.urls)  # checks them
         if settings.api_key is not None and not _is_header(settings.api_key):
-            raise ConfigurationError("the API key has characters that an HTTP header cannot have")
+            raise ConfigurationError(
+                "the API key contains characters that are not allowed in an HTTP header"
+            )
         self.proxies: dict[str, Proxy] = {}
         if settings.transport is None:
             proxies = {url: proxy_for(url) for url in settings.urls}
@@ -109,7 +111,7 @@ class Connections:
             RuntimeError: the client is closed.
         """
         if self._closed:
-            raise RuntimeError("the client is closed: make another one")
+            raise RuntimeError("the client is closed; create a new one")
         loop = asyncio.get_running_loop()
         connections = self._by_loop.get(loop)
         if connections is None or connections.pid != os.getpid():

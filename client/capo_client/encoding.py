@@ -81,14 +81,14 @@ def _dumps(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tensors, their numbers and models of the wire, as types that JSON has."""
+    """Arrays, tensors, their numbers and models of the HTTP API, as JSON types."""
     if callable(convert := getattr(value, "tolist", None)):
         return convert()
     if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart):
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, range):
         return list(value)
-    raise TypeError(f"a value of type {_type(value)} is no JSON")
+    raise TypeError(f"a value of type {_type(value)} cannot be written as JSON")
 
 
 def _type(value: Any) -> str:

@@ -4,7 +4,7 @@ CapoError
   ConfigurationError       a setting is unusable, such as a URL without a scheme; also a ValueError
   UnavailableError         the service cannot be reached, is full, or is not ready
   DeadlineExceededError    the deadline of the call passed
-  InvalidResponseError     the response is not of this wire; is the URL a capo service?
+  InvalidResponseError     the response is not a capo service's; is the URL right?
   ProblemResponseError     the service refused the request (RFC 9457 problem)
     UnauthorizedError        401: the API key is missing or wrong
     InvalidRequestError      another 4xx: the request itself is at fault
@@ -61,7 +61,7 @@ class DeadlineExceededError(CapoError):
 
 
 class InvalidResponseError(CapoError):
-    """The response cannot be read as this wire's."""
+    """The response is not one of the HTTP API; is the URL a capo service?"""
 
 
 class ProblemResponseError(CapoError):
@@ -122,7 +122,7 @@ class PermissionDeniedError(InvalidRequestError):
 class NotFoundError(InvalidRequestError):
     """The service has no such path."""
 
-    _advice = "Give the service's own URL, such as http://judge:8000, without the path of a route"
+    _advice = "Give the service's base URL, such as http://judge:8000, without a path"
 
 
 class MethodNotAllowedError(InvalidRequestError):

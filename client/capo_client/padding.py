@@ -71,7 +71,7 @@ def padded_token_rewards(
         import numpy
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"padded_token_rewards makes numpy arrays ({error}): pip install numpy, or use "
+            f"padded_token_rewards returns numpy arrays ({error}): pip install numpy, or use "
             "kind='torch'"
         ) from None
 

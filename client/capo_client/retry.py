@@ -1,4 +1,4 @@
-"""How often and how soon the client retries, and what it logs in the meantime.
+"""The client's retry policy, and the log lines while it waits.
 
 Backoff, Retry-After and retryable statuses are those of `capo_wire.retry_policy`, as in the
 service. Not tenacity or stamina, which retry a call as a whole: here an attempt may credit a part

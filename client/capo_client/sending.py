@@ -124,7 +124,7 @@ class Sender:
             elif response.status_code == 200:
                 return []
             else:
-                failures.append(Failure(f"{url}/health/ready answers {response.status_code}"))
+                failures.append(Failure(f"{url}/health/ready returns {response.status_code}"))
         return failures
 
 
@@ -140,8 +140,8 @@ async def request_slot(slots: asyncio.Semaphore, chunk: Chunk) -> AsyncIterator[
             await slots.acquire()
     except TimeoutError:
         raise errors.DeadlineExceededError(
-            "the deadline passed while as many other requests of this client as `concurrency` "
-            "allows were under way: allow more, or more time"
+            "the deadline passed while all request slots of this client were in use: raise "
+            "`concurrency` or the deadline"
         ) from None
     try:
         yield

@@ -81,7 +81,9 @@ class CreditSession:
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("a session can be used on the event loop that made it only")
+            raise RuntimeError(
+                "a session can only be used on the event loop on which it was created"
+            )
 
     async def _send(self, first: int, rollouts: list[RolloutLike]) -> None:
         seconds = max(self._until - self._loop.time(), 0.001)

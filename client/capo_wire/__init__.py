@@ -1,4 +1,4 @@
-"""The wire of the reward service, and the rules that both of its sides must agree on.
+"""The HTTP API's models ("the wire"), and rules that client and service must agree on.
 
 The models of requests and responses are here. These modules hold the rules:
 
@@ -7,7 +7,7 @@ answers        the final answer of a text, and whether two answers are equal
 assignments    `name=value` options of commands
 jsonlines      files of rollouts
 labels         a data set's label -> `reference`
-proxies        the proxy that the environment names for a URL
+proxies        the proxy that environment variables name for a URL
 retry_policy   which failures are temporary, and how long to wait
 segmentation   text -> steps
 special_text   thoughts and end-of-turn tokens in what a model wrote

@@ -25,7 +25,7 @@ def majority_share(wrong: int, valid: int) -> float:
 
 
 def agreement(steps: Sequence[Step]) -> float | None:
-    """How far the critiques of a rollout agree: mean over its steps of `majority_share`.
+    """Agreement between the critiques of a rollout: mean over its steps of `majority_share`.
 
     None where a step has fewer than two valid critiques.
     """

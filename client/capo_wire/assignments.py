@@ -13,8 +13,8 @@ def parse_pairs(given: Iterable[str] | None, option: str) -> dict[str, Any]:
     A dash in a name is an underscore; a value is JSON where it parses as such, else text.
 
     Args:
-        given: what the option was given, each time.
-        option: its name, for the error.
+        given: the option's values.
+        option: its name, for errors.
 
     Raises:
         ValueError: a pair has no `=`.

@@ -22,7 +22,7 @@ Priority = Literal["training", "evaluation"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
 Include = Literal["token_rewards", "critiques", "response"]
 
-VERSION = 1  # of the wire; a change that does more than add fields needs another
+VERSION = 1  # of the wire; a change other than adding fields needs a new version
 
 
 class RequestModel(BaseModel):

@@ -1,4 +1,4 @@
-"""A data set's label -> the `reference` of the wire, by the same rules in adapters and routes."""
+"""A data set's label -> the field `reference`, by the same rules in adapters and routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reference_of(label: Any) -> str | None:
         The reference; None for None, NaN, blank text and an empty list.
 
     Raises:
-        ValueError: the label has another type, or an item of a list holds no answer.
+        ValueError: the label has another type, or an item of a list is empty.
     """
     if isinstance(label, str):
         return label if label.strip() else None

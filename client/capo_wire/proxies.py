@@ -1,7 +1,7 @@
-"""The proxy that the environment names for a URL.
+"""The proxy that environment variables name for a URL.
 
-Client and service take the proxy of the judge or of the service by these rules; neither leaves it
-to httpx, which knows no networks in NO_PROXY and would send requests to this machine to a proxy.
+Client and service use these rules instead of httpx's, which do not support networks in NO_PROXY and
+would send requests for this machine to a proxy.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Proxy:
         return f" through {self}; to go without it, add {host} to NO_PROXY"
 
     def unusable(self, url: str, error: Exception) -> str:
-        """What to do about a proxy that an HTTP client refuses.
+        """The error message for a proxy that an HTTP client refuses.
 
         Args:
-            url: what was to be reached through it.
-            error: the refusal; ImportError where the client lacks SOCKS.
+            url: the URL to be reached through it.
+            error: the HTTP client's error; ImportError if it lacks SOCKS support.
         """
         host = urlsplit(url).hostname
         direct = f"; to reach {host} without it, add {host} to NO_PROXY"
@@ -47,9 +47,9 @@ class Proxy:
 def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for a URL; None for this machine itself.
 
-    Read are HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. NO_PROXY may hold hosts, domains,
-    addresses and networks (`10.0.0.0/8`), each with a port or without, and `*`. Whether the proxy
-    can be used is for the HTTP client to say.
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read. NO_PROXY may contain hosts, domains,
+    addresses and networks (`10.0.0.0/8`), with or without a port, and `*`. Whether the HTTP client
+    supports the proxy is not checked.
 
     Raises:
         ValueError: the URL cannot be parsed.

@@ -191,7 +191,7 @@ class Voting(RequestModel):
 
     @property
     def critiques(self) -> int:
-        """How many critiques to ask for."""
+        """The number of critiques to sample."""
         if self.n is not None:
             return self.n
         return 1 if self.method == "greedy" else DEFAULT_CRITIQUES

@@ -39,10 +39,10 @@ class Votes(ResponseModel):
 
     wrong: int = Field(description="Votes that the step is wrong.")
     valid: int = Field(
-        description="All valid votes: critiques that could be read and, on a step with a false "
-        "equation, the votes of the symbolic checker."
+        description="All valid votes: those of parsed critiques and, on a step with a false "
+        "equation, those of the arithmetic checker."
     )
-    asked: int = Field(description="Critiques that the request asked for.")
+    asked: int = Field(description="Critiques that were requested.")
 
 
 class Step(ResponseModel):
@@ -60,23 +60,23 @@ class Step(ResponseModel):
 
 
 class Critique(ResponseModel):
-    """One critique of the judge, or of the symbolic checker."""
+    """One critique of the judge, or of the arithmetic checker."""
 
     text: str
-    wrong_steps: list[int] | None = Field(description="Null if it could not be read.")
+    wrong_steps: list[int] | None = Field(description="Null if it could not be parsed.")
     valid: bool
     finish_reason: str
-    reason: str | None = Field(default=None, description="Why it could not be read.")
+    reason: str | None = Field(default=None, description="Why it could not be parsed.")
     critic: Literal["judge", "symbolic"] = Field(
         default="judge",
-        description="`symbolic`: the checker of arithmetic, which votes against the steps that it "
-        "names and abstains on the others.",
+        description="`symbolic`: the arithmetic checker, which votes against steps with a false "
+        "equation and abstains on the others.",
     )
     weight: int = Field(default=1, description="Number of votes that it casts.")
 
 
 class Usage(ResponseModel):
-    """Judge tokens; prompt tokens count once for each critique."""
+    """Judge tokens; prompt tokens are counted for each critique."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import random
 
-# The server works and has no capacity: 429, and 529, another code for "overloaded".
+# The server is healthy but has no capacity: 429, and 529, another code for "overloaded".
 OVERLOADED = frozenset({429, 529})
-# Overloaded, not ready, or a body that came too slowly; and Cloudflare's codes for an origin that
-# cannot be reached (520 to 525).
+# Overloaded, not ready, or a request body that was too slow; and Cloudflare's codes for an origin
+# that cannot be reached (520 to 525).
 RETRYABLE = OVERLOADED | {408, 503, *range(520, 526)}
-# Answers of a proxy or of a server that restarts; a server may also mean this one request by them.
+# From a proxy, or a server that restarts; from a server, they may also concern this request alone.
 GATEWAY_ERRORS = frozenset({500, 502, 504})
-# Of a server behind proxies that are not ours: also Cloudflare's codes for an origin with a faulty
-# certificate or name (526 to 530), which a change of configuration shows for a while.
+# For a server behind third-party proxies also Cloudflare's codes for an origin with an invalid
+# certificate or name (526 to 530), which occur for a while after a change of configuration.
 RETRYABLE_UPSTREAM = RETRYABLE | GATEWAY_ERRORS | {*range(526, 531)}
 
 _MOST_DOUBLINGS = 32  # beyond, a float could overflow; every `longest` is reached before

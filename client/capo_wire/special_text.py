@@ -1,4 +1,4 @@
-"""Thoughts and end-of-turn tokens in what a model wrote, of a judge as of a policy.
+"""Thoughts and end-of-turn tokens in the output of a judge or a policy.
 
 The markers of thoughts are those of the families that vLLM's reasoning parsers know: `<think>` and
 its variants, `[THINK]`, gpt-oss' channels (also without their control tokens), Gemma's, Kimi's and
@@ -88,7 +88,7 @@ _MARKER = re.compile(
 
 
 def after_thoughts(text: str) -> str | None:
-    """What follows the last thought; None where the text ends inside a thought.
+    """The text after the last thought; None if the text ends inside a thought.
 
     The opening marker may be missing, since chat templates often put it into the prompt.
     """

@@ -14,8 +14,8 @@ from typing import Any
 from capo_wire.segmentation import Span
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# Bytes that form no character within so many tokens never will. The limit keeps the time linear for
-# hostile rollouts.
+# Bytes that form no character within this many tokens are undecodable. The limit keeps the time
+# linear for hostile rollouts.
 _LONGEST_CHARACTER = 32
 _MOST_BYTES = 4  # of a character in UTF-8
 

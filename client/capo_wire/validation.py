@@ -1,4 +1,4 @@
-"""Errors of pydantic as one sentence: the same form on both sides of the wire."""
+"""Pydantic's errors as one sentence, in the same form in client and service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 
 def field_path(location: Sequence[int | str]) -> str:
-    """Where in the data an error is: ("rollouts", 0, "steps") -> `rollouts[0].steps`."""
+    """The path of an error in the data: ("rollouts", 0, "steps") -> `rollouts[0].steps`."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
@@ -17,7 +17,7 @@ def field_path(location: Sequence[int | str]) -> str:
 
 
 def message_of(item: Mapping[str, Any]) -> str:
-    """What is wrong with the field, of one item of `ValidationError.errors()`."""
+    """The message of one item of `ValidationError.errors()`."""
     if item["type"] == "extra_forbidden":
         return "unknown field"
     return str(item["msg"]).removeprefix("Value error, ")

@@ -357,7 +357,9 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     for validating in (True, False):
         for text in ("42", long):
             outputs = Outputs(tokenizer, [[(text, 1)]]).made
-            outputs[0].extra_fields[VALIDATING_FIELD] = validating  # as _agent_loop_postprocess does
+            outputs[0].extra_fields[VALIDATING_FIELD] = (
+                validating  # as _agent_loop_postprocess does
+            )
             await worker(manager)._compute_score(outputs, FIELDS)
             assert set(outputs[0].extra_fields) == {"reward_extra_info"}
             infos.append(outputs[0].extra_fields["reward_extra_info"])

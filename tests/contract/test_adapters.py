@@ -80,7 +80,7 @@ def test_fall_backs(service: Service) -> None:
     with pytest.raises(CreditFailedError):
         strict.score_now([long])
     strict.close()
-    with pytest.raises(ValueError, match="take one of skip, outcome, raise"):
+    with pytest.raises(ValueError, match="choose from skip, outcome, raise"):
         Scorer(service.url, fallback="zero")  # type: ignore[arg-type]
 
 
@@ -102,7 +102,7 @@ def test_a_service_that_goes_away_is_counted_not_hidden() -> None:
 
 
 def test_mistakes_of_a_set_up_are_said_at_once(service: Service, scorer: Scorer) -> None:
-    with pytest.raises(UnavailableError, match=r"no reward service can be used at .*:9 .*CAPO_URL"):
+    with pytest.raises(UnavailableError, match=r"no reward service at .*:9 .*CAPO_URL"):
         Scorer("http://127.0.0.1:9")
     with pytest.raises(InvalidRequestError, match="voting"):
         Scorer(service.url, voting={"m": 4})

@@ -93,7 +93,7 @@ def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> Non
     source = write(tmp_path / "in.jsonl", *map(good, range(3)))
     out = tmp_path / "out.jsonl"
     gone = capo("credit", source, "--out", out, "--url", "http://127.0.0.1:9", "--deadline", "2")
-    assert gone.returncode == 3 and "3 still to do: run the same command again" in gone.stdout
+    assert gone.returncode == 3 and "3 without a result: run the same command again" in gone.stdout
     assert out.read_text() == ""
 
 
@@ -105,7 +105,7 @@ def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> Non
         ([], {"CAPO_PORT": "many"}, "port: "),
         (["--engine", "openai"], {}, "engine openai needs upstream"),
         (["--engine", "magic"], {}, "engine: "),
-        (["--config", "nowhere.toml"], {}, "config file nowhere.toml is not there"),
+        (["--config", "nowhere.toml"], {}, "config file nowhere.toml does not exist"),
         (["--engine-arg", "oops"], {}, "write NAME=VALUE"),
         (["--template", "nowhere.j2"], {}, "template nowhere.j2 is not a file"),
     ],

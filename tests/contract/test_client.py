@@ -237,7 +237,7 @@ def test_a_wrong_key_is_told_apart(tmp_path: Path) -> None:
 def test_an_answer_of_something_else_is_no_credit() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>hello"))
     with CreditClient("http://x", transport=transport) as client:
-        with pytest.raises(capo_client.InvalidResponseError, match="not a result"):
+        with pytest.raises(capo_client.InvalidResponseError, match="a line without a result"):
             client.credit(rollouts(1))
         with pytest.raises(capo_client.InvalidResponseError, match="is it a capo service"):
             client.info()

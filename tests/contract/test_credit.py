@@ -208,7 +208,7 @@ def test_ndjson_streams_every_result_and_then_a_summary(http: httpx.Client) -> N
         (rollout(token_offsets=[[0]]), 422, "token_offsets[0]"),
         (rollout(outcome=2), 422, "outcome"),
         (rollout(outcome=None), 422, "needs an outcome"),
-        (rollout(outcome=None, reference="no answer here"), 422, "holds no answer"),
+        (rollout(outcome=None, reference="no answer here"), 422, "contains no answer"),
         (rollout(question=None), 422, "exactly one of question and messages"),
         (rollout(messages=[{"role": "user", "content": "x"}]), 422, "exactly one of question"),
         (rollout(colour="red"), 422, "colour: unknown field"),

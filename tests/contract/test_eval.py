@@ -91,7 +91,7 @@ def test_ctrl_c_keeps_what_was_judged(tmp_path: Path) -> None:
         wait_for_lines(out, 4, job)
         job.send_signal(signal.SIGINT)
         said = job.communicate(timeout=30)[1]
-        assert job.returncode == 130 and "run the same command again to go on" in said
+        assert job.returncode == 130 and "run the same command again to resume" in said
         assert "Traceback" not in said
         kept = len(out.read_text().splitlines())
         engine.delay = 0.0

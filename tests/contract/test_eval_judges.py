@@ -74,7 +74,7 @@ def test_a_second_judge_never_gets_the_first_ones_figures(tmp_path: Path) -> Non
         saved = (tmp_path / "data.jsonl.eval" / "report.json").read_text()
         refused = capo_eval(path, "--url", second.url, "--n", "2")
         assert refused.returncode == 2 and "\n" not in refused.stderr.strip()
-        assert "holds results of the judge 'scripted scripted brief json" in refused.stderr
+        assert "contains results of the judge 'scripted scripted brief json" in refused.stderr
         assert "the service now has 'scripted scripted full json" in refused.stderr
         assert "--out" in refused.stderr and blind.prompts == []
         assert (tmp_path / "data.jsonl.eval" / "report.json").read_text() == saved
@@ -182,7 +182,7 @@ def test_every_entry_is_judged_or_left_out_and_told(tmp_path: Path) -> None:
     assert (found["entries"], found["examples"], found["left_out"]) == (8, 3, 5)
     groups = found["left_out_because"]
     assert {reason: group["entries"] for reason, group in groups.items()} == {
-        "has a first wrong step that is none of its steps": [2, 8],
+        "has a first wrong step that does not exist": [2, 8],
         "mistake_index is not a whole number": [4],
         "is not JSON": [5],
         "has a blank step": [6],
@@ -193,7 +193,7 @@ def test_every_entry_is_judged_or_left_out_and_told(tmp_path: Path) -> None:
     [group] = found["unjudged_because"].values()
     assert group["entries"] == [7] and "500 steps" in group["first"]
     assert "entries: 8: 3 judged, 5 left out" in shown
-    assert "left out, has a first wrong step that is none of its steps: 2 (entries 2, 8" in shown
+    assert "left out, has a first wrong step that does not exist: 2 (entries 2, 8" in shown
     assert "contradict each other, the answer is not the target, and no step is wrong: 1" in shown
     assert "unjudged, " in shown and "1 (entries 7" in shown
     assert (fewer["examples"], fewer["beyond_limit"], fewer["left_out"]) == (2, 1, 5)

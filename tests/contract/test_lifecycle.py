@@ -201,7 +201,7 @@ def test_unreadable_critiques_do_not_vote_and_none_readable_is_an_error(tmp_path
         answers += ["nonsense"] * 4
         [result] = httpx.post(f"{service.url}/credit", json=body()).json()["results"]
         assert result["status"] == "error" and result["error"]["status"] == 502
-        assert "none of 4 critiques could be read" in result["error"]["detail"]
+        assert "none of 4 critiques could be parsed" in result["error"]["detail"]
 
 
 def test_a_prompt_beyond_the_context_names_both_numbers(tmp_path: Path) -> None:

@@ -211,7 +211,9 @@ def test_on_sigterm_it_says_so_and_finishes_what_it_has_accepted(
         served.send_signal(signal.SIGTERM)
         eventually(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
         refused = httpx.post(f"{url}/credit", json=body())
-        assert refused.status_code == 503 and refused.json()["title"] == "The service is stopping"
+        assert (
+            refused.status_code == 503 and refused.json()["title"] == "The service is shutting down"
+        )
         assert int(refused.headers["retry-after"]) > 0
         answer = waiting.wait()
         assert answer.status_code == 200

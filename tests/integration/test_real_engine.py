@@ -273,7 +273,9 @@ async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Run
         )
         encoded = judge.encode(JudgePrompt((("Judge the solution.", True),), user))
         shape = OutputFormat(1, 0)
-        sampling = CritiqueSampling(0.7, 0.9, shape.max_tokens(), 1, shape.grammar(), shape.json_schema())
+        sampling = CritiqueSampling(
+            0.7, 0.9, shape.max_tokens(), 1, shape.grammar(), shape.json_schema()
+        )
         done = await judge.complete("chat", encoded, sampling)
     finally:
         await judge.close()
@@ -330,7 +332,7 @@ def test_an_engine_that_is_lost_fails_waiting_callers_and_comes_back(
             assert answer.json()["type"] == "urn:capo:problem:engine-dead"
     not_ready = httpx.get(f"{vllm_service.url}/health/ready")
     assert not_ready.status_code == 503 and int(not_ready.headers["retry-after"]) > 5
-    assert "it should come back" in not_ready.json()["detail"]
+    assert "it is being restarted" in not_ready.json()["detail"]
     assert httpx.get(f"{vllm_service.url}/health/live").status_code == 200
     # A client with default retries waits for it, and the same process serves again.
     with CreditClient(vllm_service.url) as client:

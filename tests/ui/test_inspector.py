@@ -328,7 +328,7 @@ def test_requests_to_a_loading_service_are_retried(page: Page, tmp_path: Path) -
 def test_a_missing_key_is_asked_for(page: Page, tmp_path: Path) -> None:
     with serving(SymbolicCritic(), settings(tmp_path, api_keys=["secret"])) as service:
         visit(page, service.url)
-        expect(page.locator("#judge")).to_have_text("An API key is needed.")
+        expect(page.locator("#judge")).to_have_text("An API key is required.")
         ask(page)
         expect(page.locator("#problem")).to_contain_text("401")
         expect(page.locator("#api-key")).to_be_focused()
@@ -368,7 +368,7 @@ def test_unreadable_critiques_are_explained(page: Page, tmp_path: Path) -> None:
         visit(page, service.url)
         ask(page)
         expect(page.locator("#problem")).to_contain_text("502")
-        expect(page.locator("#problem")).to_contain_text("none of 4 critiques could be read")
+        expect(page.locator("#problem")).to_contain_text("none of 4 critiques could be parsed")
         expect(page.locator("#problem")).to_contain_text("Try more critiques")
 
 

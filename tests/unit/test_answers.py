@@ -658,7 +658,7 @@ def test_a_comparison_that_fails_is_told() -> None:
 
 def test_an_answer_that_is_no_mathematics_is_told() -> None:
     verdict = verify(boxed("\\frac{x}{"[:-1] + "^^_"), "x+1")
-    assert verdict.reason == "unreadable_answer" and "cannot be read" in str(verdict.detail)
+    assert verdict.reason == "unreadable_answer" and "cannot be parsed" in str(verdict.detail)
 
 
 # ------------------------------------------------------------------------------- properties

@@ -112,8 +112,8 @@ def test_all_of_the_client_s_are_there() -> None:
     [
         (401, errors.UnauthorizedError, "CAPO_API_KEY"),
         (403, errors.PermissionDeniedError, "CAPO_API_KEY"),
-        (404, errors.NotFoundError, "the service's own URL"),
-        (405, errors.MethodNotAllowedError, "the service's own URL"),
+        (404, errors.NotFoundError, "the service's base URL"),
+        (405, errors.MethodNotAllowedError, "the service's base URL"),
         (413, errors.RequestTooLargeError, "batch_size"),
         (415, errors.UnsupportedMediaTypeError, ""),
         (400, errors.InvalidRequestError, ""),

@@ -74,8 +74,8 @@ def test_solutions_without_an_error(name: str, changes: dict[str, Any], tmp_path
     ("text", "said"),
     [
         ("", "empty"), ("{", "neither JSON lines"), ("[1]", "entry 1 is not an object"),
-        ('{"a": 1}', "no format that is known: ProcessBench (label, problem, steps)"),
-        (json.dumps(ENTRIES["capo"] | {"wrong_steps": [3]}), "as capo: none of 1 entries can be judged: entry 1: has a wrong step that is none of its steps (wrong_steps names [3]"),
+        ('{"a": 1}', "known formats: ProcessBench (label, problem, steps)"),
+        (json.dumps(ENTRIES["capo"] | {"wrong_steps": [3]}), "as capo: none of 1 entries can be judged: entry 1: has a wrong step that does not exist (wrong_steps names [3]"),
         (json.dumps(ENTRIES["BIG-Bench Mistake"] | {"mistake_index": 7}), "the first wrong step is 7, but there are 3"),
     ],
 )  # fmt: skip

@@ -293,7 +293,9 @@ async def test_a_thought_up_to_the_token_limit_is_reported_with_the_remedy(
         match=r"up to its token limit of 3 tokens.*critique_format=tag.*enable_thinking",
     ):
         await critique_of(message_answer(message, "length", USAGE))
-    with pytest.raises(CritiqueFailedError, match=r"up to its token limit and .* raise voting.max_tokens"):
+    with pytest.raises(
+        CritiqueFailedError, match=r"up to its token limit and .* raise voting.max_tokens"
+    ):
         await critique_of(message_answer(message, "length"), None)
 
 

@@ -1,8 +1,8 @@
-"""verl's agent loop with the rewards of tokens: how they pass from reward loop to trainer.
+"""verl's agent loop with token rewards: passes them from the reward loop to the trainer.
 
 verl passes one number per rollout from its reward loop to its trainer. Here that number carries
 the rewards of its tokens (`TokenScore`), and the agent loop writes them into `rm_scores`. It also
-passes `response_mask` to the reward loop, which verl gives no mask.
+passes `response_mask` to the reward loop, to which verl passes no mask.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def dense_rewards(tokens: Sequence[float], size: int) -> torch.Tensor:
     """Token rewards as a float32 tensor of `size` elements.
 
     Raises:
-        ValueError: their number is another.
+        ValueError: the number of token rewards is not `size`.
     """
     if len(tokens) != size:
         raise ValueError(f"a rollout has {len(tokens)} token rewards for {size} tokens")
@@ -46,7 +46,7 @@ def dense_rewards(tokens: Sequence[float], size: int) -> torch.Tensor:
 
 
 def worker_class() -> Any:
-    """A subclass of the class behind verl's worker, as that is a Ray actor itself."""
+    """A subclass of the class behind verl's worker, because the worker itself is a Ray actor."""
     from verl.experimental.agent_loop.agent_loop import AgentLoopOutput
     from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 
@@ -70,7 +70,7 @@ def worker_class() -> Any:
             return tokens
 
     class EarlierOutput(CreditedOutput):
-        """A sequence before the last, to which verl gives the score of the last."""
+        """A sequence before the last one; verl gives it the score of the last one."""
 
         def token_rewards(self, size: int) -> Sequence[float] | None:
             score = self.reward_score

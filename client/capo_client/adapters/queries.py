@@ -9,12 +9,12 @@ from capo_client.adapters.samples import Sample
 from capo_client.adapters.turns import content_text, decode_turns, policy_flags
 from capo_wire.labels import reference_of
 
-# What data of a wrong type raises: a missing role, an id that is not a number or is out of range.
+# Errors for data of a wrong type: a missing role, an id that is not a number or is out of range.
 _UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
 class NoTokenizerError(ValueError):
-    """A mistake of configuration, which every other rollout with ids would meet too."""
+    """A configuration error, which concerns every rollout with ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class CreditQuery:
     """What is sent for a sample.
 
     Attributes:
-        body: the rollout as the wire has it; None where there is no text to judge, or an error.
+        body: the rollout as JSON; None if there is no text to judge, or an error.
         flags: T flags, true for the policy's own ids; None without ids.
-        outcome: r_v in [0, 1], where the data has it.
+        outcome: r_v in [0, 1], if the data has it.
         error: why the sample cannot be sent.
     """
 
@@ -39,7 +39,7 @@ class QueryBuilder:
     """Makes queries of samples.
 
     Attributes:
-        tokenizer: that of the policy; None if there is none here.
+        tokenizer: the policy's tokenizer; None if it is not available here.
         tokenizer_name: its name at the service; None if it is not served.
         needs_outcome: whether the reward scheme uses the outcome.
     """
@@ -101,7 +101,7 @@ class QueryBuilder:
 
 
 def outcome_of(value: Any) -> float | None:
-    """r_v; None where the data has None or NaN.
+    """r_v; None if the data has None or NaN.
 
     Raises:
         ValueError: it is not in [0, 1].

@@ -21,7 +21,7 @@ def require(module: str, distribution: str, at_least: str) -> None:
     requirement = f"capo_client needs {distribution} {at_least} or newer for this adapter"
     fix = f"pip install '{distribution}>={at_least}'"
     if importlib.util.find_spec(module) is None:
-        raise ImportError(f"{requirement}, and it is not installed here: {fix}")
+        raise ImportError(f"{requirement}, which is not installed: {fix}")
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

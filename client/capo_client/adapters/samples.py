@@ -74,7 +74,7 @@ class Scored:
 
 
 def checked(result: wire.Result, flags: list[bool] | None) -> wire.Result | Exception:
-    """The result, or an error where it does not have one reward for each token that was sent."""
+    """The result, or an error if it does not have one reward for each token that was sent."""
     if isinstance(result, wire.Credited) and flags is not None:
         try:
             check_count(result.token_rewards or (), flags)

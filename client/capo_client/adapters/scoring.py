@@ -1,4 +1,4 @@
-"""What every adapter uses: samples in, rewards out, and a fallback that is logged and counted.
+"""The basis of all adapters: samples in, rewards out, and a fallback that is logged and counted.
 
 A `Scorer` works on an event loop in another thread, so frameworks may call it from coroutines,
 from threads and from forked processes. All samples of a call are sent concurrently; a framework
@@ -84,7 +84,7 @@ class Scorer:
         **options: Unpack[CreditOptionArgs],
     ) -> None:
         if fallback not in FALLBACKS:
-            raise ValueError(f"fallback is {fallback!r}; take one of {', '.join(FALLBACKS)}")
+            raise ValueError(f"fallback is {fallback!r}; choose from {', '.join(FALLBACKS)}")
         checked_options = make_options(options, ScorerArgs.__annotations__)
         self.tokenizer = tokenizer
         self.fallback: Fallback = fallback
@@ -119,8 +119,8 @@ class Scorer:
             await self._client.wait_until_ready(ready_within)
         except errors.UnavailableError as error:
             raise errors.UnavailableError(
-                f"no reward service can be used at {self.url} ({error}): start one with `capo "
-                "serve`, or set url or CAPO_URL",
+                f"no reward service at {self.url} ({error}): start one with `capo serve`, or set "
+                "url or CAPO_URL",
                 error.problem,
             ) from error
         name = self._tokenizer_name
@@ -150,7 +150,7 @@ class Scorer:
         return self._work.run(self._score(samples))
 
     def query_builder(self) -> QueryBuilder:
-        """How samples become rollouts of the wire, by the tokenizer and the reward scheme."""
+        """Converts samples into rollouts of the wire, by the tokenizer and the reward scheme."""
         needs_outcome = self.reward.scheme != "process_only"
         return QueryBuilder(self.tokenizer, self._tokenizer_name, needs_outcome)
 
@@ -192,7 +192,7 @@ class Scorer:
         }
 
     def _raise_if_none_can_be_sent(self, queries: Sequence[CreditQuery]) -> None:
-        """A row that cannot be sent fails alone; if all do from the start, the settings are wrong.
+        """Fail rows that cannot be sent; if all fail from the start, the settings are wrong.
 
         Raises:
             ValueError: the last row's error.

@@ -66,8 +66,8 @@ def _mask(args: Any, sample: Any) -> Sequence[int] | None:
         sample, "generate_function_path", None
     ):
         raise ValueError(
-            "with --mask-offpolicy-in-partial-rollout and a generate function of your own, "
-            "loss_mask does not tell a tool's tokens from an older policy's: leave that option out"
+            "with --mask-offpolicy-in-partial-rollout and a custom generate function, loss_mask "
+            "does not distinguish tokens of tools from those of an older policy: remove that option"
         )
     return None
 

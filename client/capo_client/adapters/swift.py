@@ -60,14 +60,14 @@ def _before_reply(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _check_turns(turns: Sequence[dict[str, Any]], info: dict[str, Any]) -> None:
     """Refuse rollouts of schedulers that write into the policy's message.
 
-    MathTipsScheduler is one. ms-swift passes no mask to reward functions that tells its text apart.
+    MathTipsScheduler is one. ms-swift passes reward functions no mask of the scheduler's text.
     """
     replies = sum(turn["role"] == "assistant" for turn in turns)
     if info.get("num_turns", 0) > replies:
         raise ValueError(
             f"a rollout has {info['num_turns']} turns and {replies} messages of the policy: its "
-            "scheduler adds its own text to the policy's message, which cannot be judged apart; "
-            "use a scheduler that adds messages"
+            "scheduler adds text to the policy's message, which cannot be told apart from the "
+            "policy's; use a scheduler that adds messages"
         )
 
 

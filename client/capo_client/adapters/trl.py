@@ -134,7 +134,7 @@ class CapoGRPOTrainer(GRPOTrainer):
         ]
         if len(indices) != 1:
             raise ValueError(
-                f"reward_funcs holds {len(indices)} CapoReward: CapoGRPOTrainer needs exactly one"
+                f"reward_funcs has {len(indices)} CapoReward: CapoGRPOTrainer needs exactly one"
             )
         self._capo_index = indices[0]
         self._capo: CapoReward = self.reward_funcs[indices[0]]
@@ -194,7 +194,7 @@ def _column(columns: dict[str, Any], name: str | None, count: int) -> Sequence[A
         return [None] * count
     if name not in columns:
         known = ", ".join(sorted(n for n, v in columns.items() if isinstance(v, list)))
-        raise ValueError(f"the data has no column {name!r}; it has {known or 'none but prompt'}")
+        raise ValueError(f"the data has no column {name!r}; it has {known or 'only prompt'}")
     values: Sequence[Any] = columns[name]
     return values
 

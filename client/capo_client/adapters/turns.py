@@ -73,8 +73,8 @@ def check_count(rewards: Sequence[float], flags: Sequence[bool]) -> None:
     """
     if len(rewards) != sum(flags):
         raise ValueError(
-            f"the service gave {len(rewards)} token rewards for {sum(flags)} token ids: its "
-            "version does not fit this client's"
+            f"the service returned {len(rewards)} token rewards for {sum(flags)} token ids: its "
+            "version does not match this client's"
         )
 
 

@@ -68,7 +68,7 @@ class CapoRewardManager(RewardManagerBase):
         self._outcome_from = settings.pop("outcome_from", "reference")
         if self._outcome_from not in ("reference", "compute_score"):
             raise ValueError(
-                f"reward_kwargs.capo.outcome_from is {self._outcome_from!r}; take reference or "
+                f"reward_kwargs.capo.outcome_from is {self._outcome_from!r}; use reference or "
                 "compute_score"
             )
         self._question_key = settings.pop("question_key", None)
@@ -136,7 +136,7 @@ class CapoRewardManager(RewardManagerBase):
         value = float(result["score"] if isinstance(result, dict) else result)
         if not 0 <= value <= 1:
             raise ValueError(
-                f"compute_score gave {value}; an outcome is in [0, 1] (reward.w_whole weighs it)"
+                f"compute_score returned {value}, not in [0, 1] (reward.w_whole scales it)"
             )
         return value
 
@@ -178,7 +178,7 @@ def _mask_of(item: Any, size: int) -> list[int]:
     turns = fields.get("__num_turns__") or 0
     if turns > 2:  # a question and an answer
         raise ValueError(
-            f"a rollout has {turns} turns and no response_mask, so what tools wrote is not known: "
+            f"a rollout has {turns} turns and no response_mask, so tokens of tools are not known: "
             "set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
             "capo_client.adapters.verl.CapoAgentLoopManager"
         )

@@ -82,14 +82,14 @@ def load_examples() -> list[DemoRollout]:
 
 def demo(
     url: Annotated[
-        str | None, typer.Option(help="URL of a running service; by default, one is started.")
+        str | None, typer.Option(help="URL of a running service. Default: start one.")
     ] = None,
     api_key: ApiKeyOption = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Judge of the service that is started; `symbolic` checks arithmetic only.",
-            show_default="embedded, or symbolic if that cannot run",
+            help="Judge of the started service; `symbolic` checks arithmetic only.",
+            show_default="embedded, or symbolic if that is not installed",
         ),
     ] = None,
     method: MethodOption = DEFAULT_METHOD,
@@ -99,7 +99,7 @@ def demo(
 ) -> None:
     """Credit a few example rollouts and show their steps, votes and token rewards."""
     screen.quiet = as_json
-    note = "Nothing is kept, and a service that it started has stopped too."
+    note = "Nothing is kept; the service that was started is stopped."
     with console.explained("capo demo"), console.stoppable("capo demo", note):
         if url is not None:
             _show(url, api_key, method, n, as_json)
@@ -114,17 +114,17 @@ def demo(
                 started.process.wait()
                 return
         serve = " ".join(["capo", "serve", *_serve_options(judge)])
-        screen.print(f"\nNext, start a service that stays: {serve}", highlight=False)
+        screen.print(f"\nNext, start a permanent service: {serve}", highlight=False)
         _show_usage(_DEFAULT_URL)
 
 
 def _default_judge() -> str:
-    """The embedded model, or the arithmetic checker if what that needs is not installed."""
+    """The embedded model, or the arithmetic checker if the model's packages are not installed."""
     if not importlib.util.find_spec("fastapi"):
         console.complain(
             "capo demo",
-            "it starts a service, which is not installed: pip install 'capo-credit[service]'; or "
-            "name a running one with --url",
+            "the service is not installed: pip install 'capo-credit[service]', or give the URL of "
+            "a running one with --url",
         )
         raise typer.Exit(2)
     missing = [text for name, text in _EMBEDDED_NEEDS.items() if not importlib.util.find_spec(name)]

@@ -98,11 +98,11 @@ class FileJob:
                 number, fingerprint, status = record["line"], record["of"], record["status"]
             except (ValueError, TypeError, KeyError):
                 raise FileJobError(
-                    f"{self.target} holds a line that capo did not write; choose another --out"
+                    f"{self.target} contains a line that capo did not write; choose another --out"
                 ) from None
             if self._fingerprints.get(number) != fingerprint:
                 raise FileJobError(
-                    f"{self.target} holds results of another input or of other options (line "
+                    f"{self.target} contains results of another input or of other options (line "
                     f"{number}); choose another --out, or delete it to start from the beginning"
                 )
             if status == "error" and self.retry_errors:
@@ -129,7 +129,7 @@ class FileJob:
 
         Args:
             client: connected to the service.
-            deadline: seconds for each window of rollouts.
+            deadline: seconds for each window of batch_size * concurrency * 4 rollouts.
             progress: called with each result.
 
         Raises:
@@ -189,7 +189,7 @@ class FileJob:
             return None
         if others := self._judges - {judge}:
             raise FileJobError(
-                f"{self.target} holds results of the judge {min(others)!r}, and the service now "
+                f"{self.target} contains results of the judge {min(others)!r}, and the service now "
                 f"has {judge!r}; choose another --out, or delete it to judge all of it again"
             )
         return judge
@@ -227,7 +227,7 @@ def judge_name(info: wire.Info) -> str:
 
 
 def _check_target(target: Path, source: Path) -> None:
-    """Refuse what cannot be read back and replaced: pipes, devices, this process's stdout."""
+    """Refuse files that cannot be read back and replaced: pipes, devices, standard output."""
     with _reporting(target):
         if not target.exists():
             return
@@ -235,8 +235,8 @@ def _check_target(target: Path, source: Path) -> None:
             raise FileJobError(f"--out {target} is a folder; name a file in it")
         if not target.is_file() or is_own_output(target):
             raise FileJobError(
-                f"--out {target} is no file of its own: results are read back from it when the "
-                "command runs again, and put in order at the end; name a file"
+                f"--out {target} is not a regular file: results are read back from it when the "
+                "command runs again, and sorted at the end; name a file"
             )
         if source.exists() and target.samefile(source):
             raise FileJobError(f"--out {target} is the input itself; choose another")

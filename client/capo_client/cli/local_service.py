@@ -1,4 +1,4 @@
-"""A service that a command starts for itself, and stops at the end."""
+"""A service that a command starts, and stops at its end."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 Exit codes of all commands:
 0    success
-1    completed with failures: rollouts were refused or do not align, or a result violates the wire
+1    completed with failures: rollouts were refused or do not align, or a result is invalid
 2    usage error: the message says what to change
 3    incomplete, or the service is unavailable: run the same command again
 4    `capo serve`: the judge cannot be loaded
-5    `capo serve`: it cannot listen at --host and --port
+5    `capo serve`: cannot listen at --host and --port
 130  interrupted by Ctrl-C
 """
 
@@ -111,7 +111,10 @@ def credit(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Rollouts per request.")] = 16,
     concurrency: Annotated[int, typer.Option(help="Concurrent requests.")] = 8,
-    deadline: Annotated[float, typer.Option(help="Seconds for each window of rollouts.")] = 3600,
+    deadline: Annotated[
+        float,
+        typer.Option(help="Timeout in seconds for every batch-size x concurrency x 4 rollouts."),
+    ] = 3600,
     retry_errors: Annotated[bool, typer.Option(help="Retry lines that failed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -150,7 +153,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: FileJob, client: CreditClient, deadline: float) -> None:
-    note = f"Results so far are in {job.target}; run the same command again to go on."
+    note = f"Results so far are in {job.target}; run the same command again to resume."
     with console.stoppable("capo credit", note), console.bar("rollouts") as bar:
         done = job.total - len(job.missing)
         task = bar.add_task("crediting", total=job.total, completed=done)
@@ -179,7 +182,7 @@ def _report(job: FileJob, as_json: bool) -> None:
         if first is not None:
             typer.echo(f"first error: line {first['line']}: {first['error']['detail']}")
         if job.missing:
-            typer.echo(f"{len(job.missing)} still to do: run the same command again to resume")
+            typer.echo(f"{len(job.missing)} without a result: run the same command again to resume")
     if job.missing:
         raise typer.Exit(3)
     if job.errors:
@@ -212,12 +215,12 @@ def add_commands(words: Sequence[str]) -> None:
 
 
 def _add_missing(name: str, error: ImportError) -> None:
-    """A command that only says what to install, whatever options follow it."""
+    """A command that only says what to install, whatever its options."""
 
     def command() -> None:
         console.complain(
             f"capo {name}",
-            f"it needs more than the client ({error}): pip install {_extra(name)}",
+            f"a package is not installed ({error}): pip install {_extra(name)}",
         )
         raise typer.Exit(2)
 

@@ -1,4 +1,4 @@
-"""Boxes that mark an answer; empty, withdrawn and cut-off ones do not."""
+"""Finds the boxes that mark an answer, without empty, retracted and truncated ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 BOX = re.compile(r"(?:\\(?:boxed|fbox)|(?<![\\A-Za-z])boxed(?=\{))(?![A-Za-z])\s*")
 _UNBRACED = re.compile(r"[-\w.]*\w")  # \boxed 7
-# R1's format; what is in it is an answer as in a box. It may be cut off at its end.
+# R1's format, with the same meaning as a box; the closing tag may be missing.
 TAG = re.compile(r"<(answer|final_answer)>|\[ANSWER\]", re.I)
 _TAG_END = re.compile(r"</(?:answer|final_answer)>|\[/ANSWER\]", re.I)
 _BETWEEN_BOXES = re.compile(  # `\boxed{1}$ and $x=\boxed{2}`: two parts of one answer
@@ -88,13 +88,13 @@ def boxes(text: str) -> Iterator[Mark]:
 
 
 def cut_in_box(text: str) -> bool:
-    """Whether the text ends before a box is closed, which then may hold a part of the answer."""
+    """Whether the text ends inside a box, which then may contain only a part of the answer."""
     opening = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     return opening >= 0 and text.index("{", opening) not in closing_braces(text)
 
 
 def without_boxes(text: str) -> str:
-    """Without boxes that hold no answer: empty ones, and those that are taken back."""
+    """The boxes without those that are empty or retracted."""
     closing = closing_braces(text)
     kept, position = [], 0
     while match := BOX.search(text, position):
@@ -107,7 +107,7 @@ BRACE = re.compile(r"(?<!\\)[{}]")
 
 
 def closing_braces(text: str) -> dict[int, int]:
-    """Where each brace that opens is closed."""
+    """The position of the closing brace for each opening brace."""
     closing, opened = {}, []
     for brace in BRACE.finditer(text):
         if brace[0] == "{":

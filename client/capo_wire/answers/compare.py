@@ -44,7 +44,7 @@ _LONGEST = 2000  # characters of an answer that is compared as mathematics
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Whether the answer is right, and why not if it could not be checked."""
+    """Whether the answer is right and, if it could not be checked, the reason."""
 
     right: bool
     reason: UncheckedReason | None = None
@@ -52,7 +52,7 @@ class Comparison:
 
 
 class UnreadableReferenceError(ValueError):
-    """A reference that holds no answer."""
+    """The reference contains no answer."""
 
 
 def verify(response: str, reference: str, seconds: int | None = None) -> Comparison:
@@ -61,17 +61,16 @@ def verify(response: str, reference: str, seconds: int | None = None) -> Compari
     Args:
         response: The policy's text.
         reference: An answer, or a solution that marks its answer.
-        seconds: Limit, by a signal, so in the main thread only; None where the caller limits the
-            time.
+        seconds: Time limit, by a signal, so in the main thread only; None: no limit.
 
     Raises:
-        UnreadableReferenceError: the reference holds no answer.
+        UnreadableReferenceError: the reference contains no answer.
         ImportError: math-verify is not installed, and the answers need it.
-        TimeoutException: math-verify's, a BaseException: `seconds` have passed.
+        TimeoutException: the time limit was exceeded (a BaseException of math-verify).
     """
     expected = reference_answer(reference)
     if expected is None:
-        raise UnreadableReferenceError("the reference holds no answer that can be read")
+        raise UnreadableReferenceError("the reference contains no answer that can be parsed")
     wanted = normal(expected)
     if len(response) <= _LONGEST and as_text(normal(response)) == as_text(wanted):
         return Comparison(True)  # nothing but the answer, in any notation
@@ -91,7 +90,7 @@ def verify(response: str, reference: str, seconds: int | None = None) -> Compari
 
 
 def equivalent(answer: str, reference: str, seconds: int | None = None) -> bool:
-    """Whether two answers are equal as a whole. Not symmetric: `x = 5` is right where 5 is asked.
+    """Whether two answers are equal as a whole. Not symmetric: `x = 5` matches the reference 5.
 
     Raises:
         As `verify`.
@@ -107,7 +106,7 @@ def _limited(seconds: int | None) -> Any:
 
 
 class _Comparer:
-    """Compares two answers by their structure; `problem` is the last part that stayed unchecked."""
+    """Compares two answers by their structure; `problem`: why a part could not be checked."""
 
     def __init__(self) -> None:
         self.problem: UncheckedError | None = None
@@ -150,7 +149,7 @@ class _Comparer:
         )
 
     def _same_ratio(self, answer: list[str], reference: list[str]) -> bool:
-        """3:2 is 6:4, and is not a number."""
+        """A ratio: 3:2 equals 6:4, and is not a number."""
         if len(answer) != len(reference):
             return False
         if all(map(self.same, answer, reference)):
@@ -176,7 +175,7 @@ class _Comparer:
         return all(map(self.same, answer.items, reference.items))
 
     def _matched(self, answers: Sequence[str], references: Sequence[str]) -> bool:
-        """Whether answers and references can be paired off."""
+        """Whether answers and references are equal in some order."""
         if len(answers) != len(references):
             return False
         left = list(references)

@@ -1,4 +1,4 @@
-"""Mathematical expressions compared by math-verify, with checks of what it leaves unread.
+"""Compares mathematical expressions by math-verify, and checks that it parsed them completely.
 
 math-verify comes with the service and the trainer. It is imported at the first comparison.
 """
@@ -29,10 +29,10 @@ def same_expression(answer: str, reference: str) -> bool:
     """Whether two expressions in LaTeX are equal.
 
     Raises:
-        UncheckedError: one cannot be read as a whole, or the comparison failed.
+        UncheckedError: one cannot be parsed completely, or the comparison failed.
     """
     if answer != reference and _NAME.fullmatch(answer) and _NAME.fullmatch(reference):
-        return False  # math-verify takes \Gamma for \gamma
+        return False  # math-verify reads \Gamma as \gamma
     import math_verify
 
     try:
@@ -41,7 +41,7 @@ def same_expression(answer: str, reference: str) -> bool:
             unread = "reference" if gold is None else "answer"
             raise UncheckedError(
                 "unreadable_answer",
-                f"the {unread} cannot be read as mathematics, and the texts are not the same",
+                f"the {unread} cannot be parsed as mathematics, and the texts differ",
             )
         if math_verify.verify(
             gold, found, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
@@ -62,7 +62,7 @@ _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
 
 
 def digits_and_base(text: str) -> tuple[str, str] | None:
-    """Digits and base of `4210_5` or `4210_{\\text{five}}`; None for what is not of this form."""
+    """Digits and base of `4210_5` or `4210_{\\text{five}}`; None for any other text."""
     match = _BASE.fullmatch(text)
     if match is None:
         return None
@@ -72,12 +72,12 @@ def digits_and_base(text: str) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=512)
 def _parse(text: str) -> Any:
-    """The expression; None if math-verify does not read it as LaTeX."""
+    """The expression; None if math-verify cannot parse it as LaTeX."""
     import math_verify
     from latex2sympy2_extended import NormalizationConfig
 
     latex = math_verify.LatexExtractionConfig(
-        # Units are dropped before; math-verify's own list takes the t of 4t for one.
+        # Units were removed before; math-verify would read the t of 4t as a unit.
         normalization_config=NormalizationConfig(
             basic_latex=True, malformed_operators=True, nits=True, boxed="all"
         )
@@ -93,7 +93,7 @@ def _parse(text: str) -> Any:
 
 
 def _is_whole(text: str, parsed: Any) -> bool:
-    """Whether all variables of a text are in what was parsed: of gcd(a, b), b is not."""
+    """Whether the parsed expression has all variables of the text (for gcd(a, b), b is lost)."""
     bare = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|\b(?:or|and|in)\b", " ", text)
     letters = set(re.findall(r"[A-Za-z](?=_)|[A-CF-HJ-Za-cf-hj-z]", bare.replace("\\", " ")))
     found = " ".join(map(str, parsed.atoms())) + " ".join(re.findall(r"\b[A-Za-z]\(", str(parsed)))
@@ -101,7 +101,7 @@ def _is_whole(text: str, parsed: Any) -> bool:
 
 
 def _same_complex(gold: Any, found: Any) -> bool:
-    """Whether two numbers in which math-verify takes i for a variable are equal."""
+    """Whether two numbers are equal in which math-verify reads i as a variable."""
     from sympy import I
 
     try:
@@ -115,7 +115,7 @@ def _same_complex(gold: Any, found: Any) -> bool:
 
 
 def _near(gold: Any, found: Any, decimal: bool) -> bool:
-    """Relatively; math-verify's difference is absolute, so small numbers are all equal to it."""
+    """Relative comparison; math-verify's is absolute, so that all small numbers are equal."""
     try:
         if gold == found or gold.free_symbols or found.free_symbols:
             return True

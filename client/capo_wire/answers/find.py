@@ -34,7 +34,7 @@ from capo_wire.special_text import END_TOKENS, after_thoughts, content_end
 
 
 class UnfinishedThoughtError(ValueError):
-    """The response ends inside its thought, so it gives no answer."""
+    """The response ends inside a thought, so it has no answer."""
 
 
 def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS) -> str:
@@ -45,8 +45,8 @@ def response_of(query: str, prompt: str, end_tokens: Sequence[str] = END_TOKENS)
     """
     if not query.startswith(prompt):
         raise ValueError(
-            "a query does not begin with its prompt, so where its response begins is not known: "
-            "are prompts cut to fit the policy's context?"
+            "a query does not begin with its prompt, so the start of its response is unknown: "
+            "are prompts truncated to fit the policy's context?"
         )
     text = query[len(prompt) :]
     return text[: content_end(text, end_tokens)]
@@ -61,8 +61,8 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
 
     Args:
         response: The policy's text.
-        of_words: Whether words are expected. A marked or stated answer is then taken as a whole,
-            and no number is extracted from it.
+        of_words: Whether the expected answer is text. Then a marked or stated answer is returned
+            as a whole, and no number is extracted from it.
 
     Raises:
         UnfinishedThoughtError: the response ends inside a thought.
@@ -81,7 +81,7 @@ def final_answer(response: str, of_words: bool = False) -> str | None:
 
 
 def last_option(response: str) -> str | None:
-    """The last letter of a multiple choice that a response without a marked answer names."""
+    """The last multiple-choice letter in a response without a marked answer."""
     text = _without_thoughts(response)
     letters = _LETTER.findall(text)
     return letters[-1] if letters else None
@@ -97,7 +97,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff✅✔✓☑🎉"))
 def reference_answer(reference: str) -> str | None:
     """The answer of a reference, which is a bare answer or a solution that marks its answer.
 
-    None if the reference holds no answer: prose, or a word such as `proof` that stands for none.
+    None if the reference contains no answer: prose, or a placeholder such as `proof`.
     """
     text = reference.strip()
     bare = clean(text)
@@ -116,7 +116,7 @@ def reference_answer(reference: str) -> str | None:
     return answer
 
 
-# A word in place of an answer, as data sets of proofs have it.
+# Placeholders for an answer in data sets of proofs.
 _STANDS_FOR_NONE = re.compile(
     r"\W*|(?:the )?proofs?|not found|n/?a|nan|null|(?:please )?see .*|omitted|unknown"
     r"|no (?:final )?answer.*",
@@ -147,7 +147,7 @@ _ANSWER_LINE = re.compile(
 )
 
 
-# Base models go on with another question, whose answer is not this one's.
+# Base models may go on with another question and answer.
 _NEXT_QUESTION = re.compile(
     r"^[#* \t]*(?:(?:Question|Problem|Q|User|Human|Instruction|Input)(?:\s*\d+)?\s*:)"
     r"|<\|im_start\|>user|<\|start_header_id\|>user",
@@ -156,7 +156,7 @@ _NEXT_QUESTION = re.compile(
 
 
 def _until_next_question(text: str) -> str:
-    """What stands before another question, if an answer is there."""
+    """The text before another question, if it contains an answer."""
     answered = min(
         (match.end() for pattern in _ANSWERS if (match := pattern.search(text))), default=len(text)
     )
@@ -165,7 +165,7 @@ def _until_next_question(text: str) -> str:
 
 
 def _marked(text: str, of_words: bool) -> str | None:
-    """What the last mark holds; boxes that only `and`, a comma or `x =` part are one answer."""
+    """The last marked answer; boxes separated only by `and`, a comma or `x =` are one answer."""
     marks = sorted([*boxes(text), *_line_marks(text, of_words)], key=lambda mark: mark.start)
     if not marks:
         return None
@@ -199,7 +199,7 @@ _SOMETHING = re.compile(r"\S")
 
 
 def _line(text: str, begin: int, skip_blank: bool = False) -> tuple[str, int]:
-    """The rest of the line, and where the next one begins."""
+    """The rest of the line, and the start of the next line."""
     if skip_blank:
         something = _SOMETHING.search(text, begin)
         begin = something.start() if something else len(text)
@@ -255,7 +255,7 @@ _SENTENCE_END = re.compile(
 
 
 def _value_in(line: str, ends_text: bool, of_words: bool) -> str | None:
-    """The answer at the beginning of what follows a mark; None where none does (a heading)."""
+    """The answer after a mark; None if there is none (a heading)."""
     if "\\boxed" in line or "\\fbox" in line:
         return None  # the box is the mark
     inner = list(_STATED.finditer(line))

@@ -1,4 +1,4 @@
-"""How answers are written: one notation for many, and the words and options in them."""
+"""Normalises the notation of answers, and recognises words and multiple-choice options."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _SYMBOLS = str.maketrans(
 
 
 def normal(text: str) -> str:
-    """The answer in one way of writing: `\\dfrac` as `\\frac`, `≤` as `\\leq`, `°` as a unit."""
+    """The answer in a normal form: `\\dfrac` as `\\frac`, `≤` as `\\leq`, `°` as a unit."""
     text = clean(text).translate(_SIGNS).translate(_SYMBOLS)
     for pattern, replacement in _WRITTEN:
         text = pattern.sub(replacement, text)
@@ -112,9 +112,9 @@ _SET_BUILDER = re.compile(
 
 
 def as_text(text: str) -> str:
-    """For comparison as text: without spaces, and without braces that hold one character.
+    """A text for comparison: without spaces, and without braces around one character.
 
-    `1 1/2` is not `11/2`: between digits a space stays.
+    Spaces between digits are kept: `1 1/2` is not `11/2`.
     """
     text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
     return re.sub(r"\{(\w)\}", r"\1", text)
@@ -127,7 +127,7 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 
 def has_words(text: str) -> bool:
-    """Whether there are words in it that mathematics would read as products of letters."""
+    """Whether it contains words, which would be parsed as products of variables."""
     text = without_unit(_CONNECTIVE.sub(",", text)).replace("\\text{degrees}", "")
     for inside in _TEXT.findall(text):
         if len(inside.strip()) > 1:
@@ -143,7 +143,7 @@ def has_words(text: str) -> bool:
 
 
 def as_words(text: str) -> str:
-    """For comparison as words: in lower case, without commands and punctuation."""
+    """Words for comparison: in lower case, without commands and punctuation."""
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text)
     text = re.sub(r"\band\b", " ", text.casefold())
     return re.sub(r"[^\w+\-*/=<>().]+", " ", text).strip(" .")
@@ -170,7 +170,7 @@ _CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?\s*(?:([ap])\.?\s?m\.?)?
 
 
 def same_clock(answer: str, reference: str) -> bool | None:
-    """Whether two times are one (`5:30` is 5:30 p.m., a.m. is not); None if one is no time."""
+    """Whether two times are equal (`5:30` equals 5:30 p.m.; a.m. does not); None if not times."""
     ours, theirs = (
         _CLOCK.fullmatch(_TEXT.sub(r" \1", text).strip()) for text in (answer, reference)
     )
@@ -192,7 +192,7 @@ _EQUALS = re.compile(r"(?<![<>!\\])=")
 
 
 def same_sides(answer: str, reference: str) -> tuple[str, str]:
-    """Without the name in front that both have, or that one has where the other is no equation."""
+    """Both without a name in front (`x =`), if they have the same or only one is an equation."""
     answer, reference = (_TUPLE_NAME.sub("", text, count=1) for text in (answer, reference))
     ours, theirs = _NAMED.match(answer), _NAMED.match(reference)
     if ours and theirs:
@@ -207,12 +207,12 @@ def same_sides(answer: str, reference: str) -> tuple[str, str]:
 
 
 def _name(text: str) -> str:
-    """Of `y(x) = ` it is `y=`."""
+    """The name in front: `y=` of `y(x) = `."""
     return as_text(re.sub(r"(?<=[a-z])\s*\([a-z]\)(?=\s*=)", "", text))
 
 
 def _value_side(text: str, other: str) -> str:
-    """The last side of `96 - 75 = 21` where the other answer is no equation."""
+    """The last side of `96 - 75 = 21` if the other answer is not an equation."""
     sides = _EQUALS.split(text)
     if len(sides) == 1 or _EQUALS.search(other) or "," in text:
         return text

@@ -1,4 +1,4 @@
-"""What an answer consists of: a list, a set, a union of intervals, a tuple, or one value."""
+"""Splits an answer into its items: a list, set, union of intervals, tuple, or one value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Parts:
 
     @classmethod
     def of(cls, text: str) -> Parts:
-        """The items that an answer consists of."""
+        """Split an answer into its items."""
         text = text.strip()
         if _closes_at_end(text) and len(both := _both_signs((text,))) > 1:
             return cls("list", both)  # (\pm 1, 0)
@@ -68,7 +68,7 @@ def _split(text: str, separator: re.Pattern[str]) -> tuple[str, ...]:
 
 
 def distinct(items: Sequence[str]) -> list[str]:
-    """Without repetitions: {1, 1, 2} is {1, 2}."""
+    """The items without repetitions: {1, 1, 2} is {1, 2}."""
     return list({as_text(item): item for item in items}.values())
 
 

@@ -1,4 +1,4 @@
-"""Numbers as they are written in answers, exactly, and the units behind them."""
+"""Exact values of numbers in answers, and the units after them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FUNCTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact number, of which 7% is 7 with `percent`; `places` are its decimals as written."""
+    """An exact number; 7% is 7 with `percent`. `places`: number of decimals as written."""
 
     value: Fraction
     percent: bool
@@ -48,7 +48,7 @@ _FLOAT_TOLERANCE = Fraction(1, 10**12)  # 0.30000000000000004 is 0.3
 
 
 def number(text: str) -> Number | None:
-    """The number that a text is: integer, decimal, fraction, mixed, power of ten, percentage."""
+    """Parse a number: integer, decimal, fraction, mixed number, power of ten, percentage."""
     text = CURRENCY.sub(r"\1", without_unit(text)).strip()
     percent = text.endswith("\\%")
     if percent:
@@ -97,8 +97,8 @@ def _signed(sign: str, value: Fraction) -> Fraction:
 def same_number(left: Number, right: Number) -> bool:
     """Whether two numbers are equal.
 
-    A percentage is also the number without its sign, and a share: 7% is 7 and 0.07. A decimal
-    stands for a fraction that none can write, to six significant digits.
+    7% equals both 7 and 0.07. A decimal equals a fraction without a finite decimal expansion if
+    they agree to six significant digits.
     """
     places = min(left.places, right.places)
     if left.percent == right.percent:
@@ -118,7 +118,7 @@ def _close(a: Fraction, b: Fraction, places: int) -> bool:
 
 
 def _is_decimal(value: Fraction) -> bool:
-    """Whether it can be written with finitely many decimals."""
+    """Whether its decimal expansion is finite."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
@@ -159,7 +159,7 @@ _NO_UNIT = re.compile(
 
 @lru_cache(maxsize=256)
 def without_unit(text: str) -> str:
-    """Without a unit that stands behind a value: `35 \\text{ cm}`, `72 apples`, `864 in^2`."""
+    """The value without the unit after it: `35 \\text{ cm}`, `72 apples`, `864 in^2`."""
     units = _TEXT_UNITS.search(text)
     if units and not _NO_UNIT.search(units[0]) and _HOLDS_VALUE.search(text[: units.start()]):
         text = text[: units.start()].strip()

@@ -1,4 +1,4 @@
-"""Values in a text: what surrounds one, what is one, and which is the last."""
+"""Recognises values in a text, and finds the last one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TRAILING_SPACES = ("\\,", "\\;", "\\:", "\\!", "\\quad", "\\qquad")  # of LaTeX
 
 
 def clean(text: str) -> str:
-    """Without what only surrounds a value: spaces, emphasis, quotes, delimiters, a full stop."""
+    """The value without spaces, emphasis, quotes, delimiters and a full stop around it."""
     previous = None
     while text != previous:
         previous = text
@@ -106,12 +106,12 @@ def is_value(text: str) -> bool:
 
 
 def _is_product(piece: str) -> bool:
-    """Of variables: `xy`, `abc`."""
+    """Whether it is a product of variables: `xy`, `abc`."""
     return len(piece) <= 3 and piece.isascii() and piece.lower() not in _SHORT_WORDS
 
 
 def is_short_text(text: str) -> bool:
-    """A word or a few, as in `ellipse` or `all real numbers except -4`; not a sentence."""
+    """Whether it is a few words, as `ellipse` or `all real numbers except -4`, not a sentence."""
     words = len(text.split())
     equation = "=" in text and words > 3 and not re.search(r"[$\\]", text)
     return 0 < words <= 12 and len(text) <= 200 and "\n" not in text and not equation
@@ -132,7 +132,7 @@ _LONGEST_SPAN = 2000
 
 
 def math_spans(text: str) -> list[tuple[int, int]]:
-    """Where formulas between dollars or brackets begin and end; `$5 and $6` are prices."""
+    """The spans of formulas between dollars or brackets; `$5 and $6` are prices."""
     spans: list[tuple[int, int]] = []
     ends: dict[str, int] = {}  # where the next end of each kind is
     position = 0
@@ -167,7 +167,7 @@ _OPERAND = re.compile(r".*[\d\\)\]].*|[A-Za-z]")
 def last_value(text: str) -> str | None:
     """The last formula or number of a text, whole: `96 - 75 = 21`, `2 1/4`, `(3, 4]`, `$29.00`.
 
-    None if there is no value, or the text denies it (`it is not 7`) or only bounds it (`over 7`).
+    None if there is no value, or the text negates it (`it is not 7`) or only bounds it (`over 7`).
     """
     spans = [span for span in math_spans(text) if re.search(r"\w", text[slice(*span)])]
     begin = spans[-1][1] if spans else 0
@@ -216,7 +216,7 @@ _DIGIT = re.compile(r"\d")
 
 
 def _open_brackets(text: str) -> int:
-    """How many more brackets open than close."""
+    """The number of opening brackets minus the number of closing ones."""
     return text.count("(") + text.count("[") - text.count(")") - text.count("]")
 
 
@@ -230,7 +230,7 @@ def _without_open_brackets(text: str) -> str:
 
 
 def _first_joined(text: str, spans: Sequence[tuple[int, int]]) -> int:
-    """The first of the last formulas that only `and` or a comma parts: `$x=6$ and $x=-2$`."""
+    """The first of the last formulas separated by `and` or a comma only: `$x=6$ and $x=-2$`."""
     first = len(spans) - 1
     while first > 0 and re.fullmatch(
         r"\s*(?:,|;|and|or|, and|, or)\s*", text[spans[first - 1][1] : spans[first][0]]

@@ -14,7 +14,7 @@ HEADER = b"x-request-id"
 
 
 class AccessLog:
-    """ASGI middleware. A valid X-Request-Id of the caller is kept; the id is always sent back."""
+    """ASGI middleware. A valid X-Request-Id of the client is kept; every response has the id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class AccessLog:
                 await self._app(scope, receive, send_named)
             finally:
                 seconds = round(time.monotonic() - started, 4)
-                # Set by the route: whose request it was, and of how many rollouts.
+                # Set by the route: name of the API key, number of rollouts.
                 facts = dict(state.get("access", {}))
                 if "ended" in state:
                     facts["ended"] = state["ended"]

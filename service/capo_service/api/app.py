@@ -52,12 +52,12 @@ def create_app(
     """The service around one judge.
 
     Args:
-        settings: of the service.
-        backend: what the judge runs on.
+        settings: the service's settings.
+        backend: runs the judge.
         on_failure: called once if the judge cannot be loaded.
-        on_ready: called once when it is.
-        wait: whether start-up lasts until the judge is loaded, for servers that send no requests
-            before; otherwise they are answered that it is not ready.
+        on_ready: called once when the judge is loaded.
+        wait: whether start-up blocks until the judge is loaded. Otherwise requests get 503 until
+            then.
     """
     service = Service(settings, backend, on_failure, on_ready)
 
@@ -133,8 +133,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses={
             200: {
-                "description": "Results, in the order of the request; or, with `Accept: "
-                f"{NDJSON}`, one result a line as they finish, then a CreditSummary.",
+                "description": "Results in request order. With `Accept: "
+                f"{NDJSON}`: one result per line as each finishes, then a CreditSummary.",
                 "content": {
                     "application/json": {"schema": {"$ref": _ref("CreditResponse")}},
                     NDJSON: {"schema": {"type": "string"}},
@@ -172,17 +172,17 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get(
         "/health/live",
         summary="Liveness probe: 503 means restart the process",
-        responses=unavailable("The engine or a vital background task is dead for good"),
+        responses=unavailable("The engine or a vital background task has failed permanently"),
     )
     async def live() -> dict[str, str]:
         if service.dead:
             raise service.failure
         return {"status": "live"}
 
-    @app.get("/health", include_in_schema=False)  # as vLLM has it, and load balancers ask for it
+    @app.get("/health", include_in_schema=False)  # vLLM's path, which load balancers know
     @app.get(
         "/health/ready",
-        summary="Readiness probe: 503 says why no request would be served",
+        summary="Readiness probe: 503 gives the reason why requests are refused",
         responses=unavailable("Loading, draining, or the engine is dead"),
     )
     async def ready() -> dict[str, str]:
@@ -192,7 +192,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/metrics",
-        summary="Counters in Prometheus' form, the engine's own among them",
+        summary="Metrics in Prometheus' text format, including the engine's",
         response_class=Response,
         dependencies=[Depends(require(keys, "metrics"))] if settings.metrics_need_key else [],
     )
@@ -203,7 +203,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get(
         "/info",
         dependencies=[Depends(require(keys, "info"))],
-        summary="The judge, the tokenizers, the limits",
+        summary="Judge, tokenizers and limits of the service",
     )
     async def info() -> wire.Info:
         limits = {

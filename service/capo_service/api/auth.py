@@ -11,7 +11,7 @@ from capo_service.scheduling.api_keys import ApiKey, KeyRing, Role
 
 
 def require(keys: KeyRing, role: Role) -> Callable[[Request], ApiKey]:
-    """A dependency: the caller's key, which must have this role.
+    """A FastAPI dependency that returns the client's key, which must have this role.
 
     Raises (when called):
         ProblemError: 401 without a valid key, 403 for a key without the role.

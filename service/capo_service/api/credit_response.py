@@ -1,4 +1,4 @@
-"""The answer of `POST /credit`: results together as JSON, or one by one as NDJSON."""
+"""The response of `POST /credit`: one JSON document, or a stream of NDJSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 async def counted(telemetry: Telemetry, answering: Awaitable[T]) -> T:
-    """Answer a request for credit, and count it by its status and latency.
+    """Respond to a request for credit, and count it by its status and latency.
 
     Raises:
         ProblemError: the request is refused.
@@ -54,7 +54,7 @@ async def counted(telemetry: Telemetry, answering: Awaitable[T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class CreditCall:
-    """One request for credit: what is credited, for which key, since when.
+    """One request for credit: its batch, API key and start time.
 
     `started` is a time of `time.monotonic`.
     """
@@ -66,7 +66,7 @@ class CreditCall:
     telemetry: Telemetry
 
     def result(self, answer: BatchAnswer) -> wire.Credited | wire.Failed:
-        """A rollout's answer in the terms of the wire; counts it."""
+        """A rollout's result as the wire has it; counts it."""
         outcome = answer.outcome
         result: wire.Credited | wire.Failed
         if isinstance(outcome, Judged):
@@ -80,7 +80,7 @@ class CreditCall:
         return result
 
     def summary(self, totals: Totals) -> wire.CreditSummary:
-        """What goes with the results."""
+        """What accompanies the results."""
         return wire.CreditSummary(
             id=f"cr_{secrets.token_hex(8)}",
             model=self.model,
@@ -95,14 +95,14 @@ class CreditCall:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Over the answers so far: tokens summed up, the longest wait, and the longest judging."""
+    """Totals over the answers so far: tokens, maximum queue time, maximum judge time."""
 
     usage: wire.Usage = _NO_USAGE
     queue_seconds: float = 0.0
     engine_seconds: float = 0.0
 
     def plus(self, answer: BatchAnswer) -> Totals:
-        """These and another answer's."""
+        """The totals with another answer included."""
         judged = answer.outcome
         if not isinstance(judged, Judged):
             return self
@@ -117,7 +117,7 @@ async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
     """All results at once.
 
     Raises:
-        ProblemError: nothing was credited, and only because of the service.
+        ProblemError: nothing was credited, and the service is the only cause.
     """
     results: dict[int, wire.Credited | wire.Failed] = {}
     totals = Totals()
@@ -144,10 +144,10 @@ class NdjsonResponse(Response):
     """Results as NDJSON, each as it finishes, and the summary as the last line.
 
     Args:
-        call: whose results they are.
+        call: the request.
         answers: those after the first.
         first: the first answer.
-        line_seconds: seconds in which the caller must take a line.
+        line_seconds: timeout for the client to read a line.
     """
 
     media_type = NDJSON
@@ -173,13 +173,13 @@ class NdjsonResponse(Response):
             except TimeoutError:
                 scope["state"]["ended"] = "client stopped reading"
                 log.warning("client stopped reading; stream closed")
-            except problems.ProblemError:  # its status was sent long ago
+            except problems.ProblemError:  # the status line was already sent
                 scope["state"]["ended"] = "client disconnected"
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for line in self._lines():
-            # A caller that takes nothing holds its place in the queue.
+            # A client that stops reading would keep its queue capacity.
             async with asyncio.timeout(self._line_seconds):
                 await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
             await asyncio.sleep(0)  # lets other requests run between lines that are ready
@@ -197,19 +197,19 @@ class NdjsonResponse(Response):
 async def credit_stream(
     call: CreditCall, creditor: BatchCreditor, line_seconds: float
 ) -> NdjsonResponse:
-    """Wait for the first result, so that a refused request still gets its status."""
+    """Wait for the first result, so that a refused request still gets a status of its own."""
     answers = creditor.credit(call.batch, call.key)
     return NdjsonResponse(call, answers, await anext(answers), line_seconds)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`, and cancel it when the caller hangs up. The body must have been read."""
+    """Run `work`, and cancel it when the client disconnects. The body must have been read."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise problems.error("client-closed", "the caller closed the connection")
+            raise problems.error("client-closed", "the client closed the connection")
         return task.result()
     finally:
         for pending in (task, watch):

@@ -1,4 +1,4 @@
-"""The inspector: its files, and the routes that only it needs."""
+"""The inspector: its static files, and the routes that only it uses."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from capo_service.scheduling.api_keys import ApiKey
 from capo_wire.validation import first_error
 
 _FOLDER = Path(__file__).parent.parent / "ui"
-# Nothing but our own files; the page itself may call other services, to compare judges.
+# Only this package's files; the page may call other services, to compare judges.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_CONCURRENT = 4  # requests to tokenize, on the thread that also prepares rollouts
+_CONCURRENT = 4  # tokenize requests, because their thread also prepares rollouts
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -48,11 +48,11 @@ class _Page(StaticFiles):
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
-    """The page at `/`, `POST /tokens` and `GET /live`."""
+    """Add the page at `/`, `POST /tokens` and `GET /live`."""
     settings = service.settings
     may_info, may_credit = require(service.keys, "info"), require(service.keys, "credit")
 
-    @app.get("/", summary="The inspector, for a browser; else where things are")
+    @app.get("/", summary="The inspector in a browser; otherwise the paths of the service")
     async def index(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
             return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
@@ -86,7 +86,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/tokens",
         response_model=wire.Tokens,
-        summary="Tokens of a text, or where tokens stand in their text",
+        summary="Tokenize a text, or align token ids to their text",
         responses=problems.openapi_responses(),
         openapi_extra={
             "requestBody": {

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 # Strings, lists of numbers or of lists of numbers (token ids and offsets) as a whole, and other
-# brackets; all else is skipped. A string without an end goes to the body's end, so that nothing is
-# looked at again and again.
+# brackets; all else is skipped. An unterminated string extends to the end of the body, so that no
+# character is scanned twice.
 _TOKEN = re.compile(
     rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)'
     rb'|\[(?:[^][{}"]++|\[[^][{}"]*+\])*+\]'
@@ -64,7 +64,7 @@ def split(body: bytes) -> Pieces | None:
 
 
 def _split_list(body: bytes, begin: int, tokens: Iterator[re.Match[bytes]]) -> Pieces | None:
-    """The pieces, where a list of objects or lists begins at `begin`; consumes its tokens."""
+    """The pieces if a list of objects or lists begins at `begin`; consumes its tokens."""
     opening = next(tokens, None)
     if opening is None or opening[0] != b"[" or opening.start() != begin:
         return None

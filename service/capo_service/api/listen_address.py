@@ -2,7 +2,7 @@
 
 The port may come from an option, a variable or a settings file, which the check does not see. So
 `capo serve` writes its address to a file in the folder for temporary files. Only the standard
-library is imported, because the check runs every few seconds beside a judge.
+library is imported, because the check runs every few seconds next to a judge.
 """
 
 from __future__ import annotations

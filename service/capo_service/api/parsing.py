@@ -1,4 +1,4 @@
-"""Body -> envelope and rollouts. A bad envelope refuses the request, a bad rollout only itself."""
+"""Body -> envelope and rollouts. Only an invalid envelope fails the whole request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capo_wire.validation import first_error
 
 _LONGEST_ID = 256
 _SPLIT_ABOVE = 256 * 1024  # bytes; less is parsed in a millisecond
-_SURROGATE = "holds a lone surrogate, which is no Unicode text; replace it by U+FFFD"
+_SURROGATE = "contains a lone surrogate, which is not valid Unicode; replace it by U+FFFD"
 
 
 def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
@@ -40,7 +40,7 @@ def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
     if len(rollouts) > max_rollouts:
         raise problems.error(
             "too-large",
-            f"the request has {len(rollouts)} rollouts; this service takes {max_rollouts} "
+            f"the request has {len(rollouts)} rollouts; this service accepts {max_rollouts} "
             "(setting max_rollouts)",
             "rollouts",
         )
@@ -65,11 +65,11 @@ def parse(body: bytes, max_rollouts: int) -> RolloutBatch:
 
 
 def _load(body: bytes) -> tuple[Any, bool]:
-    """What JSON says, and whether its text may hold lone surrogates."""
+    """The parsed JSON, and whether its text may contain lone surrogates."""
     try:
         return pydantic_core.from_json(body), False
     except ValueError as error:
-        # Python's own parser lets lone surrogates through: the rollout that holds one is refused,
+        # Python's parser accepts lone surrogates, so that only the rollout with one is refused, and
         # not the batch.
         if "escape" in str(error):
             try:

@@ -27,7 +27,7 @@ TYPES = {
     "invalid-request": (422, "The request is not valid"),
     "invalid-rollout": (422, "The rollout is not valid"),
     "no-outcome": (422, "The rollout has no outcome"),
-    "unreadable-reference": (422, "The reference holds no answer"),
+    "unreadable-reference": (422, "The reference contains no answer"),
     "unknown-tokenizer": (422, "The tokenizer is not served"),
     "tokens-disagree": (422, "Text and token ids disagree"),
     "context-exceeded": (422, "The rollout exceeds the judge's context"),
@@ -35,25 +35,25 @@ TYPES = {
     "not-json": (400, "The body is not JSON"),
     "wrong-media-type": (415, "The content type is not JSON"),
     "wrong-encoding": (415, "The content encoding is not supported"),
-    "unauthorized": (401, "A valid API key is needed"),
-    "forbidden": (403, "The API key may not do this"),
-    "not-found": (404, "There is no such resource"),
-    "method-not-allowed": (405, "The method is not allowed here"),
-    "request-timeout": (408, "The request did not arrive in time"),
-    "client-closed": (499, "The caller closed the connection"),  # nginx's status; seen in logs
+    "unauthorized": (401, "A valid API key is required"),
+    "forbidden": (403, "The API key lacks the required role"),
+    "not-found": (404, "The path does not exist"),
+    "method-not-allowed": (405, "The path does not support this method"),
+    "request-timeout": (408, "The request body was not received in time"),
+    "client-closed": (499, "The client closed the connection"),  # nginx's status; seen in logs
     "queue-full": (429, "The queue is full"),
     "quota-exceeded": (429, "The API key's quota is used up"),
     "engine-busy": (429, "The judge is busy"),
-    "no-valid-critique": (502, "No critique could be read"),
+    "no-valid-critique": (502, "No critique could be parsed"),
     "not-ready": (503, "The service is not ready"),
-    "draining": (503, "The service is stopping"),
+    "draining": (503, "The service is shutting down"),
     "engine-dead": (503, "The judge's engine is dead"),
     "deadline": (504, "The deadline has passed"),
-    "internal": (500, "The service failed"),
+    "internal": (500, "Internal error"),
 }
 
 
-# What the pipeline raises for a whole request; `from_error` makes an answer of it.
+# Errors of the pipeline for a whole request; `from_error` makes problems of them.
 DOMAIN_ERRORS = (
     BatchTooLargeError,
     DrainingError,
@@ -64,7 +64,7 @@ DOMAIN_ERRORS = (
     QuotaTooSmallError,
 )
 
-# Errors whose message is the detail -> name, and the field at fault.
+# Errors whose message is the detail -> the problem's name, and the field at fault.
 _BY_MESSAGE: dict[type[Exception], tuple[str, str | None]] = {
     BatchTooLargeError: ("too-large", "rollouts"),
     EngineBusyError: ("engine-busy", None),
@@ -77,7 +77,7 @@ _BY_MESSAGE: dict[type[Exception], tuple[str, str | None]] = {
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem."""
+    """Ends a request with a problem as its response."""
 
     def __init__(self, problem: wire.Problem, headers: dict[str, str] | None = None) -> None:
         super().__init__(problem.detail)
@@ -100,7 +100,7 @@ def error(name: str, detail: str, field: str | None = None, **headers: str) -> P
 
 
 def from_problem(problem: wire.Problem, headers: dict[str, str] | None = None) -> ProblemError:
-    """A problem to be raised, with the headers that its status calls for."""
+    """A problem to be raised, with the headers that its status requires."""
     headers = dict(headers or {})
     if problem.status in (429, 503):
         headers.setdefault("Retry-After", str(_RETRY_SECONDS))
@@ -110,7 +110,7 @@ def from_problem(problem: wire.Problem, headers: dict[str, str] | None = None) -
 
 
 def from_error(error: Exception) -> ProblemError:
-    """The answer to a request that failed with an error, with a Retry-After where one is known."""
+    """The response to a request that failed with an error, with Retry-After if known."""
     wait = getattr(error, "retry_after", None)
     return from_problem(explain(error), {"Retry-After": str(wait)} if wait else {})
 
@@ -126,21 +126,23 @@ def explain(cause: BaseException) -> wire.Problem:
         case NotReadyError():
             return make(cause.reason, cause.detail)
         case DrainingError():
-            return make("draining", "the service is stopping and takes no new work")
+            return make("draining", "the service is shutting down and accepts no new work")
         case TimeoutError():
             return make("deadline", "deadline_ms passed before the rollout was judged")
         case OSError(errno=errno.EMFILE | errno.ENFILE):
-            log.error("no file descriptor left; raise the limit (ulimit -n) of the service")
+            log.error("no file descriptor left; raise the service's limit (ulimit -n)")
             return make("not-ready", "the service has no file descriptor left; try again")
-    # The message of an exception may quote the rollout; its trace does not.
+    # The message of an exception may quote the rollout; its traceback does not.
     trace = "".join(traceback.format_tb(cause.__traceback__))
     log.error("unexpected %s\n%s", type(cause).__name__, trace)
     rollout_log.error("unexpected %s: %s", type(cause).__name__, cause)
-    return make("internal", f"unexpected {type(cause).__name__}; the service's log has the trace")
+    return make(
+        "internal", f"unexpected {type(cause).__name__}; the traceback is in the service's log"
+    )
 
 
 def response(problem: wire.Problem, headers: dict[str, str] | None = None) -> Response:
-    """A problem as the whole answer."""
+    """A problem as the whole response."""
     return Response(
         problem.model_dump_json(exclude_none=True),
         status_code=problem.status,

@@ -1,8 +1,8 @@
-"""The service as an application of Ray Serve, for clusters that run Ray already.
+"""The service as a Ray Serve application, for clusters that already run Ray.
 
     serve deploy deploy/ray/serve.yaml
 
-Every replica is the whole service with a judge of its own, and takes requests once that is loaded.
+Every replica is a whole service with its own judge, and takes requests once the judge is loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CreditService:
     """One replica.
 
     Args:
-        settings: of the service, as `capo serve` takes them; CAPO_* variables apply as well.
+        settings: those of `capo serve`; CAPO_* variables apply as well.
 
     Raises:
         SettingsError: a setting is unknown or has a wrong value.
@@ -52,7 +52,7 @@ class CreditService:
         return self._app
 
     async def check_health(self) -> None:
-        """Ray replaces a replica that only a new process can bring back."""
+        """Raise if the service has failed permanently: Ray then replaces the replica."""
         service = self._app.state.service
         if service.dead:
             raise RuntimeError(service.failure.detail)
@@ -62,5 +62,5 @@ class CreditService:
 
 
 def app(settings: dict[str, Any]) -> serve.Application:
-    """What the configuration file names as `import_path`; `args` there are the settings."""
+    """The `import_path` of Ray's configuration file, whose `args` are the settings."""
     return CreditService.bind(settings)  # type: ignore[attr-defined]  # the decorator's

@@ -1,10 +1,10 @@
 """Routes for the remote reward clients of OpenRLHF and slime.
 
-They send texts and take one number a rollout: the mean of its rewards over characters. Options
-stand in the URL (`/openrlhf?n=8&method=intersection`), since their clients send nothing of the
-kind. What cannot be credited answers the whole request with its problem, so that no rollout is
-trained on a number that was not computed. They send no mask: a tool's output in a response is
-judged as the policy's own text, so rollouts with tools need an adapter that runs in the framework.
+These clients send texts and read one number per rollout: the mean of its rewards over characters.
+They cannot send options, so options are in the URL (`/openrlhf?n=8&method=intersection`). If one
+rollout cannot be credited, the whole request fails with its problem, so that no rollout is trained
+on a made-up number. There is no mask: a tool's output in a response would be judged as the policy's
+text, so rollouts with tools need an adapter that runs in the framework.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _VOTING, _REWARD = _DEFAULTS.voting, _DEFAULTS.reward
 
 
 class RemoteOptions(BaseModel):
-    """What the URL may say; names and defaults are those of `POST /credit`."""
+    """Options in the URL; names and defaults are those of `POST /credit`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class RemoteOptions(BaseModel):
     deadline_ms: int = _DEFAULTS.deadline_ms
 
     def credit_options(self) -> wire.CreditOptions:
-        """The same in the terms of `POST /credit`."""
+        """The options of `POST /credit`."""
         voting = wire.Voting(
             method=self.method, n=self.n, temperature=self.temperature, seed=self.seed
         )
@@ -69,7 +69,7 @@ class RemoteOptions(BaseModel):
 
 
 class OpenRLHFRequest(BaseModel):
-    """What OpenRLHF's remote reward client sends: a query is prompt and response together."""
+    """The request of OpenRLHF's remote reward client; a query is prompt and response together."""
 
     query: list[str]
     prompts: list[str]
@@ -77,9 +77,9 @@ class OpenRLHFRequest(BaseModel):
 
 
 class OpenRLHFResponse(BaseModel):
-    """What it reads: one number a query; `scores` are outcomes, for its dynamic filtering, or the
-    rewards where there are none. OpenRLHF makes tensors of `extra_logs`, so a metric that is not
-    known of one of the rollouts is left out for all."""
+    """The response: one number per query. `scores` are the outcomes, for OpenRLHF's dynamic
+    filtering, or the rewards if an outcome is unknown. OpenRLHF makes tensors of `extra_logs`, so a
+    metric that is unknown for one rollout is left out for all."""
 
     rewards: list[float]
     scores: list[float]
@@ -87,7 +87,7 @@ class OpenRLHFResponse(BaseModel):
 
 
 class SlimeRequest(BaseModel):
-    """What slime's `remote_rm` sends: one sample."""
+    """The request of slime's `remote_rm`: one sample."""
 
     prompt: str | list[wire.ChatTurn]
     response: str
@@ -118,7 +118,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         if len(rollouts) > most:
             raise problems.error(
                 "too-large",
-                f"the request has {len(rollouts)} rollouts; this service takes {most} "
+                f"the request has {len(rollouts)} rollouts; this service accepts {most} "
                 "(setting max_rollouts)",
                 "query",
             )

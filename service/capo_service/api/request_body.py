@@ -22,8 +22,8 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     A gzip'd body is decompressed, to no more than `limit` bytes either.
 
     Raises:
-        ProblemError: it is larger or late, its content type is not JSON, or it is encoded in
-            another way.
+        ProblemError: it is too large or too slow, its content type is not JSON, or its encoding is
+            not supported.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
@@ -53,11 +53,12 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     except TimeoutError:
         raise problems.error(
             "request-timeout",
-            f"{len(body)} bytes of the body came in {seconds:g} s (setting read_seconds)",
+            f"the body was not complete after {seconds:g} s, with {len(body)} bytes of the body "
+            "received (setting read_seconds)",
             Connection="close",
         ) from None
     except ClientDisconnect:
-        raise problems.error("client-closed", "the caller closed the connection") from None
+        raise problems.error("client-closed", "the client closed the connection") from None
     if encoding not in _GZIP:
         return bytes(body)
     plain = await off_loop(_gunzip, bytes(body), limit)
@@ -67,10 +68,10 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    """What a gzip'd body holds, or its first `limit` + 1 bytes.
+    """The decompressed body, or its first `limit` + 1 bytes.
 
     Raises:
-        ProblemError: it is not gzip, or cut off.
+        ProblemError: it is not gzip, or is truncated.
     """
     plain = bytearray()
     member = None  # the one that is being read
@@ -89,7 +90,7 @@ def _gunzip(body: bytes, limit: int) -> bytes:
                 if member.eof:
                     member, padding = None, b"\0"
         if member is not None and len(plain) <= limit:
-            raise zlib.error("it ends too early")
+            raise zlib.error("it is truncated")
     except zlib.error as error:
         raise problems.error("not-json", f"the body is not valid gzip: {error}") from None
     return bytes(plain)

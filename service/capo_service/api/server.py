@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, that drains before it stops, and reads the keys again on SIGHUP."""
+"""The HTTP server: uvicorn with graceful shutdown, and key reload on SIGHUP."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 
 class CannotListenError(Exception):
-    """The address is taken, not of this machine, or not allowed; the log says which."""
+    """The address is in use, not one of this machine, or not permitted; the log says which."""
 
 
 class Server(uvicorn.Server):
-    """On the first SIGTERM or SIGINT the service drains, and answers on meanwhile; then it stops.
+    """On the first SIGTERM or SIGINT the service drains while it goes on responding, then stops.
 
-    uvicorn alone would stop listening at once: callers would get a refused connection, and
-    readiness probes no answer. A second signal fails what is still unanswered.
+    uvicorn alone would stop listening at once: connections of clients and of readiness probes would
+    be refused. A second signal aborts the remaining rollouts.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
         self._note: Path | None = None
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
-        """Listen; when the judge is loaded the log says where.
+        """Listen; the URL is logged when the judge is loaded.
 
         Raises:
             CannotListenError: it cannot.
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
             )
         except OSError as error:
             log.warning(
-                "cannot note the address for health checks, which will use CAPO_PORT: %s", error
+                "cannot write the address file; health checks will use CAPO_PORT: %s", error
             )
         self._announcing = asyncio.create_task(self._announce(url))
 
@@ -123,7 +123,7 @@ class Server(uvicorn.Server):
         if self._draining is not None:
             self._service.fail_unfinished()
             return
-        log.info("stopping: %d rollouts are still to be answered", self._service.accepted)
+        log.info("shutting down: waiting for %d rollouts", self._service.accepted)
         self._draining = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
@@ -144,7 +144,7 @@ def address(settings: Settings, listening: Sequence[socket.socket]) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
     elif settings.port:
-        host = settings.host  # as a certificate names it
+        host = settings.host  # a certificate usually has this name
     scheme = "https" if settings.tls_cert is not None else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 

@@ -118,9 +118,9 @@ class Checker:
             )
         elif differ := [line.line for line in lines if not line.same_by_offsets]:
             report.append(
-                "offsets computed by the client put a token in another step in lines "
+                "offsets computed by the client put a token into another step in lines "
                 f"{', '.join(map(str, differ))}: add the tokenizer to the service (setting "
-                "tokenizers) and send ids"
+                "tokenizers) and send token ids"
             )
         else:
             report.append("token ids and token_offsets give the same steps")

@@ -29,7 +29,7 @@ _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
 
 
 class PromptError(ValueError):
-    """No prompt can be made of a line; the message has its number."""
+    """A line cannot become a prompt; the message has its number."""
 
 
 def prompt(
@@ -44,7 +44,7 @@ def prompt(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Any other setting of the service, as max_steps=1000; repeatable."
+            "--set", help="Any other setting of the service, such as max_steps=1000; repeatable."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -75,8 +75,8 @@ def judge_prompts(
 
     Args:
         rollouts: JSON Lines.
-        template: of the prompt.
-        settings: of the service.
+        template: the prompt template.
+        settings: the service's settings.
         model: the judge whose tokenizer encodes the prompts; None: they are not encoded.
 
     Yields:

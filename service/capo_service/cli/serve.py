@@ -44,11 +44,11 @@ def serve(
     ] = None,
     engine_arg: Annotated[
         list[str] | None,
-        typer.Option(help="vLLM engine argument, as tensor_parallel_size=8; repeatable."),
+        typer.Option(help="vLLM engine argument, such as tensor_parallel_size=8; repeatable."),
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other setting, as max_steps=1000; repeatable."),
+        typer.Option("--set", help="Any other setting, such as max_steps=1000; repeatable."),
     ] = None,
 ) -> None:
     """Run the service: load a judge and serve POST /credit.

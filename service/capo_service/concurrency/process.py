@@ -1,4 +1,4 @@
-"""What a process needs before it serves, whoever starts it: `capo serve` or Ray."""
+"""Prepares a process to serve, under `capo serve` or Ray Serve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import resource
 def prepare_process() -> None:
     """Raise the limit of open files to the system's hard limit, and set vLLM's defaults.
 
-    Variables that are set already stay as they are.
+    Environment variables that are already set are not changed.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -31,11 +31,11 @@ _END = "]}"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was read from a critique.
+    """A critique's parsed verdict.
 
     Attributes:
-        wrong: the steps that it calls wrong; None if it cannot be read.
-        reason: why it cannot be read.
+        wrong: the steps that it calls wrong; None if it cannot be parsed.
+        reason: why it cannot be parsed.
     """
 
     wrong: frozenset[int] | None

@@ -30,9 +30,9 @@ def step_rewards(
     """The reward of each step, which each of its tokens gets (CAPO, eq. 1).
 
     Args:
-        scheme: see the module.
-        penalties: of each step, 0 to 1.
-        outcome: of the final answer, 0 to 1.
+        scheme: see the module's table.
+        penalties: that of each step, 0 to 1.
+        outcome: that of the final answer, 0 to 1.
         w_whole: weight of the outcome.
         w_process: weight of the penalties.
 

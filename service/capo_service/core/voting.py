@@ -1,7 +1,7 @@
 """k critiques -> a penalty per step (CAPO, section 3.3), and whether the vote is decided.
 
-A critique is the set of step indices that it calls wrong, or None if it could not be read;
-unreadable critiques do not vote.
+A critique is the set of step indices that it calls wrong, or None if it could not be parsed, in
+which case it does not vote.
 """
 
 from __future__ import annotations

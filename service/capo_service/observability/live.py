@@ -21,8 +21,8 @@ class LiveView:
     """Samples and recent rollouts, bounded and in memory only.
 
     Args:
-        keeps: how many rollouts are kept with their text; 0 for none.
-        telemetry: what is sampled.
+        keeps: number of recent rollouts to keep with their text; 0: none.
+        telemetry: the counters to sample.
         admission: the queue.
     """
 
@@ -36,7 +36,7 @@ class LiveView:
     def note(
         self, rollout: wire.Rollout, options: wire.CreditOptions, full: wire.Credited, key: str
     ) -> None:
-        """Keep a credited rollout, if the view keeps any."""
+        """Keep a credited rollout, unless the view keeps none."""
         if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
             return
         self._recent.append(
@@ -66,10 +66,10 @@ class LiveView:
         )
 
     def seen_by(self, key: ApiKey, model: str, after: float = 0.0) -> wire.Live:
-        """What a caller may see: all samples, and its own rollouts; all of them with `metrics`.
+        """What a client may see: all samples, and its own rollouts (with role `metrics`, all).
 
         Args:
-            key: the caller's.
+            key: the client's API key.
             model: the judge's name.
             after: only what is newer, in seconds since 1970.
         """

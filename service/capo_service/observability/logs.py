@@ -27,7 +27,7 @@ def begin_request(given: str | None) -> str:
 
 
 def set_up(settings: Settings) -> None:
-    """Send everything to standard error, in the form that the settings name."""
+    """Log to standard error, in the format that the settings name."""
     handler = logging.StreamHandler()
     handler.addFilter(_add_context)
     if settings.log_format == "json":

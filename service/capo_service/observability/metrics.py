@@ -65,7 +65,7 @@ class Telemetry:
         )
         self.shared = counter(
             "capo_rollouts_shared",
-            "Rollouts answered from the cache, or with an identical one",
+            "Rollouts answered from the result cache or together with an identical one in flight",
         )
         self.steps = counter("capo_steps", "Steps voted on, by verdict", "verdict")
         self.flagged = counter(
@@ -91,8 +91,8 @@ class Telemetry:
             "worth",
             "judged",
         )
-        self.critiques = counter("capo_critiques", "Critiques that ran to their end", "valid")
-        self.cut_off = counter("capo_critiques_cut_off", "Critiques that ran out of tokens")
+        self.critiques = counter("capo_critiques", "Critiques completed, by validity", "valid")
+        self.cut_off = counter("capo_critiques_cut_off", "Critiques cut off at max_tokens")
         self.saved = counter(
             "capo_critiques_saved",
             "Critiques skipped because they could no longer change the vote",
@@ -107,7 +107,7 @@ class Telemetry:
         )
         self.rollout_steps = histogram("capo_rollout_steps", "Steps of a rollout", _STEPS)
         self.rollout_tokens = histogram(
-            "capo_rollout_tokens", "Tokens of a rollout, where its tokens are known", _TOKENS
+            "capo_rollout_tokens", "Tokens of a rollout, if its token ids were sent", _TOKENS
         )
         self.cache_lookups = counter(
             "capo_result_cache", "Result-cache lookups by result (hit, miss, error)", "result"
@@ -132,7 +132,7 @@ class Telemetry:
         )
 
     def watch_canaries(self, worth: str, read: Callable[[], float]) -> None:
-        """Expose the accuracy on canaries of a worth."""
+        """Expose the accuracy on known-answer probes of a kind, `good` or `bad`."""
         self._canary_accuracy.labels(worth).set_function(read)
 
     def about(self, **facts: str) -> None:
@@ -140,7 +140,7 @@ class Telemetry:
         Info("capo_build", "The service and its judge", registry=self.registry).info(facts)
 
     def requested(self, status: int, seconds: float) -> None:
-        """Count a request for credit, answered with an HTTP status after so many seconds."""
+        """Count a request for credit by its HTTP status, and its latency in seconds."""
         self.requests.labels(str(status)).inc()
         self.seconds.observe(seconds)
 
@@ -174,7 +174,9 @@ class Telemetry:
         )
         self.registry.register(
             _Count(
-                "capo_engine_restarts", "Times that the engine was lost and started again", restarts
+                "capo_engine_restarts",
+                "Engine restarts after a crash or a missed heartbeat",
+                restarts,
             )
         )
 
@@ -207,7 +209,7 @@ class Telemetry:
         self.critiqued(result.critiques or (), result.usage, key)
 
     def critiqued(self, critiques: Sequence[wire.Critique], usage: wire.Usage, key: str) -> None:
-        """Count critiques that ran to their end, and what they cost."""
+        """Count completed critiques and their tokens."""
         for critique in critiques:
             if critique.critic != "judge":
                 continue
@@ -219,7 +221,7 @@ class Telemetry:
         self.tokens.labels("completion", key).inc(usage.completion_tokens)
 
     def totals(self) -> dict[str, float | None]:
-        """The counters that the live view draws; accuracies of canaries where there are any."""
+        """The values of the live view, with the accuracy on probes if any were judged."""
         read = self.registry.get_sample_value
 
         def total(counter: Counter, **labels: str) -> float:

@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span for each request, and in it each rollout's wait, critiques and vote.
+"""OpenTelemetry traces: a span per request, and in it spans of each rollout's queue, engine, vote.
 
-Without `otlp_endpoint` nothing is recorded and spans cost next to nothing. A caller's `traceparent`
-(W3C Trace Context) makes its trace the parent.
+Without `otlp_endpoint` nothing is recorded, at almost no cost. A client's `traceparent` (W3C Trace
+Context) becomes the parent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ tracer = trace.get_tracer("capo_service")
 
 
 def set_up(settings: Settings) -> Callable[[], None]:
-    """Send spans to the collector that the settings name; what is returned flushes them.
+    """Export spans to the configured collector; returns a function that flushes them.
 
     Raises:
         ValueError: the exporter is not installed.
@@ -49,7 +49,7 @@ def set_up(settings: Settings) -> Callable[[], None]:
 
 @contextmanager
 def request_span(name: str, headers: Iterable[tuple[bytes, bytes]], request: str) -> Iterator[Span]:
-    """The span of a request, under its caller's."""
+    """The span of a request, as a child of its client's span."""
     carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
     with tracer.start_as_current_span(
         name, context=extract(carrier), kind=SpanKind.SERVER, attributes={"request.id": request}

@@ -1,4 +1,4 @@
-"""Critiques, outcome and suspicion -> the credit of a rollout, in the terms of the wire."""
+"""Critiques, outcome and suspicion -> the credit of a rollout, as the wire has it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def credited(
     outcome: wire.Outcome | None,
     ballots: Sequence[Ballot],
 ) -> wire.Credited:
-    """The whole credit of a rollout; its `id` is still empty.
+    """The complete credit of a rollout; its `id` is set later.
 
     Raises:
-        NoValidCritiqueError: no critique could be read.
+        NoValidCritiqueError: no critique could be parsed.
     """
     finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
     critiques = [_critique(ballot) for ballot in finished]
@@ -32,7 +32,7 @@ def credited(
     if not votes.valid:
         reasons = "; ".join(sorted({str(ballot.verdict.reason) for ballot in ballots}))
         raise NoValidCritiqueError(
-            f"none of {options.voting.critiques} critiques could be read: {reasons[:500]}",
+            f"none of {options.voting.critiques} critiques could be parsed: {reasons[:500]}",
             critiques,
             usage,
         )
@@ -88,7 +88,7 @@ def _step_rewards(
     outcome: wire.Outcome | None,
     penalties: Sequence[float],
 ) -> list[float]:
-    """The rewards of the scheme; steps that suspicion caps earn no more than the worst other."""
+    """The rewards of the scheme; capped steps earn at most the reward of the worst other step."""
     step_rewards = rewards.step_rewards(
         reward.scheme,
         penalties,

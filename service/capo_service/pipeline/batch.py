@@ -1,4 +1,4 @@
-"""The rollouts of one request: admitted together, judged side by side, answered as they finish."""
+"""The rollouts of one request: admitted together, judged concurrently, returned as they finish."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class BatchCreditor:
         admission: the queue.
         keys: the quotas.
         live: keeps recent results for the live view.
-        critique_tokens: the expected length of a critique in a style; None is the service's own.
+        critique_tokens: the expected tokens of a critique in a style; None: the service's default.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class BatchCreditor:
         self._stopping = False
 
     async def credit(self, batch: RolloutBatch, key: ApiKey) -> AsyncGenerator[BatchAnswer, None]:
-        """The answers of a batch as they finish; on leaving, what is unfinished is cancelled.
+        """The results of a batch as they finish; on exit, unfinished rollouts are cancelled.
 
         Raises:
-            BatchTooLargeError: it is more than the queue ever holds.
-            DrainingError, QueueFullError: the service takes no more work now.
-            QuotaError, QuotaTooSmallError: it is over the key's quota.
+            BatchTooLargeError: it exceeds the queue's capacity.
+            DrainingError, QueueFullError: the service accepts no work at the moment.
+            QuotaError, QuotaTooSmallError: it exceeds the key's quota.
         """
         sizes = {
             position: estimated_tokens(item, batch.options, self._critique_tokens)
@@ -91,11 +91,11 @@ class BatchCreditor:
     def _admitted(
         self, batch: RolloutBatch, key: ApiKey, ticket: Ticket, tokens: int
     ) -> Iterator[None]:
-        """Hold the key's quota and room in the queue for a batch."""
+        """Hold quota and queue capacity for a batch."""
         if tokens > self._admission.max_accepted_tokens:
             raise BatchTooLargeError(
-                f"the request has about {tokens} tokens for the judge; this service queues "
-                f"{self._admission.max_accepted_tokens} at most (setting max_queued_tokens)"
+                f"the request has about {tokens} judge tokens; the queue of this service holds "
+                f"at most {self._admission.max_accepted_tokens} (setting max_queued_tokens)"
             )
         count, seconds = len(batch.items), batch.options.deadline_ms / 1000
 
@@ -129,7 +129,7 @@ class BatchCreditor:
         return BatchAnswer(position, replace(judged, result=_select(result, options.include)))
 
     def fail_unfinished(self) -> None:
-        """Fail what is still running with the error that the service is stopping."""
+        """Abort the running rollouts, with the error that the service is shutting down."""
         self._stopping = True
         for task in self._running:
             task.cancel()
@@ -138,7 +138,7 @@ class BatchCreditor:
 def estimated_tokens(
     rollout: wire.Rollout, options: wire.CreditOptions, critique_tokens: CritiqueTokens
 ) -> int:
-    """About how many tokens the judge will read and write for a rollout, at least 1."""
+    """The estimated number of judge tokens for a rollout, at least 1."""
     voting = options.voting
     texts = rollout.response, rollout.question, rollout.reference
     read = sum(len(text or "") for text in texts) // _CHARACTERS_PER_TOKEN
@@ -146,7 +146,7 @@ def estimated_tokens(
 
 
 def _by_question(items: Sequence[wire.Rollout | wire.Failed]) -> list[int]:
-    """Positions, those of one question side by side, for the judge's prefix cache."""
+    """Positions with those of one question adjacent, for the judge's prefix cache."""
     questions = [item.prompt_text() if isinstance(item, wire.Rollout) else "" for item in items]
     first: dict[str, int] = {}
     for position, question in enumerate(questions):
@@ -155,7 +155,7 @@ def _by_question(items: Sequence[wire.Rollout | wire.Failed]) -> list[int]:
 
 
 def _for_request(judged: Judged, name: str) -> wire.Credited:
-    """The result under a request's own id; what was judged for another costs this one nothing."""
+    """The result under the rollout's own id; without usage if it was judged for another request."""
     changes: dict[str, Any] = {"id": name, "cached": judged.cached}
     if judged.cached:
         changes["usage"] = wire.Usage()

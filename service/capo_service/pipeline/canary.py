@@ -1,7 +1,7 @@
-"""Canaries: solutions with known errors, judged at intervals among the rollouts.
+"""Known-answer probes (`canary` in settings and metrics), judged at intervals among the rollouts.
 
-A degraded judge (a bad deployment, a broken quantization, a context that is too short) still
-answers with valid verdicts; only its accuracy on known errors shows that it is degraded.
+A degraded judge (wrong weights, a broken quantization, a context that is too short) still gives
+valid verdicts; only its accuracy on solutions with known errors shows that it is degraded.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from capo_wire.jsonlines import read_lines
 
 log = logging.getLogger(__name__)
 
-KEY = "canary"  # the key that their tokens are counted under
-_REMEMBERED = 10  # of each kind, for the accuracy
-_TOKENS = 1_000  # about what one takes, as its share of the queue
+KEY = "canary"  # API key in metrics
+_REMEMBERED = 10  # recent probes of each kind, for the accuracy
+_TOKENS = 1_000  # estimated size of one, in the queue
 _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A solution and the steps of it that are wrong; none in a good one."""
+    """A solution and its wrong steps. `worth`: `good` if there are none, else `bad`."""
 
     question: str
     steps: list[str]
@@ -44,23 +44,23 @@ class Canary:
         return "bad" if self.wrong_steps else "good"
 
     def rollout(self) -> wire.Rollout:
-        """Each step with a blank line after it, and cut there."""
+        """The steps, separated by blank lines, with their spans."""
         parts = [step + "\n\n" for step in self.steps]
         ends = list(itertools.accumulate(map(len, parts)))
         spans = list(zip([0, *ends], ends, strict=False))
         return wire.Rollout(question=self.question, response="".join(parts), steps=spans)
 
     def is_judged_correctly(self, result: wire.Credited) -> bool:
-        """A good one: no step is called wrong. A bad one: a step that is wrong is."""
+        """Good: no step is flagged. Bad: at least one of the wrong steps is flagged."""
         called = {step.index for step in result.steps if step.wrong}
         return bool(called & set(self.wrong_steps)) if self.wrong_steps else not called
 
 
 def load_canaries(path: Path | None) -> list[Canary]:
-    """Canaries of a file, or our own.
+    """The probes in a file, or the built-in ones.
 
     Raises:
-        ValueError: a line is not a canary; the message names it.
+        ValueError: a line is not a probe, with its number; or one kind is missing.
     """
     canaries = []
     for number, line in enumerate(_lines(path), 1):
@@ -70,12 +70,12 @@ def load_canaries(path: Path | None) -> list[Canary]:
             canary = Canary(**json.loads(line))
             canary.rollout()
             if not set(canary.wrong_steps) <= set(range(len(canary.steps))):
-                raise ValueError("wrong_steps names a step that is not there")
+                raise ValueError("wrong_steps names a step that does not exist")
         except (TypeError, ValueError) as error:
             raise ValueError(f"canary_file {path}, line {number}: {error}") from error
         canaries.append(canary)
     if {canary.worth for canary in canaries} != {"good", "bad"}:
-        raise ValueError(f"canary_file {path}: it needs good solutions and bad ones")
+        raise ValueError(f"canary_file {path}: needs solutions without wrong steps and with some")
     return canaries
 
 
@@ -87,11 +87,11 @@ def _lines(path: Path | None) -> Iterable[str]:
 
 
 class CanaryWatch:
-    """Judges one canary after another.
+    """Judges the probes at intervals.
 
     Args:
-        canaries: good ones and bad ones.
-        telemetry: counts them.
+        canaries: the probes, of both kinds.
+        telemetry: where they are counted.
     """
 
     def __init__(self, canaries: Sequence[Canary], telemetry: Telemetry) -> None:
@@ -102,25 +102,25 @@ class CanaryWatch:
             telemetry.watch_canaries(worth, lambda worth=worth: self.accuracy(worth))  # type: ignore[misc]
 
     def accuracy(self, worth: str) -> float:
-        """Share of the last canaries of a worth that were judged rightly; NaN before the first."""
+        """Share of recent probes of a kind that were judged correctly; NaN before the first."""
         recent = self._recent[worth]
         return sum(recent) / len(recent) if recent else float("nan")
 
     async def run(self, judge: RolloutJudge, seconds: float) -> None:
-        """Judge a canary every so many seconds, until cancelled."""
+        """Judge a probe every `seconds`, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
             await self.judge_next(judge)
 
     async def judge_next(self, judge: RolloutJudge) -> None:
-        """Judge one canary. One that could not be judged does not count as wrong."""
+        """Judge one probe; if it cannot be judged, it is left out of the accuracy."""
         canary = next(self._canaries)
         ticket = Ticket(f"{KEY}-{secrets.token_hex(4)}", KEY, _OPTIONS.priority)
         try:
             async with asyncio.timeout(_OPTIONS.deadline_ms / 1000):
                 judged = await judge.judge(canary.rollout(), _OPTIONS, ticket, _TOKENS)
         except Exception as error:
-            log.warning("a canary was not judged: %s", error)
+            log.warning("a known-answer probe could not be judged: %s", error)
             self._telemetry.canaries.labels(canary.worth, "not").inc()
             return
         right = canary.is_judged_correctly(judged.result)
@@ -129,7 +129,7 @@ class CanaryWatch:
 
 
 def _alternating(canaries: Sequence[Canary]) -> Iterator[Canary]:
-    """Good and bad in turn, for ever."""
+    """Good and bad probes in turn, endlessly."""
     good = [canary for canary in canaries if canary.worth == "good"]
     bad = [canary for canary in canaries if canary.worth == "bad"]
     pairs = zip(itertools.cycle(good), itertools.cycle(bad), strict=False)

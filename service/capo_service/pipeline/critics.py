@@ -1,4 +1,4 @@
-"""Who says which steps are wrong: a judge in an engine, or the arithmetic checker."""
+"""Sources of critiques: a judge in an engine, or the arithmetic checker."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from capo_service.engine.base import (
 from capo_service.pipeline.prepare import Prepared
 
 SYMBOLIC = "symbolic"
-_NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in a critique's analysis
+_NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in an analysis
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One critique, and the verdict that was read in it."""
+    """One critique and its parsed verdict."""
 
     completion: Completion
     verdict: Verdict
 
 
 class Critic(Protocol):
-    """What critiques prepared rollouts. All methods are task-safe."""
+    """A source of critiques for prepared rollouts. All methods are task-safe."""
 
     @property
     def slots(self) -> int:
-        """Critiques that it works on side by side."""
+        """Maximum number of concurrent critiques."""
 
     async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
         """The critique at `position` of a rollout's k.
@@ -47,15 +47,15 @@ class Critic(Protocol):
         """
 
     async def abort(self, request: str) -> None:
-        """End a critique early: its `critique` returns at once with what there is."""
+        """End a critique early: its `critique` returns at once with the text so far."""
 
 
 class JudgeCritic:
     """An LLM judge in an engine.
 
     Args:
-        engine: what runs it.
-        slots: critiques that the engine samples side by side.
+        engine: runs the judge.
+        slots: critiques that the engine samples concurrently.
     """
 
     def __init__(self, engine: Engine, slots: int) -> None:
@@ -88,9 +88,9 @@ class JudgeCritic:
 
 
 class SymbolicCritic:
-    """Calls a step wrong if it states a false equation. Its critiques are all the same.
+    """Calls a step wrong if it contains a false equation. All its critiques are equal.
 
-    It needs no engine: it is its own backend, that is ready once it is started.
+    It is its own backend and needs no engine.
     """
 
     kind = SYMBOLIC

@@ -19,13 +19,13 @@ _CHANGE_NO_RESULT = {"include", "deadline_ms", "priority", "run"}  # options
 
 
 class DeduplicatedJudge:
-    """A judge that is not asked again for what it has judged, or is judging.
+    """A judge with a result cache that also joins identical rollouts in flight.
 
     Args:
-        judge: judges what is new.
-        results: earlier results.
-        fingerprint: everything of this service that can change a result.
-        cpu_gate: serialises CPU sections of a millisecond or so.
+        judge: judges rollouts that are new.
+        results: the cache.
+        fingerprint: of everything in this service that can change a result.
+        cpu_gate: serialises CPU sections of about 1 ms.
         telemetry: counts cache hits.
     """
 

@@ -9,10 +9,10 @@ import capo_wire as wire
 
 
 class NotReadyError(Exception):
-    """The service serves no request now.
+    """The service serves no requests at the moment.
 
     Attributes:
-        reason: loading or broken, stopping, or without its engine.
+        reason: `not-ready` (loading or broken), `draining`, or `engine-dead`.
         retry_after: whole seconds until it is expected to be ready; None where unknown.
     """
 
@@ -29,13 +29,13 @@ class NotReadyError(Exception):
 
 
 class BatchTooLargeError(Exception):
-    """A request with more tokens for the judge than the service ever queues."""
+    """A request with more judge tokens than the queue's capacity."""
 
 
 class NoValidCritiqueError(Exception):
-    """No critique of a rollout could be read, so nothing is known about its steps.
+    """No critique of a rollout could be parsed, so nothing is known about its steps.
 
-    `critiques` and `usage`: what was written, and what it cost.
+    `critiques` and `usage`: the texts of the critiques, and their tokens.
     """
 
     def __init__(self, message: str, critiques: Sequence[wire.Critique], usage: wire.Usage) -> None:

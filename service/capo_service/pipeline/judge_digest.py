@@ -1,4 +1,4 @@
-"""What can change a judge's answer, as a digest: results of equal digests can be mixed."""
+"""Digest of everything that can change a critique: results with equal digests can be mixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SETTINGS = {
     "suspicion",
     "symbolic_votes",
 }
-# Engine arguments that change speed and memory, and not what is sampled.
+# Engine arguments that change speed and memory, and not the samples.
 _CAPACITY = {
     "api_server_count",
     "block_size",
@@ -41,7 +41,7 @@ _CAPACITY = {
 
 
 def fingerprint(settings: Settings, judge: Backend, template: str) -> str:
-    """Everything of a service that can change a result, as text."""
+    """Everything in a service that can change a result, as text."""
     chosen = settings.model_dump(mode="json", include=_SETTINGS | {"tokenizers"})
     parts = [version(), judge.kind, judge.model, weights_digest(judge.model), template, chosen]
     return json.dumps(parts, sort_keys=True)

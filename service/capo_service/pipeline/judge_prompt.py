@@ -1,4 +1,4 @@
-"""What a judge is asked about a rollout: the encoded prompt, and how critiques are sampled."""
+"""The judge's task for a rollout: the encoded prompt, and how its critiques are sampled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 
-_LEAST_FREE_TEXT = 64  # tokens that a critique in free text must at least have room for
+_LEAST_FREE_TEXT = 64  # minimum tokens of a critique in free text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class JudgeTask:
 
 
 class JudgePrompter:
-    """Makes the tasks of one judge.
+    """Makes tasks for one judge.
 
     Args:
-        encode: the engine's own encoding of a prompt.
-        context_length: most tokens of prompt and critique together; None if unknown.
-        template: the prompt.
-        secret: keys the nonce of step tags.
-        prefill: whether the prompt holds what each critique must begin with.
+        encode: the engine's function that encodes a prompt.
+        context_length: maximum tokens of prompt and critique together; None if unknown.
+        template: the prompt template.
+        secret: from which the nonces in step tags are derived.
+        prefill: whether the prompt contains the fixed start of each critique.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class JudgePrompter:
         style: Style,
         shape: OutputFormat | None,
     ) -> JudgeTask:
-        """What is asked about a rollout. CPU work only; safe in any thread.
+        """The task for a rollout. CPU work only; safe in any thread.
 
         Args:
-            question: that the rollout answers.
-            steps: their texts.
-            reference: shown to the judge; None to show none.
-            voting: how the request wants critiques sampled.
+            question: the question that the rollout answers.
+            steps: the texts of its steps.
+            reference: shown to the judge; None: not shown.
+            voting: the request's sampling options.
             style: length of a critique's analysis.
-            shape: the form that critiques must keep; None where they are free text.
+            shape: the format of critiques; None for free text.
 
         Raises:
-            InputError: the prompt and its critique are longer than the judge's context.
+            InputError: prompt and critique exceed the judge's context.
         """
         prompt = self._template.render(
             question=question,

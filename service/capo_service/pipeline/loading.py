@@ -1,4 +1,4 @@
-"""From settings and a backend to a service that can credit."""
+"""Loads the judge and builds the pipeline from the settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from capo_service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ServiceParts:
-    """What a service has before its judge is loaded."""
+    """Parts of a service that exist before its judge is loaded."""
 
     settings: Settings
     backend: Engine | SymbolicCritic
@@ -48,12 +48,12 @@ class ServiceParts:
 
 @dataclass(frozen=True, slots=True)
 class LoadedService:
-    """What a service has once its judge is loaded.
+    """Parts of a service that exist once its judge is loaded.
 
     Attributes:
-        limits: of the judge.
+        limits: those of the judge.
         vocabularies: the tokenizers that rollouts may name.
-        sampler: the critiques.
+        sampler: samples critiques.
         judge: judges one rollout, never from the cache.
         creditor: credits requests.
     """
@@ -66,10 +66,10 @@ class LoadedService:
 
 
 def make_backend(settings: Settings) -> Engine | SymbolicCritic:
-    """What the settings name as their engine.
+    """The engine that the settings name, or the arithmetic checker.
 
     Raises:
-        ValueError: what it needs is not installed.
+        ValueError: a package that it needs is not installed.
     """
     return SymbolicCritic() if settings.engine == "symbolic" else make_engine(settings)
 
@@ -78,8 +78,8 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     """Start the backend and the verifier, load the tokenizers, and put the pipeline together.
 
     Args:
-        parts: of the service.
-        on_phase: is given each phase as it begins.
+        parts: parts of the service that exist already.
+        on_phase: called with the name of each phase as it begins.
 
     Raises:
         ValueError: something cannot be loaded as configured; the message says what to change.
@@ -137,6 +137,6 @@ def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgeProm
 
 
 def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
-    """The expected length of a critique in tokens; None is the service's own style."""
+    """The expected tokens of a critique; style None is the service's default."""
     constrained = settings.critique_format == "json"
     return expected_tokens(style or settings.critique_style, constrained)

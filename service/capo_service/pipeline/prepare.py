@@ -1,4 +1,4 @@
-"""Everything about a rollout that needs no judge: checks, steps, alignment, the judge's prompt."""
+"""Prepares a rollout for the judge: checks, steps, alignment, prompt."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from capo_service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class CritiquePolicy:
-    """What the operator decides about critiques, and the limits on one rollout.
+    """The operator's settings for critiques, and limits of one rollout.
 
-    `suspicion`: what is done about signs of reward hacking, where it is more than a flag.
-    `symbolic_votes`: votes that a false equation casts against its step.
+    `suspicion`: actions for reward-hacking flags, by reason; the default is `flag`.
+    `symbolic_votes`: votes of the arithmetic checker against a step with a false equation.
     """
 
     style: Style = "brief"
@@ -42,7 +42,7 @@ class CritiquePolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> CritiquePolicy:
-        """The policy that the settings describe."""
+        """The policy in the settings."""
         return cls(
             style=settings.critique_style,
             format=settings.critique_format,
@@ -57,17 +57,17 @@ class CritiquePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A rollout with everything done that needs no judge.
+    """A rollout that is ready for critiques.
 
     Attributes:
         response: the rollout's text.
-        spans: the characters of each step.
-        token_spans: the tokens of each step; None where no tokens were sent.
-        shape: the form that critiques must keep; None where they are free text.
-        task: what the judge is asked; None for a critic that needs no prompt.
-        suspicion: signs of reward hacking, each with what is done about it.
-        false_equations: the steps that state one, and what is false there.
-        symbolic_votes: the votes that each of these steps gets for it.
+        spans: the character span of each step.
+        token_spans: the token span of each step; None if no tokens were sent.
+        shape: the format of critiques; None for free text.
+        task: the judge's task; None for a critic that needs no prompt.
+        suspicion: reward-hacking flags, each with its action.
+        false_equations: by step, the false equation in it.
+        symbolic_votes: votes against each of these steps.
     """
 
     response: str
@@ -80,7 +80,7 @@ class Prepared:
     symbolic_votes: int = 0
 
     def count_votes(self, verdicts: Sequence[frozenset[int] | None]) -> VoteCount:
-        """The votes of these critiques, and those of false equations where they have any."""
+        """The votes of these critiques and, if enabled, of the arithmetic checker."""
         n_steps = len(self.spans)
         if not self.symbolic_votes:
             return VoteCount.of(verdicts, n_steps)
@@ -94,7 +94,7 @@ class Preparer:
         prompter: makes the judge's prompt; None for the symbolic critic, which needs the false
             equations of the steps instead.
         tables: the vocabularies that rollouts may name.
-        policy: what the operator decided.
+        policy: the operator's settings.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Preparer:
         self._policy = policy
 
     def prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
-        """Everything before the critiques. CPU work only, linear in the rollout; thread-safe.
+        """Prepare a rollout. CPU work only, linear in its length; thread-safe.
 
         Raises:
             InputError: the rollout cannot be credited as sent.
@@ -139,7 +139,7 @@ class Preparer:
         )
 
     def _check(self, question: str, rollout: wire.Rollout, options: wire.CreditOptions) -> None:
-        """Refuse what is over a limit, and a rollout whose outcome cannot be known."""
+        """Refuse a rollout that exceeds a limit, or whose outcome cannot be determined."""
         policy = self._policy
         for name, text in (
             ("question", question),
@@ -149,8 +149,8 @@ class Preparer:
             limit(name, "characters", len(text or ""), "max_characters", policy.max_characters)
         if options.voting.critiques > policy.max_critiques:
             raise InputError(
-                f"voting.n = {options.voting.critiques} is over this service's limit of "
-                f"{policy.max_critiques} critiques (max_critiques)",
+                f"voting.n = {options.voting.critiques} exceeds this service's limit of "
+                f"{policy.max_critiques} critiques (setting max_critiques)",
                 field="voting.n",
             )
         if (
@@ -191,7 +191,7 @@ class Preparer:
         return alignment.align(table, ids, rollout.response)
 
     def _shape(self, voting: wire.Voting, style: Style, n_steps: int) -> OutputFormat | None:
-        """The form that critiques must keep; None where they are free text."""
+        """The format of critiques; None for free text."""
         if self._policy.format != "json":
             return None
         shape = OutputFormat.fitting(n_steps, style, voting.max_tokens)
@@ -218,7 +218,7 @@ def _split(
     if given is not None:
         spans = steps.given(response, given)
     elif segment.method == "given":
-        raise InputError("segment method given needs the rollout's steps", field="steps")
+        raise InputError("segment method given needs the rollout's field steps", field="steps")
     elif segment.method == "regex":
         spans = steps.by_pattern(response, segment.pattern or "", segment.cut)
     else:
@@ -234,14 +234,14 @@ _SEGMENTERS = {
 
 
 def limit(name: str, unit: str, count: int, setting: str, most: int) -> None:
-    """Refuse more than a setting allows.
+    """Refuse a rollout that exceeds a setting's limit.
 
     Raises:
         InputError: `count` is over `most`.
     """
     if count > most:
         raise InputError(
-            f"{name} has {count} {unit}; this service takes {most} (setting {setting})",
+            f"{name} has {count} {unit}; this service accepts {most} (setting {setting})",
             field=name,
             problem="too-large",
         )

@@ -27,13 +27,13 @@ class ResultCache(Protocol):
     """Results by the digest of everything that can change them."""
 
     async def get(self, key: str) -> wire.Credited | None:
-        """The result of a key; None where there is none, or no more."""
+        """The result of a key; None if there is none, or it has expired."""
 
     async def put(self, key: str, result: wire.Credited) -> None:
-        """Keep a result, while there is room, for the configured time."""
+        """Store a result for the configured time, if there is space."""
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Close connections."""
 
 
 class NoCache:
@@ -53,8 +53,8 @@ class MemoryCache:
     """In this process.
 
     Args:
-        size: bytes of results, as JSON; the least recently used go first.
-        seconds: how long one is kept.
+        size: maximum bytes of results as JSON; the least recently used are evicted.
+        seconds: time to live of a result.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class MemoryCache:
 
 
 class RedisCache:
-    """In Redis, for all replicas that share it; its room is Redis' own `maxmemory`.
+    """In Redis, for all replicas that share it; its size is Redis' `maxmemory`.
 
     Args:
         url: redis://, rediss:// or unix://.
-        seconds: how long a result is kept.
+        seconds: time to live of a result.
         on_error: called at every failure.
 
     Raises:

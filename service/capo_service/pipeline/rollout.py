@@ -1,4 +1,4 @@
-"""One rollout from its turn in the queue to its credit."""
+"""One rollout, from the queue to its credit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INLINE_TOKENS = 1_200
 
 
 class Verification(Protocol):
-    """What a verifier answers."""
+    """A verifier's result."""
 
     @property
     def value(self) -> float: ...
@@ -49,8 +49,7 @@ class RolloutJudge:
         sampler: critiques.
         verifier: the outcome, where the request has none.
         admission: the queue.
-        cpu_gate: serialises CPU sections of a millisecond or so, so that the event loop can run
-            other work between those of many rollouts that are ready at once.
+        cpu_gate: serialises CPU sections of about 1 ms; the event loop runs between them.
         telemetry: metrics.
     """
 
@@ -73,17 +72,17 @@ class RolloutJudge:
     async def judge(
         self, rollout: wire.Rollout, options: wire.CreditOptions, ticket: Ticket, tokens: int
     ) -> Judged:
-        """Wait for a turn, then prepare, critique, verify, vote and reward.
+        """Wait in the queue, then prepare, critique, verify, vote and reward.
 
         Args:
-            rollout: what is judged.
-            options: how.
-            ticket: the request, key and class that it is queued under.
-            tokens: its estimated size, which is its share of the queue.
+            rollout: the rollout.
+            options: the request's options.
+            ticket: its request, API key and priority, for scheduling.
+            tokens: its estimated size, for scheduling.
 
         Raises:
             InputError: the rollout cannot be credited as sent.
-            NoValidCritiqueError: no critique could be read.
+            NoValidCritiqueError: no critique could be parsed.
             EngineDeadError, EngineBusyError: as the engine raises them.
         """
         arrived = time.monotonic()

@@ -1,4 +1,4 @@
-"""What lives as long as the service: its judge, its queue, its background tasks, its readiness."""
+"""The service's lifecycle: judge, queue, background tasks, readiness, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from capo_service.settings import Settings
 log = logging.getLogger(__name__)
 
 _LEAST_RUNNING = 128  # rollouts, where setting max_running does not say
-_ERROR_SECONDS = 2.0  # for errors to reach callers whose rollouts were still running at the end
+_ERROR_SECONDS = 2.0  # for errors to reach clients whose rollouts were aborted
 
 
 class Service:
     """One service, from start to close.
 
     Args:
-        settings: of the service.
-        backend: what the judge runs on.
+        settings: the service's settings.
+        backend: runs the judge.
         on_failure: called once if the judge cannot be loaded.
-        on_ready: called once when it is.
+        on_ready: called once when the judge is loaded.
 
     Raises:
-        ValueError: the template, the key file, the result cache or the canaries cannot be used.
+        ValueError: the template, the key file, the result cache or the probes cannot be used.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Service:
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens of prompt and critique together; None where unknown."""
+        """Maximum tokens of prompt and critique together; None if unknown."""
         return self._loaded.limits.context_length if self._loaded else None
 
     @property
@@ -140,7 +140,7 @@ class Service:
     def why_not_ready(self) -> NotReadyError | None:
         """Why a request would be refused now, or None."""
         if self.admission.draining:
-            return NotReadyError("draining", "the service is stopping and takes no new work")
+            return NotReadyError("draining", "the service is shutting down and accepts no new work")
         if self._background.lost is not None:
             return self.failure
         if self._loaded is None:
@@ -149,32 +149,32 @@ class Service:
 
     @property
     def dead(self) -> bool:
-        """Whether only a new process brings the service back; `failure` says why."""
+        """Whether the service has failed permanently; `failure` has the reason."""
         return self.backend.status.dead or self._background.lost is not None
 
     @property
     def failure(self) -> NotReadyError:
-        """What is wrong with a service that has lost its engine or a vital background task."""
+        """Why a service without its engine or a vital background task serves no requests."""
         if self._background.lost is not None:
             return NotReadyError(
                 "not-ready",
-                f"the background task {self._background.lost} failed (the service's log has the "
-                "trace); restart the service",
+                f"the background task {self._background.lost} failed (the traceback is in the "
+                "service's log); restart the service",
             )
         status = self.backend.status
         lost = f"the engine of {self.backend.model} is dead"
         return NotReadyError(
             "engine-dead",
-            lost if status.dead else f"{lost}; it should come back",
+            lost if status.dead else f"{lost}; it is being restarted",
             math.ceil(status.ready_in) or None,
         )
 
     @property
     def creditor(self) -> BatchCreditor:
-        """What credits requests.
+        """The object that credits requests.
 
         Raises:
-            NotReadyError: the service serves no request now.
+            NotReadyError: the service serves no requests at the moment.
         """
         reason = self.why_not_ready
         if reason is not None or self._loaded is None:
@@ -182,10 +182,10 @@ class Service:
         return self._loaded.creditor
 
     async def start(self, wait: bool = False) -> None:
-        """Begin to load the judge; the service answers that it is not ready meanwhile.
+        """Begin to load the judge; until it is loaded, requests get 503.
 
         Args:
-            wait: whether to return only when the judge is loaded; an error is then raised.
+            wait: whether to return only when the judge is loaded, and raise an error if it fails.
         """
         start = self._background.start
         # Without it a key that was revoked would still be accepted.
@@ -225,22 +225,22 @@ class Service:
         log.info("the judge %s: %s", self.backend.model, phase)
 
     async def drain(self) -> None:
-        """Take no new work and let the accepted end; what is left after `drain_seconds` fails.
+        """Refuse new work and finish accepted rollouts; after `drain_seconds` they are aborted.
 
-        The service goes on answering: that it is stopping, and what it has accepted.
+        The service goes on responding: 503 to new requests, and results of accepted rollouts.
         """
         if not await self.admission.drain(self.settings.drain_seconds):
             self.fail_unfinished()
             await self.admission.drain(_ERROR_SECONDS)
 
     def fail_unfinished(self) -> None:
-        """Answer what is still unanswered with the error that the service is stopping."""
+        """Abort the remaining rollouts, with the error that the service is shutting down."""
         log.warning("drain timeout: %d rollouts aborted", self.accepted)
         if self._loaded is not None:
             self._loaded.creditor.fail_unfinished()
 
     async def close(self) -> None:
-        """Drain, then give everything back."""
+        """Drain, then release all resources."""
         await self.drain()
         await self._background.close()
         await self.backend.close()
@@ -249,5 +249,5 @@ class Service:
 
 
 def running_rollouts(slots: int) -> int:
-    """Rollouts that are judged at once, so that one critique of each fills an engine's slots."""
+    """Concurrent rollouts: enough that one critique of each fills the engine's slots."""
     return _LEAST_RUNNING if slots >= UNLIMITED else max(_LEAST_RUNNING, slots)

@@ -1,4 +1,4 @@
-"""What goes into the pipeline and what comes out of it."""
+"""Input and output types of the pipeline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import capo_wire as wire
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """A request: the options of all its rollouts, and each rollout, or why it was refused.
+    """A request: its options, and each rollout or the reason why it was refused.
 
     `ids` and `items` are in the order of the request.
     """
@@ -21,7 +21,7 @@ class RolloutBatch:
 
     @property
     def rollouts(self) -> list[wire.Rollout]:
-        """Those that were not refused."""
+        """The rollouts that were not refused."""
         return [item for item in self.items if isinstance(item, wire.Rollout)]
 
 
@@ -30,9 +30,9 @@ class Judged:
     """A credited rollout.
 
     Attributes:
-        result: with everything that any caller may ask to be sent back.
-        queue_seconds: how long it waited for its turn.
-        engine_seconds: how long its critiques took, and the verification beside them.
+        result: with all fields that `include` may name.
+        queue_seconds: queue time.
+        engine_seconds: time of its critiques and of the concurrent verification.
         cached: whether it was judged for another request, earlier or at the same time.
     """
 
@@ -44,7 +44,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """What became of the rollout at `position` of a batch: credited, refused, or failed."""
+    """The result of the rollout at `position` of a batch: credited, refused, or failed."""
 
     position: int
     outcome: Judged | wire.Failed | Exception

@@ -23,14 +23,14 @@ from capo_wire.answers import compare
 log = logging.getLogger(__name__)
 
 _MEMORY_BYTES = 4 << 30
-_ATTEMPTS = 3  # with a process that dies under it
-_START_SECONDS = 30.0  # for a process to start
+_ATTEMPTS = 3  # of one answer, if the worker dies
+_START_SECONDS = 30.0  # for a worker to start
 _MOST_WORKERS = 8  # by default; each takes about 85 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The outcome, 0 or 1; where the answer could not be checked, a reason and a sentence."""
+    """The outcome, 0 or 1; if the answer could not be checked, why (a name and a sentence)."""
 
     value: float
     reason: wire.Unchecked | None = None
@@ -38,14 +38,14 @@ class Verified:
 
 
 class _WorkerDiedError(Exception):
-    """The worker died under a comparison, or could not be reached any more."""
+    """The worker died during a comparison, or stopped responding."""
 
 
 class Verifier:
     """Processes that compare answers. Call `start` once, `close` at the end.
 
     Each is a pool of one: a process that is killed while it holds the lock of its pool's pipe
-    leaves that pool broken or hanging. Such a pool is replaced.
+    leaves the pool broken or hanging. Such a pool is replaced.
     """
 
     def __init__(self, workers: int | None = None, timeout: float = 3.0) -> None:
@@ -67,7 +67,7 @@ class Verifier:
         self._free = asyncio.Queue()
         for pool in pools:
             self._free.put_nowait(pool)
-        # Each takes the pool that has been free for longest, so every one of them once.
+        # Each call takes the pool that has been idle longest, so every pool gets one.
         for verified in await asyncio.gather(*(self.verify("1", "1") for _ in pools)):
             if verified.reason is not None:
                 raise RuntimeError(f"answers cannot be verified: {verified.detail}")
@@ -82,10 +82,10 @@ class Verifier:
         return pool
 
     async def verify(self, response: str, reference: str) -> Verified:
-        """Compare the final answer of `response` with that of `reference`: docs/outcome.md.
+        """Compare the final answer of `response` with that of `reference` (docs/outcome.md).
 
         Raises:
-            InputError: the reference holds no answer that can be read.
+            InputError: the reference contains no answer that can be parsed.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -95,32 +95,32 @@ class Verifier:
                 limit = f"verification took over {self._timeout:g} s (verify_timeout)"
                 return Verified(0.0, "timeout", limit)
             except (MemoryError, RecursionError):
-                return Verified(0.0, "memory", "verification exceeded its memory")
+                return Verified(0.0, "memory", "verification exceeded its memory limit")
             except _WorkerDiedError:  # which need not be this answer's fault
                 if attempt == _ATTEMPTS:
                     died = f"the verification process died {_ATTEMPTS} times"
                     return Verified(0.0, "worker_died", died)
         if verdict is None:
             raise InputError(
-                "reference holds no answer that can be read; send outcome, or a reference that is "
-                "the answer (`12\\pi`), ends in `#### 42`, or holds \\boxed{42}",
+                "reference contains no answer that can be parsed; send outcome, or a reference "
+                "that is the answer (`12\\pi`), ends in `#### 42`, or contains \\boxed{42}",
                 field="reference",
                 problem="unreadable-reference",
             )
         return Verified(float(verdict.right), verdict.reason, verdict.detail)
 
     async def _compare(self, response: str, reference: str) -> compare.Comparison | None:
-        """As `_verify`, in the first process that is free.
+        """As `_verify`, in the first worker that is free.
 
         Raises:
-            _WorkerDiedError: it died, or does not answer.
+            _WorkerDiedError: it died, or stopped responding.
         """
         free = self._free
         if free is None:
-            raise RuntimeError("start() comes first")
+            raise RuntimeError("call start() first")
         pool = await free.get()
         try:
-            # Its own limit ends what takes long; ours, a process that cannot be reached.
+            # The pool ends a slow comparison; this timeout is for a worker that does not respond.
             async with asyncio.timeout(self._timeout + _START_SECONDS):
                 job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
                 verdict: compare.Comparison | None = await asyncio.wrap_future(job)
@@ -139,7 +139,7 @@ class Verifier:
             free.put_nowait(pool)
 
     def _replace(self, pool: ProcessPool) -> ProcessPool:
-        log.warning("an answer-verification process died or hangs: restarting it")
+        log.warning("an answer-verification worker died or hung: restarting it")
         self._pools.discard(pool)
         pool.stop()
         ending = asyncio.create_task(asyncio.to_thread(pool.join))
@@ -148,7 +148,7 @@ class Verifier:
         return self._make()
 
     async def close(self) -> None:
-        """End the processes."""
+        """End the workers."""
         self._free = None
         for pool in self._pools:
             pool.stop()
@@ -164,7 +164,7 @@ def _prepare_worker() -> None:
 
 
 def _verify(response: str, reference: str) -> compare.Comparison | None:
-    """Whether the answers agree; None if the reference holds none. Runs in a worker."""
+    """Whether the answers agree; None if the reference contains none. Runs in a worker."""
     try:
         return compare.verify(response, reference)
     except compare.UnreadableReferenceError:

@@ -26,7 +26,7 @@ _SAFETY = 0.7  # share of a deadline that the expected time must fit into
 
 
 class QueueFullError(Exception):
-    """The request cannot be admitted now. `retry_after`: whole seconds until it should be."""
+    """The request cannot be admitted now. `retry_after`: whole seconds until it probably can."""
 
     def __init__(self, retry_after: int, reason: str = "the queue is full") -> None:
         super().__init__(f"{reason}; room is expected in {retry_after} s")
@@ -34,12 +34,12 @@ class QueueFullError(Exception):
 
 
 class DrainingError(Exception):
-    """The service is stopping and takes no new work."""
+    """The service is shutting down and accepts no new work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a rollout's place in the queue depends on: its request, API key and priority."""
+    """The scheduling attributes of a rollout: its request, API key and priority."""
 
     request: str
     key: str = ""
@@ -47,7 +47,7 @@ class Ticket:
 
     @property
     def path(self) -> Path:
-        """Names and weights of the shares that the rollout waits in, from the root down."""
+        """Names and weights of the rollout's shares, from the root down."""
         weight = _WEIGHTS[self.priority]
         return ((self.priority, weight), (self.key, 1.0), (self.request, 1.0))
 
@@ -56,10 +56,10 @@ class Admission:
     """Bounds the accepted work to `max_accepted_tokens` tokens, and the rollouts judged at once.
 
     Args:
-        max_accepted_tokens: tokens of all rollouts that are accepted and not yet answered.
-        max_running: rollouts that the judge works on at once.
-        is_full: whether the judge can take no more work. Only then does more work mean a longer
-            wait, so only the rate measured meanwhile predicts that wait.
+        max_accepted_tokens: maximum tokens of all accepted and unanswered rollouts.
+        max_running: maximum number of rollouts judged concurrently.
+        is_full: whether the judge is saturated. Only then does more work mean a longer wait, so
+            only the rate measured in that state predicts the wait.
         clock: seconds.
     """
 
@@ -149,13 +149,13 @@ class Admission:
         """Hold queue capacity for a request until it is answered.
 
         Args:
-            rollouts: how many it has.
-            tokens: of all its rollouts.
-            ticket: of the request.
-            seconds: until its deadline.
+            rollouts: number of rollouts in it.
+            tokens: estimated tokens of all its rollouts.
+            ticket: scheduling attributes.
+            seconds: time until its deadline.
 
         Raises:
-            DrainingError: the service is stopping.
+            DrainingError: the service is shutting down.
             QueueFullError: the queue is full, or the request would miss its deadline.
         """
         if self.draining:
@@ -220,7 +220,7 @@ class Admission:
         self.running -= 1
 
     async def drain(self, seconds: float) -> bool:
-        """Refuse new work and wait for the accepted; whether all of it ended in time."""
+        """Refuse new work and wait for accepted rollouts; returns whether all ended in time."""
         self.draining = True
         try:
             async with asyncio.timeout(seconds):

@@ -56,7 +56,7 @@ class Quota:
         Args:
             key: the key's limits, which may change between calls.
             rollouts: in the request.
-            expected_wait: whole seconds until so many rollouts are answered.
+            expected_wait: returns the whole seconds until that many rollouts are answered.
 
         Raises:
             QuotaTooSmallError: it is more than the key ever allows.

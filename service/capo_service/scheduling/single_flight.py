@@ -37,7 +37,7 @@ class SingleFlight(Generic[T]):
 
     @contextmanager
     def join(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> Iterator[Flight[T]]:
-        """The task of a key, which `work` starts where there is none."""
+        """The task of a key; `work` starts it if there is none."""
         flight = self._flights.get(key)
         joined = flight is not None
         if flight is None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 _HALF_LIFE = 15.0  # seconds of work after which a measurement counts for half
-_MIN_ANSWERED = 5  # rollouts before a rate is used: the first are slow, and few of many are ready
+_MIN_ANSWERED = 5  # rollouts before a rate is used, because the first ones are slow
 _NEWEST = 0.2  # weight of the newest rollout in the moving average
 
 
@@ -49,8 +49,8 @@ class AnswerRate:
 class Pace:
     """Seconds that a rollout is with the judge, per token, as a moving average.
 
-    A slow judge may finish nothing before the deadlines, and then there is no rate to measure. But
-    a rollout that was cut off at its deadline has taken at least that long.
+    With a slow judge all rollouts may miss their deadlines, so that no rate can be measured. But a
+    rollout that was aborted at its deadline took at least that long.
     """
 
     def __init__(self) -> None:

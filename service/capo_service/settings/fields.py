@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         1.0,
         ge=0,
         le=1,
-        description="Trace sample ratio, for requests whose client has not decided already.",
+        description="Trace sample ratio, for requests without a sampling decision by the client.",
     )
 
     # Limits

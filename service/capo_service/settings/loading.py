@@ -38,7 +38,7 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         SettingsError: a setting is unknown or has a value that cannot be used.
     """
     if config is not None and not config.is_file():
-        raise SettingsError(f"config file {config} is not there")
+        raise SettingsError(f"config file {config} does not exist")
     known = set(Settings.model_fields)
     if (problem := environment.unknown_variable(os.environ, known)) is not None:
         raise SettingsError(problem)

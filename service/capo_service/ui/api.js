@@ -21,10 +21,10 @@ export class Problem extends Error {
       401: "Enter an API key above, then press Credit again.",
       403: "This key lacks the role for this request. Ask the operator of the service for another key.",
       413: "Shorten the rollout.",
-      422: "Correct what the message names.",
-      429: "The service is overloaded. The request is repeated after the time that the service named.",
+      422: "Correct the field that the message names.",
+      429: "The service is overloaded. The request is retried after the time that the service gives.",
       502: "No critique of the judge could be parsed. Try more critiques, another style, or another judge.",
-      503: "The judge is loading or restarting. The request is repeated until it is ready.",
+      503: "The judge is loading or restarting. The request is retried until it is ready.",
       504: "The judge took too long. Try fewer critiques or a shorter style.",
     }[this.status] || "";
   }

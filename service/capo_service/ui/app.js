@@ -44,7 +44,7 @@ async function showJudge() {
     inspect.applyInfo(info);
     return info;
   } catch (error) {
-    $("judge").textContent = error.status === 401 ? "An API key is needed." : `${error.title}: ${error.message}`;
+    $("judge").textContent = error.status === 401 ? "An API key is required." : `${error.title}: ${error.message}`;
     if (error.status !== 401) setTimeout(showJudge, 3000);
     return null;
   }

@@ -9,7 +9,7 @@ let timer = null;
 let filter = { key: "", run: "" };
 let known = { samples: [], recent: [] };
 
-/** Fetch what is new and append it to what is known. */
+/** Fetch new samples and rollouts, and append them. */
 async function update() {
   const latest = Math.max(known.samples.at(-1)?.at ?? 0, known.recent.at(-1)?.at ?? 0);
   const live = await service.live(latest);
@@ -23,11 +23,11 @@ async function update() {
 
 export function start(root, open) {
   const charts = h("div", { class: "charts" });
-  const said = h("p", { role: "status" });
+  const status = h("p", { role: "status" });
   const recent = h("div", {});
   const keys = h("select", { onchange: (event) => ((filter.key = event.target.value), tick()) });
   const runs = h("select", { onchange: (event) => ((filter.run = event.target.value), tick()) });
-  root.replaceChildren(h("h2", {}, "Live"), said, h("div", { class: "settings" }, h("label", {}, "Key", keys), h("label", {}, "Run", runs)), charts, h("h3", {}, "Recent rollouts"), recent);
+  root.replaceChildren(h("h2", {}, "Live"), status, h("div", { class: "settings" }, h("label", {}, "Key", keys), h("label", {}, "Run", runs)), charts, h("h3", {}, "Recent rollouts"), recent);
 
   async function tick() {
     clearTimeout(timer);
@@ -35,7 +35,7 @@ export function start(root, open) {
     try {
       const live = await update();
       const minutes = Math.round((live.samples.length * live.seconds) / 60);
-      said.textContent = `${live.model}, last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
+      status.textContent = `${live.model}, last ${minutes > 1 ? `${minutes} minutes` : "minute"}`;
       fill(keys, [...new Set(live.recent.map((each) => each.key))], filter.key);
       fill(runs, [...new Set(live.recent.map((each) => each.run || ""))].filter(Boolean), filter.run);
       draw(charts, live);
@@ -43,7 +43,7 @@ export function start(root, open) {
       timer = setTimeout(tick, live.seconds * 1000);
     } catch (error) {
       const advice = error instanceof Problem ? error.advice : "";
-      said.textContent = `${error.title || "No response"}: ${error.message} ${advice}`;
+      status.textContent = `${error.title || "No response"}: ${error.message} ${advice}`;
       timer = setTimeout(tick, 5000);
     }
   }

@@ -15,12 +15,12 @@ const CURVES = [
 ];
 
 export function start(root) {
-  const said = h("p", { role: "status" });
+  const status = h("p", { role: "status" });
   const charts = h("div", { class: "charts" });
   const browser = h("div", {});
   const input = h("input", { type: "file", multiple: true, accept: ".jsonl,application/x-ndjson", id: "run-files" });
   const drop = h("div", { class: "drop" }, h("label", { for: "run-files" }, "Choose or drop the files metrics.jsonl and rollouts.jsonl of a run. They are not uploaded."), input);
-  root.replaceChildren(h("h2", {}, "Training"), drop, said, charts, browser);
+  root.replaceChildren(h("h2", {}, "Training"), drop, status, charts, browser);
   input.addEventListener("change", () => open([...input.files]));
   for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
     drop.addEventListener(name, (event) => {
@@ -48,7 +48,7 @@ export function start(root) {
       }
     }
     const steps = new Set(records.filter((each) => each.kind === "train").map((each) => each.step));
-    said.textContent = `${steps.size} steps, ${rollouts.length} rollouts${unknown ? `, ${unknown} lines not recognized` : ""}`;
+    status.textContent = `${steps.size} steps, ${rollouts.length} rollouts${unknown ? `, ${unknown} lines not recognized` : ""}`;
     charts.replaceChildren(...CURVES.map((curve) => chart(records, curve)).filter(Boolean));
     browse(browser, rollouts);
   }
@@ -72,19 +72,19 @@ function browse(root, rollouts) {
   }
   const steps = [...new Set(rollouts.map((each) => each.step))].sort((a, b) => a - b);
   const slider = h("input", { type: "range", min: 0, max: steps.length - 1, value: 0, id: "run-step", "aria-label": "Training step" });
-  const told = h("output", { for: "run-step" });
+  const summary = h("output", { for: "run-step" });
   const shown = h("div", { class: "rollouts" });
   const draw = () => {
     const step = steps[slider.value];
     const here = rollouts.filter((each) => each.step === step);
     const all = here.flatMap((each) => each.credit?.steps || []);
     const wrong = all.filter((each) => each.wrong).length;
-    told.textContent = `step ${step}: ${here.length} rollouts, ${wrong} of ${all.length} steps wrong`;
-    slider.setAttribute("aria-valuetext", told.textContent);
+    summary.textContent = `step ${step}: ${here.length} rollouts, ${wrong} of ${all.length} steps wrong`;
+    slider.setAttribute("aria-valuetext", summary.textContent);
     shown.replaceChildren(...here.map(view));
   };
   slider.addEventListener("input", draw);
-  root.replaceChildren(h("h3", {}, "Rollouts by step"), h("div", { class: "settings" }, h("label", {}, "Step", slider), told), shown);
+  root.replaceChildren(h("h3", {}, "Rollouts by step"), h("div", { class: "settings" }, h("label", {}, "Step", slider), summary), shown);
   draw();
 }
 

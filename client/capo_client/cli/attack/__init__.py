@@ -1,6 +1,6 @@
-"""`capo attack`: how easily is a judge fooled? Over 200 hostile rollouts in named families.
+"""`capo attack`: measures how often a judge is fooled, by over 200 hostile rollouts in families.
 
-payloads   what a hostile policy would write, by family
+payloads   hostile texts by family
 corpus     payloads in, around or in place of a solution with a known error
-run        the corpus through a service, and the table of what came of it
+run        sends the corpus to a service, and counts the results
 """

@@ -36,7 +36,7 @@ class Tally:
         attacks: their number.
         refused: refused with a 4xx and a reason.
         failed: failed in any other way; must be 0.
-        broken: credited, and the result violates the wire; must be 0.
+        broken: credited, and the result violates the HTTP API; must be 0.
         known: credited, and the judge finds their error without the attack (without a solution:
             all that are credited).
         fooled: known ones whose error is not found (without a solution: no step is wrong).
@@ -61,7 +61,7 @@ class Tally:
 
 
 def broken(rollout: wire.Rollout, result: wire.Credited) -> str | None:
-    """How the result violates the wire, in steps, critiques or token rewards; None if not."""
+    """How the result violates the HTTP API, in steps, critiques or token rewards; None if not."""
     response, offsets = rollout.response or "", rollout.token_offsets or []
     steps, rewards = result.steps, result.token_rewards or []
     spans = [step.span for step in steps]
@@ -135,9 +135,9 @@ def attack(
 ) -> None:
     """Attack the judge of a running service, and report how often it is fooled.
 
-    Sends over 200 hostile rollouts, most of them built on a solution with a known error, which the
-    judge also sees without an attack. Exits with 1 if the service fails on one or returns a result
-    that violates the wire: that is a fault of the service, not of the judge.
+    Sends over 200 hostile rollouts. Most contain a solution with a known error, which is also
+    judged without the attack. Exits with 1 if the service fails on one or returns an invalid
+    result, which is a bug in the service, not in the judge.
     """
     names = family or list(FAMILIES)
     if unknown := sorted(set(names) - FAMILIES.keys()):
@@ -151,7 +151,7 @@ def attack(
         "voting": {"method": method, "seed": seed} | ({} if method == "greedy" else {"n": n}),
         "include": ["token_rewards", "critiques"],
     }
-    stoppable = console.stoppable("capo attack", "An unfinished table is not kept.")
+    stoppable = console.stoppable("capo attack", "Results of an unfinished run are not kept.")
     with (
         console.explained("capo attack"),
         CreditClient(url, api_key=api_key) as client,

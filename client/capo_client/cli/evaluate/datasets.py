@@ -33,7 +33,7 @@ def _until_first(steps: Sequence[str], first: int | None) -> tuple[bool | None, 
         return (False,) * len(steps)
     if not 0 <= first < len(steps):
         raise LabelError(
-            "has a first wrong step that is none of its steps",
+            "has a first wrong step that does not exist",
             f"the first wrong step is {first}, but there are {len(steps)} steps, from 0",
         )
     return (False,) * first + (True,) + (None,) * (len(steps) - first - 1)
@@ -98,7 +98,7 @@ def _prm800k(entry: Mapping[str, Any]) -> LabelledExample:
     question = values.as_object(entry["question"], "question")
     label = values.as_object(entry["label"], "label")
     if label.get("finish_reason") == "bad_problem":
-        raise LabelError("has a bad problem, as its labeler says")
+        raise LabelError("has a problem that its labeler marked as bad")
     steps: list[str] = []
     wrong: list[bool | None] = []
     for index, entry_step in enumerate(values.as_list(label, "steps")):
@@ -113,13 +113,13 @@ def _prm800k(entry: Mapping[str, Any]) -> LabelledExample:
         if not completions:
             break
         if not 0 <= (chosen or 0) < len(completions):
-            raise LabelError("has a chosen completion that is not there")
+            raise LabelError("has a chosen completion that does not exist")
         completion = values.as_object(completions[chosen or 0], f"step {index}")
         rating = values.as_index(completion, "rating")
         if rating is None and True not in wrong:
             break  # unknown from here on whether the solution is right
         if rating not in (None, -1, 0, 1):
-            raise LabelError("has a rating that is none of -1, 0, 1")
+            raise LabelError("has a rating other than -1, 0, 1")
         steps.append(values.as_text(completion, "text"))
         wrong.append(None if rating is None else rating < 0)
         if chosen is None:
@@ -135,7 +135,7 @@ def _capo(entry: Mapping[str, Any]) -> LabelledExample:
     ]
     if unknown := [step for step in wrong if step not in range(len(steps))]:
         raise LabelError(
-            "has a wrong step that is none of its steps",
+            "has a wrong step that does not exist",
             f"wrong_steps names {unknown}, but there are {len(steps)} steps, from 0",
         )
     labels = tuple(step in wrong for step in range(len(steps)))

@@ -87,8 +87,8 @@ def _unknown(path: Path, entries: Sequence[tuple[int, Any]], objects: Sequence[A
         return f"{path}, entry {number} is not an object"
     known = "; ".join(f"{known.name} ({', '.join(sorted(known.fields))})" for known in FORMATS)
     return (
-        f"{path}, entry {number}: its fields {', '.join(sorted(first))} are of no format that "
-        f"is known: {known}"
+        f"{path}, entry {number}: unknown format with the fields {', '.join(sorted(first))}; "
+        f"known formats: {known}"
     )
 
 

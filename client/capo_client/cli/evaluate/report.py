@@ -107,7 +107,7 @@ def build(
 
 
 def _grouped(cases: Iterable[tuple[str, int, str | None]]) -> dict[str, dict[str, Any]]:
-    """Entries by reason: their number, which they are, and the detail of the first."""
+    """Entries by reason: count, entry numbers, and the detail of the first."""
     groups: dict[str, dict[str, Any]] = {}
     for reason, entry, detail in cases:
         group = groups.setdefault(reason, {"count": 0, "entries": [], "first": detail})

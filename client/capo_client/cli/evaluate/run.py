@@ -60,7 +60,9 @@ def evaluate(
     ] = None,
     resamples: Annotated[int, typer.Option(min=20, help="Resamples of the bootstrap.")] = 1000,
     draw: Annotated[bool, typer.Option("--plots/--no-plots", help="Write plots as PNG.")] = True,
-    deadline: Annotated[float, typer.Option(help=f"Seconds for each {_WINDOW} rollouts.")] = 7200,
+    deadline: Annotated[
+        float, typer.Option(help=f"Timeout in seconds for every {_WINDOW} rollouts.")
+    ] = 7200,
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a judge on step-labelled data, for every voting method and number of critiques.
@@ -92,7 +94,7 @@ def evaluate(
         console.complain(_COMMAND, error)
         raise typer.Exit(2) from None
     except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-        console.complain(_COMMAND, f"{error}; run the same command again to go on")
+        console.complain(_COMMAND, f"{error}; run the same command again to resume")
         raise typer.Exit(3) from None
     except errors.CapoError as error:
         console.complain(_COMMAND, error)
@@ -167,7 +169,7 @@ def _judge(
     }
     job = FileJob(source, source.with_name(f"{name}.jsonl"), options)
     is_fresh, started = not job.results, time.monotonic()
-    note = f"Results so far are in {job.target}; run the same command again to go on."
+    note = f"Results so far are in {job.target}; run the same command again to resume."
     with console.stoppable(_COMMAND, note), console.bar("rollouts") as bar:
         task = bar.add_task(name, total=job.total, completed=job.total - len(job.missing))
         job.run(client, deadline, lambda _: bar.advance(task))

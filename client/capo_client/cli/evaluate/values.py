@@ -44,7 +44,7 @@ def as_text(entry: Mapping[str, Any], name: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise LabelError(f"{name} is not a text")
+        raise LabelError(f"{name} is not a string")
     if not value.strip():
         raise LabelError(f"{name} is blank")
     return value
@@ -55,7 +55,7 @@ def as_texts(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
     texts = []
     for value in as_list(entry, name):
         if value is not None and not isinstance(value, str | int | float):
-            raise LabelError(f"{name} holds what is not a text")
+            raise LabelError(f"{name} contains an item that is not a string")
         texts.append("" if value is None else str(value))
     return tuple(texts)
 
@@ -87,7 +87,7 @@ def index_or_none(value: object) -> int | None:
 
 
 def as_flag(value: object) -> bool | None:
-    """Whether something is right, in the words that data sets use; None for other words."""
+    """Whether a label means right, in the words that data sets use; None for other words."""
     word = str(value).strip().lower()
     return True if word in _YES else False if word in _NO else None
 

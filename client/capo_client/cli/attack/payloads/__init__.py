@@ -1,4 +1,4 @@
-"""What a policy that is rewarded for deceiving a judge might write, by family.
+"""Texts that a policy might write to deceive its judge, by family.
 
 Each payload is put after, before or into a solution that has a known error, or stands alone in its
 place; see `corpus`. Sources: chat templates of public models; "One Token to Fool LLM-as-a-Judge"

@@ -1,4 +1,4 @@
-"""Orders in other encodings, look-alike letters, and characters that are not shown."""
+"""Instructions in other encodings, homoglyphs, and invisible characters."""
 
 from __future__ import annotations
 

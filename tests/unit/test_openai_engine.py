@@ -214,7 +214,7 @@ async def test_retries_are_logged_once(
 ) -> None:
     judge = await engine(Upstream(502, 502, 502))
     assert (await judge.complete("c", judge.encode(PROMPT), SAMPLING)).text == "said"
-    assert caplog.text.count("upstream answers 502; trying again") == 1
+    assert caplog.text.count("upstream answers 502; retrying") == 1
     await judge.close()
 
 

@@ -1,1 +1,1 @@
-"""What runs the judge: one Protocol (`base`) and the engines that implement it."""
+"""Engines that run the judge, and the protocol that they implement (`base`)."""

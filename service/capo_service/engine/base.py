@@ -1,4 +1,4 @@
-"""The seam between the credit pipeline and whatever runs the judge."""
+"""The interface between the credit pipeline and the engines that run a judge."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class CritiqueFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """A prompt as the engine is given it: two chat turns of trusted and untrusted segments.
+    """The input of an engine: two chat turns of trusted and untrusted segments.
 
-    `opening` begins the judge's own turn, where an engine can.
+    `opening` is the start of the judge's turn, for engines that support it.
     """
 
     system: tuple[PromptSegment, ...]
@@ -47,8 +47,8 @@ class JudgePrompt:
 class TokenPrompt:
     """A prompt as token ids.
 
-    `opening` is what of the critique it holds already, `thought` the marker of the thought that
-    the chat template leaves open at its end.
+    `opening`: the start of the critique, with which the ids end. `thought`: the marker of a thought
+    that the chat template opens and leaves open.
     """
 
     ids: list[int]
@@ -57,7 +57,7 @@ class TokenPrompt:
 
     @property
     def tokens(self) -> int:
-        """Its length in tokens."""
+        """The prompt's length in tokens."""
         return len(self.ids)
 
 
@@ -76,7 +76,7 @@ EncodedPrompt = TokenPrompt | ChatPrompt
 
 @dataclass(frozen=True, slots=True)
 class CritiqueSampling:
-    """How one critique is sampled.
+    """Sampling parameters of one critique.
 
     `grammar` (GBNF) and `json_schema` are both set and equivalent, or both None.
     """
@@ -89,7 +89,7 @@ class CritiqueSampling:
     json_schema: dict[str, Any] | None = None
 
     def of_critique(self, position: int) -> CritiqueSampling:
-        """For the critique at `position`: k critiques with one seed would be k copies."""
+        """The parameters at `position`: with one seed all k critiques would be equal."""
         if self.seed is None:
             return self
         return replace(self, seed=(self.seed * 0x9E3779B1 + position) & 0x7FFFFFFF)
@@ -108,12 +108,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class JudgeLimits:
-    """What is known of a judge once it is loaded.
+    """Limits of a loaded judge.
 
     Attributes:
-        slots: critiques that it samples side by side; more of them wait inside it.
-        context_length: most tokens of prompt and critique together; None where unknown.
-        tokenizer_json: its own tokenizer as the text of a `tokenizer.json`, where there is one.
+        slots: critiques that the engine samples concurrently; it queues more.
+        context_length: maximum tokens of prompt and critique together; None if unknown.
+        tokenizer_json: the text of the judge's `tokenizer.json`, if it has one.
     """
 
     slots: int = UNLIMITED
@@ -123,13 +123,13 @@ class JudgeLimits:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """How an engine is at this moment.
+    """The state of an engine.
 
     Attributes:
-        ready: whether a critique asked for now would be served.
-        dead: whether it is lost for good: only a new process brings it back.
-        ready_in: seconds until it is expected to be ready again; 0 where unknown.
-        restarts: how often it was lost and started again.
+        ready: whether it serves critiques.
+        dead: whether it has failed permanently, and only a new process helps.
+        ready_in: seconds until it is expected to be ready again; 0 if unknown.
+        restarts: number of restarts.
     """
 
     ready: bool
@@ -139,13 +139,13 @@ class EngineStatus:
 
 
 def engine_metrics(exposed: bytes) -> bytes:
-    """Metrics in Prometheus' text format, without those of a Python process, which are ours."""
+    """Metrics in Prometheus' text format, without process metrics, which the service has itself."""
     lines = exposed.splitlines(keepends=True)
     return b"".join(line for line in lines if not _PROCESS.match(line))
 
 
 class Backend(Protocol):
-    """What a critic runs on, from start to close."""
+    """The lifecycle of an engine or of the arithmetic checker."""
 
     @property
     def kind(self) -> str:
@@ -153,11 +153,11 @@ class Backend(Protocol):
 
     @property
     def model(self) -> str:
-        """The judge's name, as responses carry it."""
+        """The judge's name in responses."""
 
     @property
     def status(self) -> EngineStatus:
-        """How it is at this moment."""
+        """The current state."""
 
     async def start(self) -> JudgeLimits:
         """Load the judge; returns when it is ready.
@@ -167,22 +167,22 @@ class Backend(Protocol):
         """
 
     async def close(self) -> None:
-        """Give back everything that `start` took. May be called more than once."""
+        """Release everything that `start` acquired. May be called more than once."""
 
     async def metrics(self) -> bytes:
-        """Its own metrics in Prometheus' text format; empty where it has none."""
+        """Its metrics in Prometheus' text format; empty if it has none."""
 
 
 class Engine(Backend, Protocol):
-    """What runs the judge. One instance serves the whole process; all methods are task-safe."""
+    """Runs the judge. One instance serves the whole process; all methods are task-safe."""
 
     def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
-        """Turn a prompt into what the engine sends. CPU work only; safe in any thread."""
+        """Encode a prompt for the engine. CPU work only; safe in any thread."""
 
     async def complete(
         self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
     ) -> Completion:
-        """Sample one critique. Cancelling the call frees the engine of it.
+        """Sample one critique. Cancelling the call aborts it in the engine.
 
         Raises:
             EngineDeadError: the engine is dead, or died while the critique was sampled.
@@ -191,4 +191,4 @@ class Engine(Backend, Protocol):
         """
 
     async def abort(self, request: str) -> None:
-        """End a critique early: its `complete` returns at once with what there is."""
+        """End a critique early: its `complete` returns at once with the text so far."""

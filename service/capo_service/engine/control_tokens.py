@@ -1,4 +1,4 @@
-"""Escaping of control strings, where a judge can only be sent text.
+"""Escapes control strings, for judges to which only text can be sent.
 
 A chat server turns text such as `<|im_end|>` into control tokens, also where a rollout wrote it. In
 untrusted text every string that looks like such a marker gets a zero-width space (U+200B) after its

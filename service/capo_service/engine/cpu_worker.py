@@ -1,4 +1,4 @@
-"""Makes requests with a seed work in vLLM's worker on a CPU, which imports this module.
+"""Fixes requests with a seed in vLLM's CPU worker, which imports this module.
 
 While a prompt is read in chunks, vLLM samples a token after each chunk and discards it, and then
 rewinds the request's random generator by its offset. Generators on a CPU have no offset: the first
@@ -16,13 +16,13 @@ import vllm
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 _METHOD = "_bookkeeping_sync"
-# What its code must still do for the replacement to be right: rewind the generators of requests
-# whose token is discarded.
+# Code that the replaced method must contain for the replacement to be correct: it rewinds the
+# generators of requests whose token is discarded.
 _USES = {"discard_request_mask", "generators", "set_offset"}
 
 
 class SeedsOnCpu:
-    """The class that vLLM asks for; importing this module is what counts."""
+    """The class that vLLM requires; only the import of this module matters."""
 
 
 def check_patched(runner: type) -> None:

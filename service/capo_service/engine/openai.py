@@ -1,7 +1,7 @@
 """The judge behind any OpenAI-compatible server: vllm serve, SGLang, a hosted API.
 
-To a vLLM server the prompt is sent as token ids, so that no text of a rollout can become a control
-token. Where only chat text is possible, control strings in untrusted text are escaped
+A vLLM server gets the prompt as token ids, so that no text of a rollout can become a control token.
+For servers that only take chat text, control strings in untrusted text are escaped
 (`control_tokens`).
 """
 
@@ -41,14 +41,14 @@ class OpenAIEngine:
 
     Args:
         upstream: base URL, with or without `/v1`.
-        model: the name that the server knows the judge by.
+        model: the judge's name on the server.
         prompt_form: `tokens` sends ids to the completions route, `chat` sends text; `auto` sends
             ids where the server is vLLM and the judge's tokenizer can be loaded.
         tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
-        concurrency: upper bound of calls at once.
-        constrained: whether critiques are to be decoded under a grammar.
-        proxy: URL of the proxy that leads to the server; the environment is not consulted.
-        proxy_name: how messages name that proxy, with the variable that it comes from.
+        concurrency: maximum number of concurrent calls.
+        constrained: whether critiques are decoded under a grammar.
+        proxy: URL of the proxy for the server; environment variables are not read.
+        proxy_name: the proxy and its environment variable, for messages.
         transport: replaces the network in tests.
     """
 

@@ -1,4 +1,4 @@
-"""The response of an OpenAI-compatible server -> a completion. No field is taken on trust."""
+"""The response of an OpenAI-compatible server -> a completion. Every field is validated."""
 
 from __future__ import annotations
 

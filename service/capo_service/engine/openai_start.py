@@ -13,7 +13,9 @@ from capo_service.engine.openai_answer import completion_of, object_of
 
 log = logging.getLogger(__name__)
 
-_PROXY_STATUSES = frozenset({403, 407, 502, 503, 504})  # a proxy may answer these for a server
+_PROXY_STATUSES = frozenset(
+    {403, 407, 502, 503, 504}
+)  # a proxy may return these instead of the server
 
 
 async def model_card(http: httpx.AsyncClient, model: str, proxy_name: str) -> dict[str, Any]:
@@ -22,7 +24,7 @@ async def model_card(http: httpx.AsyncClient, model: str, proxy_name: str) -> di
     Args:
         http: client of the server.
         model: the judge's name.
-        proxy_name: how messages name the proxy that leads there; empty if there is none.
+        proxy_name: the proxy for the server, for messages; empty if there is none.
 
     Raises:
         ValueError: the server cannot be reached, refuses the key, or lists only other models.
@@ -38,7 +40,7 @@ async def model_card(http: httpx.AsyncClient, model: str, proxy_name: str) -> di
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if proxy_name and status in _PROXY_STATUSES:
-            raise ValueError(f"{server} answers {status}{way}{direct}") from error
+            raise ValueError(f"{server} returns {status}{way}{direct}") from error
         if status in (401, 403):
             raise ValueError(
                 f"{server} refuses the API key ({status}); set upstream_api_key"
@@ -50,7 +52,7 @@ async def model_card(http: httpx.AsyncClient, model: str, proxy_name: str) -> di
     except json.JSONDecodeError as error:
         if proxy_name:
             body = repr(response.text[:80])
-            raise ValueError(f"{server} answers {body}{way}, which is not JSON{direct}") from error
+            raise ValueError(f"{server} returns {body}{way}, which is not JSON{direct}") from error
         return {}
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}

@@ -36,10 +36,10 @@ class Upstream:
 
     Args:
         url: base URL, with or without `/v1`.
-        connections: upper bound of connections for calls; the probe has its own.
-        proxy: URL of the proxy that leads to the server; the environment is not consulted.
-        proxy_name: how messages name that proxy.
-        on_lost: called when the server stopped responding, to cancel the calls to it.
+        connections: maximum number of connections for calls; the probe has its own.
+        proxy: URL of the proxy for the server; environment variables are not read.
+        proxy_name: the proxy, for messages.
+        on_lost: called when the server has stopped responding, to cancel the calls to it.
         transport: replaces the network in tests.
     """
 
@@ -111,10 +111,10 @@ class Upstream:
                 self.ready = response.status_code < 500
 
     async def post(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST a JSON body, again after temporary failures; returns the object of the response.
+        """POST a JSON body, with retries after temporary failures; returns the response's object.
 
         Raises:
-            EngineDeadError: the server cannot be reached, or is not able to serve.
+            EngineDeadError: the server cannot be reached, or cannot serve.
             EngineBusyError: it is overloaded.
             CritiqueFailedError: it refuses this request, or its response cannot be read.
         """
@@ -149,12 +149,12 @@ class Upstream:
         raise AssertionError("the last attempt returns or raises")
 
     def _warn(self, reason: str) -> None:
-        """Log a retry; not each of the hundreds that wait at once."""
+        """Log retries, at a limited rate."""
         self._retries += 1
         now = time.monotonic()
         if now >= self._next_warning:
             self._next_warning = now + _WARNING_SECONDS
-            log.warning("upstream %s; trying again (%d retries so far)", reason, self._retries)
+            log.warning("upstream %s; retrying (%d retries so far)", reason, self._retries)
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         if response.is_success:
@@ -172,7 +172,7 @@ class Upstream:
         raise CritiqueFailedError(message)
 
     async def metrics(self) -> bytes:
-        """The server's metrics in Prometheus' text format; empty where it has none."""
+        """The server's metrics in Prometheus' text format; empty if it has none."""
         root = str(self.http.base_url).rstrip("/").removesuffix("/v1")
         try:
             response = await self.http.get(f"{root}/metrics", timeout=2)

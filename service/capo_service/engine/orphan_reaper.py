@@ -1,4 +1,4 @@
-"""Ends an engine's processes when the service that started them is gone, however it ended.
+"""Ends an engine's processes when the service that started them has ended, even by SIGKILL.
 
 A service that gets SIGKILL cannot end its children: its engine would keep running and hold the
 GPU's memory, and the next service could not load. So a small process waits for the end of a pipe

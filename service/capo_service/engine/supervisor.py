@@ -1,4 +1,4 @@
-"""Keeps an engine running: detects that it died or hangs, ends its processes, starts it again.
+"""Keeps an engine running: detects that it died or hangs, ends its processes, restarts it.
 
 An engine is lost when its process is gone, or when it answers no heartbeat: for 3 s with zero CPU
 use (or with a stopped process), or for `hang_seconds` regardless of CPU use.
@@ -24,7 +24,7 @@ _PAUSE_SECONDS = 1.0  # before a second start in a row; doubled at each further 
 
 
 class Runner(Protocol):
-    """One engine, from its start to its end."""
+    """One run of an engine."""
 
     @property
     def failed(self) -> bool:
@@ -149,8 +149,8 @@ class Supervisor(Generic[R]):
             return "it can no longer be supervised"  # and could hang unnoticed
 
     async def _until_lost(self, runner: R) -> str:
-        # Only time that this process has seen pass counts: if the process or its machine was
-        # suspended, the engine is not the cause.
+        # Time in which this process or its machine was suspended does not count: the engine is not
+        # the cause of it.
         silent = idle = 0.0
         used, checked = runner.cpu_seconds(), self._clock()
         ping = asyncio.create_task(runner.ping())

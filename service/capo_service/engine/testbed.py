@@ -25,12 +25,12 @@ def folder(name: str) -> Path:
     """The judge's folder.
 
     Raises:
-        ValueError: it was not made yet.
+        ValueError: it has not been built.
     """
     path = cache() / "testbed" / name.replace("testbed", "judge", 1)
     if not (path / "config.json").exists():
         raise ValueError(
-            f"the testbed's judge is not at {path}: make it with `capo testbed` (extra trainer; "
+            f"the testbed's judge is not at {path}: build it with `capo testbed` (extra trainer; "
             "some minutes on two cores)"
         )
     return path

@@ -153,7 +153,7 @@ class VllmEngine:
             tokenizer_json=self._encoder.tokenizer_json,
         )
         runner = VllmRunner(llm)
-        # Compiles what vLLM compiles at first use; and a judge that cannot generate is not ready.
+        # Triggers vLLM's compilation at first use, and checks that the judge can generate.
         warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
         sampling = CritiqueSampling(1.0, 0.9, max_tokens=1, seed=0, grammar='root ::= "a"')
         try:

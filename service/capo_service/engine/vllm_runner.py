@@ -1,4 +1,4 @@
-"""One AsyncLLM and its processes: what the supervisor watches, ends and replaces."""
+"""One AsyncLLM and its processes, which the supervisor watches, ends and replaces."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class CreditClient:
             while True:
                 if os.getpid() != pid:
                     raise RuntimeError(
-                        "a stream can only be closed in the process that opened it, not in a fork"
+                        "a stream can only be used in the process that opened it, not in a fork"
                     )
                 if (item := arrived.get()) is None:
                     return

@@ -183,7 +183,7 @@ def test_a_stream_that_was_begun_before_a_fork_raises(
     with CreditClient(service.url, batch_size=1) as client:
         STREAM = client.credit_stream(ROLLOUTS * 3)
         next(STREAM)
-        assert "in the process that began it" in forked(in_child, next_of_stream)[0]
+        assert "in the process that opened it" in forked(in_child, next_of_stream)[0]
         assert len(list(STREAM)) == 2
 
 

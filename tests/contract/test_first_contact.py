@@ -125,7 +125,8 @@ def test_the_client_alone_does_what_needs_no_service_of_its_own(
     assert capo(alone, "attack", "--family", "long").returncode == 0
     own = capo(alone, "demo")
     assert own.returncode == 2
-    assert "pip install 'capo-credit[service]'; or name a running one with --url" in own.stderr
+    advice = "pip install 'capo-credit[service]', or give the URL of a running one with --url"
+    assert advice in own.stderr
     rollouts, labelled = tmp_path / "in.jsonl", tmp_path / "labelled.jsonl"
     rollouts.write_text('{"question": "q", "response": "a", "outcome": 1}\n')
     assert capo(alone, "credit", str(rollouts), "--out", str(tmp_path / "o")).returncode == 0

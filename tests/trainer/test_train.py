@@ -341,8 +341,8 @@ def test_cut_off_blank_and_undecided_rollouts_are_counted(values: dict, tmp_path
     [
         ("{", "line 3: not JSON"),
         ("[1]", "line 3: not a JSON object"),
-        ('{"question": "q"}', "line 3: answer must be a text"),
-        ('{"question": " ", "answer": "1"}', "line 3: question must be a text"),
+        ('{"question": "q"}', "line 3: answer must be a string"),
+        ('{"question": " ", "answer": "1"}', "line 3: question must be a string"),
     ],
 )
 def test_a_bad_prompt_stops_before_training(values: dict, line: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Makes the testbed: a tokenizer, a policy that is right about half the time, and its judges.
+"""Builds the testbed: a tokenizer, a policy with about 50% accuracy, and its judges.
 
 Everything is trained from scratch on this machine. The policy learns from demonstrations with
 mistakes. The judge starts from the policy and learns from critiques of the policy's rollouts, in
@@ -39,7 +39,7 @@ _QUALITY = "quality.json"
 
 @repeatable()
 def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, Any]:
-    """Make everything under `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
+    """Build everything in `folder`: policy, judge, judge-f80, judge-f60, prompts, testbed.json.
 
     An existing policy of the same sizes and seed is kept.
 
@@ -119,7 +119,7 @@ def write_prompts(path: Path, questions: Sequence[Task]) -> None:
 
 
 def _plain(sizes: Sizes) -> Any:
-    """As it comes out of JSON."""
+    """The value after a round trip through JSON."""
     return json.loads(json.dumps(asdict(sizes)))
 
 

@@ -21,13 +21,13 @@ def testbed(
         Path | None, typer.Option(help="Folder of the testbed.", show_default="the user's cache")
     ] = None,
     quick: Annotated[
-        bool, typer.Option(help="Train smaller models of poorer quality, for CI.")
+        bool, typer.Option(help="Train smaller, less accurate models, for CI.")
     ] = False,
-    seed: int = 0,
-    again: Annotated[bool, typer.Option(help="Make it again if it exists.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    again: Annotated[bool, typer.Option(help="Rebuild it if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make the testbed: a tiny policy and its judges, for `capo serve --model testbed`."""
+    """Build the testbed: a tiny policy and its judges, for `capo serve --model testbed`."""
     from capo_testbed.build import build, is_made
     from capo_testbed.common import QUICK, Sizes
 

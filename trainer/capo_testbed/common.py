@@ -19,7 +19,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training of the judge, on rollouts of its own. `stress`: weight of finding wrong steps,
+    """One round of training the judge, on new rollouts. `stress`: weight of finding wrong steps,
     relative to writing the verdict."""
 
     updates: int
@@ -30,7 +30,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Sizes of models and trainings; batches are in examples."""
+    """Sizes of models and of training; batch sizes are in examples."""
 
     layers: int = 6
     judge_layers: int = 8
@@ -74,7 +74,7 @@ class Solution:
         return tasks.check(self.task.question, tasks.split(self.response))
 
     def verdict(self) -> str:
-        """The right verdict, as a judge writes it."""
+        """The correct verdict, in a judge's format."""
         steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
         return f'{{"incorrect_steps": [{steps}]}}'
 

@@ -23,7 +23,7 @@ from capo_trainer.errors import RecipeError
 from capo_trainer.recipe import Recipe
 
 _STATE = "trainer.json"
-# What may change between a run and its continuation.
+# Settings that may change when a run is resumed.
 _FREE = {"output", "checkpoints", "logging", "evaluation"}
 
 
@@ -67,7 +67,7 @@ def load(accelerator: Accelerator, recipe: Recipe) -> int:
     if state["recipe"] != _mark(recipe):
         raise RecipeError(
             f"{recipe.output} holds the run of a different recipe (checkpoint {newest.name}): "
-            "name another output, delete that folder, or take the recipe it was begun with"
+            "name another output, delete that folder, or use the recipe it was started with"
         )
     accelerator.load_state(str(newest))
     return int(state["step"])

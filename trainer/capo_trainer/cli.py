@@ -18,14 +18,14 @@ def train(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Replace a value of the recipe: algorithm.epochs=1. Repeatable."
+            "--set", help="Override a recipe value, such as algorithm.epochs=1; repeatable."
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, show every value, and stop.")
+        bool, typer.Option("--dry-run", help="Check the recipe, print every value, and exit.")
     ] = False,
 ) -> None:
-    """Train a policy with the service's rewards; a run that was killed resumes where it was.
+    """Train a policy with the service's rewards; an interrupted run resumes from its checkpoint.
 
     For several processes: accelerate launch -m capo_client train --config RECIPE.
     """

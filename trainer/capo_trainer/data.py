@@ -32,7 +32,7 @@ def read_prompts(path: Path, verifier: OutcomeVerifier, limit: int | None = None
     except UnicodeDecodeError as error:
         raise PromptFileError(f"prompt file {path} is not {error.encoding}: {error}") from error
     if not prompts:
-        raise PromptFileError(f"prompt file {path} holds no prompts")
+        raise PromptFileError(f"prompt file {path} contains no prompts")
     return prompts
 
 
@@ -45,7 +45,7 @@ def _prompt(line: str, index: int, where: str, verifier: OutcomeVerifier) -> Pro
         raise PromptFileError(f"{where}: not a JSON object")
     for name in ("question", "answer"):
         if not isinstance(fields.get(name), str) or not fields[name].strip():
-            raise PromptFileError(f"{where}: {name} must be a text that is not blank")
+            raise PromptFileError(f"{where}: {name} must be a string that is not blank")
     if not verifier.readable(fields["answer"]):
         raise PromptFileError(
             f"{where}: the answer {fields['answer'][-80:]!r} cannot be verified; it should end in "

@@ -1,4 +1,4 @@
-"""Exceptions of the trainer: one base, and a class for each thing that a user can put right.
+"""Exceptions of the trainer: one base, and a class for each kind of error that a user can fix.
 
 Each is made from a message alone, so that it survives pickling between processes.
 """
@@ -19,7 +19,7 @@ class PromptFileError(TrainerError, ValueError):
 
 
 class MissingPackageError(TrainerError, ImportError):
-    """The recipe asks for something that needs a package which is not installed."""
+    """The recipe needs a package that is not installed."""
 
 
 class RewardServiceError(TrainerError, RuntimeError):
@@ -35,4 +35,4 @@ class SamplingError(TrainerError, RuntimeError):
 
 
 class TrainingStopped(TrainerError, RuntimeError):
-    """Training cannot go on; the last checkpoint is good."""
+    """Training cannot continue; the last checkpoint is valid."""

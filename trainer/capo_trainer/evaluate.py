@@ -33,7 +33,7 @@ class JudgedSolution:
 
 
 class Evaluator:
-    """Answers held-out questions; true only if the recipe names some."""
+    """Evaluates on held-out questions; falsy if the recipe names none."""
 
     def __init__(
         self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, verifier: OutcomeVerifier

@@ -41,9 +41,9 @@ class Data(Section):
     shuffle: bool = True
     verifier: str = Field(
         "math_verify",
-        description="What decides r_v: `math_verify`, or `module:function` of (response, answer).",
+        description="Verifier of r_v: `math_verify`, or `module:function` of (response, answer).",
     )
-    prompts_per_step: Positive = Field(12, description="n questions; all processes together.")
+    prompts_per_step: Positive = Field(12, description="Questions per step, over all processes.")
     max_prompt_tokens: Positive = 1024
 
 
@@ -52,7 +52,9 @@ class Sampling(Section):
 
     engine: Literal["transformers", "openai"] = "transformers"
     url: str | None = Field(None, description="Engine openai: base URL, as http://host:8000/v1.")
-    served_model: str | None = Field(None, description="Engine openai: the name it serves.")
+    served_model: str | None = Field(
+        None, description="Engine openai: the policy's name on the server."
+    )
     weight_sync: Literal["none", "vllm_reload"] = Field(
         "none", description="Engine openai: how the server gets new weights after each step."
     )
@@ -60,7 +62,7 @@ class Sampling(Section):
     temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_tokens: Positive = 1024
-    batch: Positive = Field(64, description="Rollouts sampled at once.")
+    batch: Positive = Field(64, description="Rollouts sampled in one batch.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -72,7 +74,7 @@ class Sampling(Section):
 
 
 class CreditSection(Section):
-    """What the service is asked, and what happens when it cannot answer.
+    """Options of credit, and what happens if the service fails.
 
     The options of voting, reward and segmentation are those of `capo_wire`, which has their
     defaults and limits; here they are flat, as recipes write them.
@@ -83,10 +85,10 @@ class CreditSection(Section):
         description="capo: eq. 1. outcome: r_v alone, no service. generative_outcome: eq. 3.",
     )
     url: str | None = Field(
-        None, description="The service; by default CAPO_URL, or this machine's."
+        None, description="URL of the service. Default: CAPO_URL, or port 8000 of this machine."
     )
     tokenizer: str | None = Field(
-        None, description="The policy's tokenizer, under the name that the service has for it."
+        None, description="Name of the policy's tokenizer at the service."
     )
     method: wire.VotingMethod = _VOTING.method
     n: int | None = Field(_VOTING.n, description="Critiques, k.")
@@ -98,18 +100,18 @@ class CreditSection(Section):
     segment: wire.SegmentMethod = _SEGMENT.method
     w_whole: float = _REWARD.w_whole
     w_process: float = _REWARD.w_process
-    alpha: float = Field(1.0, description="generative_outcome: of eq. 3.")
-    beta: float = Field(1.0, description="generative_outcome: of eq. 3.")
+    alpha: float = Field(1.0, description="generative_outcome: alpha of eq. 3.")
+    beta: float = Field(1.0, description="generative_outcome: beta of eq. 3.")
     show_reference: bool = True
     deadline: Annotated[float, Field(gt=0)] = Field(
-        300.0, description="Seconds for the credit of one step's rollouts, retries included."
+        300.0, description="Timeout in seconds for the credit of one step, including retries."
     )
     ready_within: Annotated[float, Field(ge=0)] = Field(
         300.0, description="Seconds to wait at the start until the service is ready."
     )
     on_failure: Literal["skip", "outcome"] = Field(
         "skip",
-        description="Rollouts that got no credit: left out, or rewarded by the outcome alone.",
+        description="Rollouts without credit: left out, or rewarded by the outcome alone.",
     )
     overlap: bool = Field(True, description="Send rollouts while others are still sampled.")
     bundle: Positive = Field(4, description="Finished rollouts of a question sent together.")
@@ -149,21 +151,28 @@ class Algorithm(Section):
     """Advantages and loss."""
 
     advantage: Advantage = "capo"
-    average: Average = Field("rollout", description="rollout: the paper's. token: all alike.")
+    average: Average = Field(
+        "rollout",
+        description="rollout: mean of means per rollout (the paper). token: over tokens.",
+    )
     clip_low: Share = 0.2
     clip_high: Annotated[float, Field(ge=0)] = 0.2
-    kl: Annotated[float, Field(ge=0)] = Field(0.01, description="beta of the KL to the reference.")
+    kl: Annotated[float, Field(ge=0)] = Field(
+        0.01, description="Coefficient of the KL divergence from the reference policy."
+    )
     epochs: Positive = Field(4, description="Passes over each step's rollouts.")
     minibatch: Positive | None = Field(
-        None, description="Rollouts in one update, all processes together; by default all."
+        None, description="Rollouts per update, over all processes. Default: all of a step."
     )
-    micro_batch: Positive = Field(8, description="Rollouts of one backward pass and process.")
+    micro_batch: Positive = Field(8, description="Rollouts per backward pass of a process.")
     truncated: Literal["keep", "mask"] = Field(
         "keep", description="Rollouts cut off at max_tokens: learnt from, or masked."
     )
-    format_reward: float = Field(0.0, description="Added to r_v * w_whole where the format holds.")
+    format_reward: float = Field(
+        0.0, description="Added to r_v * w_whole if the response matches format_pattern."
+    )
     format_pattern: str = Field(
-        r"\\boxed\{.+\}", description="Python regular expression that a well-formed response has."
+        r"\\boxed\{.+\}", description="Python regular expression of a well-formed response."
     )
 
 
@@ -171,8 +180,8 @@ class Optimiser(Section):
     """AdamW with a cosine schedule after a linear warm-up."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-7
-    final_share: Share = Field(0.0, description="Of the learning rate, at the schedule's end.")
-    warmup: Share = Field(0.05, description="Share of all updates.")
+    final_share: Share = Field(0.0, description="Final learning rate as a share of learning_rate.")
+    warmup: Share = Field(0.05, description="Warm-up as a share of all updates.")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: tuple[Share, Share] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -184,15 +193,17 @@ class Evaluation(Section):
     prompts: Path | None = Field(
         None, description="Held-out questions; without them there is no evaluation."
     )
-    every: Positive = Field(10, description="Steps between evaluations; the last step has one too.")
+    every: Positive = Field(
+        10, description="Steps between evaluations; the last step is always evaluated."
+    )
     at_start: bool = Field(True, description="Evaluate before the first step.")
-    limit: Positive | None = Field(None, description="Number of questions at most.")
+    limit: Positive | None = Field(None, description="Maximum number of questions.")
     samples: Annotated[int, Field(ge=0)] = Field(
-        0, description="Sampled answers of each question, in addition to the greedy one."
+        0, description="Sampled answers per question, in addition to the greedy one."
     )
     checker: str = Field(
         "service",
-        description="What finds wrong steps: `service`, `none`, or `module:function` of "
+        description="Checker of steps: `service`, `none`, or `module:function` of "
         "(question, steps).",
     )
 
@@ -209,7 +220,7 @@ class Logging(Section):
 
     tensorboard: bool = True
     wandb: str | None = Field(None, description="A Weights & Biases project; needs wandb.")
-    samples: Annotated[int, Field(ge=0)] = Field(0, description="Rollouts shown at each step.")
+    samples: Annotated[int, Field(ge=0)] = Field(0, description="Rollouts printed at each step.")
     rollouts: Annotated[int, Field(ge=0)] = Field(
         4,
         description="Rollouts of each step that are written to rollouts.jsonl with their credit, "

@@ -27,7 +27,7 @@ class OutcomeVerifier(Protocol):
     """Decides outcomes."""
 
     def readable(self, answer: str) -> bool:
-        """Whether an answer of the prompt file can be compared with."""
+        """Whether an answer of the prompt file can be used as a reference."""
 
     def __call__(self, response: str, answer: str) -> float | None:
         """r_v in [0, 1]; None if it could not be decided."""
@@ -150,7 +150,7 @@ def named_function(name: str) -> Callable[..., Any]:
     """
     module, colon, function = name.partition(":")
     if not colon:
-        raise RecipeError(f"{name!r} names no function: write module:function")
+        raise RecipeError(f"{name!r} does not name a function: write module:function")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""A training-like load while everything that can fail does, at random times, on the real engine.
+"""A training-like load under random faults, on the real engine.
 
     make chaos                       # five minutes; a table, and build/bench/chaos.json
     .venv/bin/python bench/chaos.py --minutes 1 --seed 7
@@ -164,7 +164,7 @@ class Trainer:
 
 
 class RawCallers:
-    """Ask without retries, all the time: what a fault looks like to whoever waits."""
+    """Send requests without retries continuously, to see each fault as a client does."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -197,7 +197,7 @@ class RawCallers:
             await asyncio.sleep(0.2)
 
     async def answered_after(self, at: float) -> float:
-        """Seconds until everybody who waited at that time had an answer."""
+        """Seconds until all requests in flight at that time had a response."""
         asked = {number for number, since in self.waiting.items() if since <= at}
         while asked & self.waiting.keys():
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""What early stop would have bought of critiques that were all bought, by method and k."""
+"""Share of judge tokens that early stopping needs, computed from full votes, by method and k."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Recorded = tuple[frozenset[int] | None, int]  # what a critique says, and its to
 
 
 def token_ratios(full: CreditBatch) -> dict[str, list[float]]:
-    """For each method, at k = 1, 2, ...: tokens bought in waves, of the tokens of all k.
+    """For each method, at k = 1, 2, ...: tokens of the critiques that start, of those of all k.
 
-    Critiques come in their order; those of a wave are all paid for.
+    Critiques start in their order, and all critiques of a wave count.
     """
     # Only ratios matter, so one tokenizer serves for every judge.
     tokenizer = AutoTokenizer.from_pretrained(embedded.folder())

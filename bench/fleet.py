@@ -33,7 +33,7 @@ _COUNTERS = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
 
 
 class RoundRobin(Balancer):
-    """Takes turns, whatever the question."""
+    """Round robin, whatever the question."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         super().__init__(urls)

@@ -1,4 +1,4 @@
-"""Time against length of everything that reads what a caller or a judge wrote.
+"""Run time by length of input, for every parser of text from clients and judges.
 
     make bench-linear     # a table, and build/bench/linear.json
 

@@ -1,4 +1,4 @@
-"""What a user would write in place of this service: k chat completions a rollout, and a regex.
+"""Baseline without this service: k chat completions per rollout, and a regular expression.
 
 Run by bench/service.py against `python -m vllm.entrypoints.openai.api_server`, which is what
 `vllm serve` runs. The prompt is the one of the paper's appendix, in short: the judge thinks in

@@ -1,4 +1,4 @@
-"""Ten times more than the service can do, and a batch with one giant, on the real engine.
+"""Ten times the service's capacity, and a batch with one very long rollout, on the real engine.
 
     make bench-overload      # a table, and build/bench/overload.json
 

@@ -36,7 +36,7 @@ def served_by(url: str) -> psutil.Process:
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [])[-2:] == ["--port", port]:
             return process
-    raise RuntimeError(f"nobody serves {url}")
+    raise RuntimeError(f"no process serves {url}")
 
 
 async def watch(process: psutil.Process, samples: list[dict[str, float]]) -> None:

@@ -1,4 +1,4 @@
-"""How many honest rollouts are suspected, and what looking costs.
+"""False-positive rate of reward-hacking flags on honest rollouts, and the time of the checks.
 
     .venv/bin/python bench/suspicion.py gsm8k FILE        # or: mistakes FILE
 

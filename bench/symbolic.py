@@ -1,4 +1,4 @@
-"""What the symbolic critic is worth: precision and recall where it speaks. Needs no service.
+"""Precision and recall of the arithmetic checker on steps with equations. Needs no service.
 
     make bench-symbolic DATA=FOLDER     # a table, and build/bench/symbolic.json
 

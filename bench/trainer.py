@@ -1,4 +1,4 @@
-"""What credit costs a training step: time spent waiting for the service, and judge tokens.
+"""Cost of credit per training step: time spent waiting for the service, and judge tokens.
 
     make bench-trainer
 

@@ -1,4 +1,4 @@
-"""Test each adapter inside its framework, in an environment of its own, before the real service.
+"""Test each adapter with its framework, in an environment of its own, against a real service.
 
     .venv/bin/python tools/adapters.py [NAME ...]
 

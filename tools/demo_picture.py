@@ -31,7 +31,7 @@ def main() -> None:
     console.print(
         render.panel(example.question, example.response, result, (-1.0, 2.0), example.known_wrong)
     )
-    # Fonts would be fetched from elsewhere; the reader's own monospace does.
+    # Web fonts would need a download; the viewer's monospace font is used.
     form = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     OUT.write_text(console.export_svg(title="capo demo", code_format=form), "utf-8")
 

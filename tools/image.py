@@ -5,7 +5,7 @@
 Each stage's RUN lines run by chroot in a clean Debian root made by debootstrap, with Debian's own
 Python in the place of the base image's. Then `capo serve` runs there as the image's user, with
 nothing but /cache and /tmp to write to, its health check is asked, a rollout is credited, and it is
-stopped. What stays unproved: the base image itself, layers, and anything of a registry.
+stopped. Not covered: the base image itself, layers, and registries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make .venv: the pinned lists, then this project. Done anew only when one of them changed.
+"""Create .venv from the pinned lists and this project; repeated only when one of them changed.
 
 Needs Python 3.11 with pip, and nothing else. Environment:
     TORCH_INDEX_URL   where to find torch's CPU build if pip's own index has none

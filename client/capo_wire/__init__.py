@@ -119,3 +119,7 @@ def __getattr__(name: str) -> Any:
         models = vars(import_module(f"{__name__}.{module}"))
         globals().update({each: models[each] for each in __all__ if each in models})
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from capo_service.api import problems
 from capo_service.concurrency import background
 from capo_service.engine.base import JudgeLimits
 from capo_service.observability import live
@@ -84,7 +85,9 @@ def test_what_fails_after_the_engine_was_loaded_is_a_failure_to_load_too(
     heard: list[BaseException] = []
 
     async def story() -> None:
-        found = pipeline_service.Service(settings(tmp_path), ScriptedEngine(), heard.append)
+        found = pipeline_service.Service(
+            settings(tmp_path), ScriptedEngine(), problems.explain, heard.append
+        )
         await found.start()
         async with asyncio.timeout(60):
             while not heard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,6 +103,28 @@ def test_a_caller_that_takes_nothing_loses_its_place(tmp_path: Path) -> None:
         eventually(lambda: service.service.accepted == 40)
         eventually(lambda: service.service.accepted == 0)
         assert httpx.post(f"{service.url}/credit", json=body()).status_code == 200
+
+
+def test_rollouts_count_when_they_are_done_even_if_the_caller_leaves(tmp_path: Path) -> None:
+    long = {"question": "q", "response": "x" * 150_000}
+    request = body(*({**long, "outcome": n / 100} for n in range(40)), include=["response"])
+    text = json.dumps(request).encode()
+
+    def metrics() -> str:
+        return httpx.get(f"{service.url}/metrics").text
+
+    def judged() -> float:
+        return sum(map(float, re.findall(r"capo_rollouts_judged_total{.*} (.*)", metrics())))
+
+    with serving(ScriptedEngine(), settings(tmp_path, max_queued_tokens=2_000_000)) as service:
+        with connect(service) as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.sendall(HEAD + b"Accept: application/x-ndjson\r\n")
+            lazy.sendall(b"Content-Length: %d\r\n\r\n" % len(text) + text)
+            eventually(lambda: judged() == 40)
+            assert service.service.accepted == 40, "the answer is not read to its end"
+        eventually(lambda: service.service.accepted == 0)
+        assert 'capo_rollouts_total{key="anonymous",status="200"} 40.0' in metrics()
 
 
 def test_garbage_is_answered_or_closed_at_once(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import capo_wire as wire
 from capo_service.engine.base import ChatPrompt, CritiqueSampling
 from capo_service.pipeline.critics import JudgeCritic
+from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.errors import NoValidCritiqueError
 from capo_service.pipeline.judge_prompt import JudgeTask
 from capo_service.pipeline.prepare import Prepared
@@ -104,3 +105,18 @@ def test_a_busy_engine_is_asked_for_less() -> None:
             begun[method] += judge(said, method, 8, slots=0, early_stop=True)[1]
     shares = {method: count / (60 * 8) for method, count in begun.items()}
     assert shares["intersection"] < 0.4 and shares["majority"] < 0.85 and shares["union"] > 0.9
+
+
+def test_a_burst_of_rollouts_shares_the_slots_from_its_first_critique() -> None:
+    """Rollouts that start in the same turn of the event loop count each other's critiques."""
+    options = wire.CreditOptions(voting=wire.Voting(method="intersection", n=8))
+
+    async def burst() -> int:
+        engine = ScriptedEngine(lambda prompt, sampling: verdict(set()), slots=4)
+        await engine.start()
+        critic = JudgeCritic(engine, 4)
+        sampler = CritiqueSampler(critic)
+        await asyncio.gather(*(sampler.sample(prepared(), options.voting) for _ in range(16)))
+        return len(engine.prompts)
+
+    assert asyncio.run(burst()) < 16 * 8 / 2, "one critique clears every step"

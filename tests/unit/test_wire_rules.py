@@ -107,3 +107,9 @@ def test_models_are_imported_at_their_first_use() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False", "True", "False"]
+
+
+def test_the_wire_shows_its_models_before_their_first_use() -> None:
+    code = "import capo_wire; print(set(capo_wire.__all__) <= set(dir(capo_wire)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "True\n"

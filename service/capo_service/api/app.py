@@ -59,7 +59,7 @@ def create_app(
         wait: whether start-up blocks until the judge is loaded. Otherwise requests get 503 until
             then.
     """
-    service = Service(settings, backend, on_failure, on_ready)
+    service = Service(settings, backend, problems.explain, on_failure, on_ready)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -159,7 +159,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         body = await read_body(request, settings.max_body_bytes, settings.read_seconds)
         batch = await by_size(len(body), parse, body, settings.max_rollouts)
         request.state.access = {"rollouts": len(batch.items), "key": key.name}
-        call = CreditCall(batch, key, service.backend.model, started, service.telemetry)
+        call = CreditCall(batch, key, service.backend.model, started)
         if NDJSON in request.headers.get("accept", ""):
             streaming = credit_stream(call, service.creditor, settings.read_seconds)
             return await until_disconnect(request.receive, streaming)

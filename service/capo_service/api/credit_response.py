@@ -63,21 +63,6 @@ class CreditCall:
     key: ApiKey
     model: str
     started: float
-    telemetry: Telemetry
-
-    def result(self, answer: BatchAnswer) -> wire.Credited | wire.Failed:
-        """A rollout's result as the wire has it; counts it."""
-        outcome = answer.outcome
-        result: wire.Credited | wire.Failed
-        if isinstance(outcome, Judged):
-            result = outcome.result
-        elif isinstance(outcome, wire.Failed):
-            result = outcome
-        else:
-            name = self.batch.ids[answer.position]
-            result = wire.Failed(id=name, error=problems.explain(outcome))
-        self.telemetry.answered(result, self.key.name)
-        return result
 
     def summary(self, totals: Totals) -> wire.CreditSummary:
         """What accompanies the results."""
@@ -113,6 +98,12 @@ class Totals:
         )
 
 
+def result_of(answer: BatchAnswer) -> wire.Credited | wire.Failed:
+    """A rollout's answer in the terms of the wire."""
+    outcome = answer.outcome
+    return outcome.result if isinstance(outcome, Judged) else outcome
+
+
 async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
     """All results at once.
 
@@ -123,7 +114,7 @@ async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
     totals = Totals()
     async with aclosing(creditor.credit(call.batch, call.key)) as answers:
         async for answer in answers:
-            results[answer.position] = call.result(answer)
+            results[answer.position] = result_of(answer)
             totals = totals.plus(answer)
     ordered = [results[position] for position in range(len(call.batch.items))]
     failed = [result.error for result in ordered if isinstance(result, wire.Failed)]
@@ -187,10 +178,10 @@ class NdjsonResponse(Response):
 
     async def _lines(self) -> AsyncGenerator[bytes, None]:
         totals = Totals().plus(self._first)
-        yield self._call.result(self._first).model_dump_json().encode()
+        yield result_of(self._first).model_dump_json().encode()
         async for answer in self._answers:
             totals = totals.plus(answer)
-            yield self._call.result(answer).model_dump_json().encode()
+            yield result_of(answer).model_dump_json().encode()
         yield self._call.summary(totals).model_dump_json().encode()
 
 

@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.auth import require
-from capo_service.api.credit_response import CreditCall, counted, until_disconnect
+from capo_service.api.credit_response import CreditCall, counted, result_of, until_disconnect
 from capo_service.api.request_body import read_body
 from capo_service.pipeline.batch import BatchCreditor
 from capo_service.pipeline.service import Service
 from capo_service.pipeline.types import RolloutBatch
+from capo_service.scheduling.api_keys import ApiKey
 from capo_wire.aggregate import agreement, columns, log_metrics, mean_reward
 from capo_wire.answers import response_of
 from capo_wire.labels import reference_of
@@ -105,9 +106,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
     answers: dict[int | str, dict[str, Any]] = problems.openapi_responses()
 
     async def credited(
-        request: Request, rollouts: Sequence[wire.Rollout], options: RemoteOptions, started: float
+        request: Request,
+        key: ApiKey,
+        rollouts: Sequence[wire.Rollout],
+        options: RemoteOptions,
+        started: float,
     ) -> list[wire.Credited]:
-        key = may_credit(request)
         try:
             credit_options = options.credit_options()
         except ValidationError as error:
@@ -125,7 +129,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         request.state.access = {"rollouts": len(rollouts), "key": key.name}
         ids = [str(number) for number in range(len(rollouts))]
         batch = RolloutBatch(credit_options, ids, rollouts)
-        call = CreditCall(batch, key, service.backend.model, started, service.telemetry)
+        call = CreditCall(batch, key, service.backend.model, started)
         return await until_disconnect(request.receive, _all(call, service.creditor))
 
     @app.post(
@@ -141,7 +145,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     async def answer_openrlhf(request: Request, options: RemoteOptions) -> OpenRLHFResponse:
         started = time.monotonic()
-        may_credit(request)
+        key = may_credit(request)
         sent = await _read(request, OpenRLHFRequest, service)
         labels = sent.labels or [None] * len(sent.query)
         if not len(sent.query) == len(sent.prompts) == len(labels) or not sent.query:
@@ -153,7 +157,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             _rollout(label, question=prompt, response=_response(query, prompt))
             for query, prompt, label in zip(sent.query, sent.prompts, labels, strict=True)
         ]
-        results = await credited(request, rollouts, options, started)
+        results = await credited(request, key, rollouts, options, started)
         outcomes = [result.outcome.value for result in results if result.outcome]
         rewards = [mean_reward(result) for result in results]
         return OpenRLHFResponse(
@@ -173,11 +177,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     async def answer_slime(request: Request, options: RemoteOptions) -> float:
         started = time.monotonic()
-        may_credit(request)
+        key = may_credit(request)
         sent = await _read(request, SlimeRequest, service)
         prompt = {"question" if isinstance(sent.prompt, str) else "messages": sent.prompt}
         rollout = _rollout(sent.label, response=sent.response, **prompt)
-        [result] = await credited(request, [rollout], options, started)
+        [result] = await credited(request, key, [rollout], options, started)
         return mean_reward(result)
 
 
@@ -190,7 +194,7 @@ async def _all(call: CreditCall, creditor: BatchCreditor) -> list[wire.Credited]
     results: dict[int, wire.Credited] = {}
     async with aclosing(creditor.credit(call.batch, call.key)) as answers:
         async for answer in answers:
-            result = call.result(answer)
+            result = result_of(answer)
             if isinstance(result, wire.Failed):
                 raise problems.from_problem(result.error)
             results[answer.position] = result

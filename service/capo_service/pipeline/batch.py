@@ -13,6 +13,7 @@ import capo_wire as wire
 from capo_service.concurrency.tasks import cancel
 from capo_service.observability.live import LiveView
 from capo_service.observability.logs import rollouts as rollout_log
+from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.deduplication import DeduplicatedJudge
 from capo_service.pipeline.errors import BatchTooLargeError
 from capo_service.pipeline.types import BatchAnswer, Judged, RolloutBatch
@@ -22,6 +23,7 @@ from capo_service.scheduling.api_keys import ApiKey, KeyRing
 _STARTED_AT_ONCE = 16  # rollouts of a request, between two turns of the event loop
 _CHARACTERS_PER_TOKEN = 4  # roughly; a rollout is not tokenized before it is prepared
 
+Explain = Callable[[Exception], wire.Problem]
 CritiqueTokens = Callable[[wire.CritiqueStyle | None], int]
 
 
@@ -34,6 +36,8 @@ class BatchCreditor:
         keys: the quotas.
         live: keeps recent results for the live view.
         critique_tokens: the expected tokens of a critique in a style; None: the service's default.
+        telemetry: metrics.
+        explain: turns an error into the problem that the caller gets.
     """
 
     def __init__(
@@ -43,12 +47,16 @@ class BatchCreditor:
         keys: KeyRing,
         live: LiveView,
         critique_tokens: CritiqueTokens,
+        telemetry: Telemetry,
+        explain: Explain,
     ) -> None:
         self._judge = judge
         self._admission = admission
         self._keys = keys
         self._live = live
         self._critique_tokens = critique_tokens
+        self._telemetry = telemetry
+        self._explain = explain
         self._running: set[asyncio.Task[BatchAnswer]] = set()
         self._stopping = False
 
@@ -111,22 +119,29 @@ class BatchCreditor:
     async def _credit_rollout(
         self, batch: RolloutBatch, position: int, ticket: Ticket, tokens: int, deadline: float
     ) -> BatchAnswer:
-        rollout, options = batch.items[position], batch.options
+        rollout, options, name = batch.items[position], batch.options, batch.ids[position]
+        outcome: Judged | wire.Failed
         if isinstance(rollout, wire.Failed):
-            return BatchAnswer(position, rollout)
-        try:
-            async with asyncio.timeout_at(deadline):
-                judged = await self._judge.judge(rollout, options, ticket, tokens)
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-            return BatchAnswer(position, DrainingError())
-        except Exception as error:
-            return BatchAnswer(position, error)
-        result = _for_request(judged, batch.ids[position])
-        rollout_log.info("%s -> %s", rollout, result)
-        self._live.note(rollout, options, result, ticket.key)
-        return BatchAnswer(position, replace(judged, result=_select(result, options.include)))
+            outcome = rollout
+        else:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    judged = await self._judge.judge(rollout, options, ticket, tokens)
+                result = _for_request(judged, name)
+                rollout_log.info("%s -> %s", rollout, result)
+                self._live.note(rollout, options, result, ticket.key)
+                outcome = replace(judged, result=_select(result, options.include))
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    raise
+                outcome = wire.Failed(id=name, error=self._explain(DrainingError()))
+            except Exception as error:
+                outcome = wire.Failed(id=name, error=self._explain(error))
+        # Counted when it is done and not when it is sent: the caller may have left by then.
+        self._telemetry.answered(
+            outcome.result if isinstance(outcome, Judged) else outcome, ticket.key
+        )
+        return BatchAnswer(position, outcome)
 
     def fail_unfinished(self) -> None:
         """Abort the running rollouts, with the error that the service is shutting down."""

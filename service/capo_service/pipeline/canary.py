@@ -19,6 +19,7 @@ from pathlib import Path
 
 import capo_wire as wire
 from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.batch import CritiqueTokens, estimated_tokens
 from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.scheduling.admission import Ticket
 from capo_wire.jsonlines import read_lines
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 KEY = "canary"  # API key in metrics
 _REMEMBERED = 10  # recent probes of each kind, for the accuracy
-_TOKENS = 1_000  # estimated size of one, in the queue
 _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priority="evaluation")
 
 
@@ -106,19 +106,23 @@ class CanaryWatch:
         recent = self._recent[worth]
         return sum(recent) / len(recent) if recent else float("nan")
 
-    async def run(self, judge: RolloutJudge, seconds: float) -> None:
+    async def run(
+        self, judge: RolloutJudge, critique_tokens: CritiqueTokens, seconds: float
+    ) -> None:
         """Judge a probe every `seconds`, until cancelled."""
         while True:
             await asyncio.sleep(seconds)
-            await self.judge_next(judge)
+            await self.judge_next(judge, critique_tokens)
 
-    async def judge_next(self, judge: RolloutJudge) -> None:
+    async def judge_next(self, judge: RolloutJudge, critique_tokens: CritiqueTokens) -> None:
         """Judge one probe; if it cannot be judged, it is left out of the accuracy."""
         canary = next(self._canaries)
+        rollout = canary.rollout()
+        tokens = estimated_tokens(rollout, _OPTIONS, critique_tokens)
         ticket = Ticket(f"{KEY}-{secrets.token_hex(4)}", KEY, _OPTIONS.priority)
         try:
             async with asyncio.timeout(_OPTIONS.deadline_ms / 1000):
-                judged = await judge.judge(canary.rollout(), _OPTIONS, ticket, _TOKENS)
+                judged = await judge.judge(rollout, _OPTIONS, ticket, tokens)
         except Exception as error:
             log.warning("a known-answer probe could not be judged: %s", error)
             self._telemetry.canaries.labels(canary.worth, "not").inc()

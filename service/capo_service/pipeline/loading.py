@@ -15,7 +15,7 @@ from capo_service.engine.base import Engine, JudgeLimits
 from capo_service.engine.factory import make_engine
 from capo_service.observability.live import LiveView
 from capo_service.observability.metrics import Telemetry
-from capo_service.pipeline.batch import BatchCreditor
+from capo_service.pipeline.batch import BatchCreditor, CritiqueTokens, Explain
 from capo_service.pipeline.critics import Critic, JudgeCritic, SymbolicCritic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.deduplication import DeduplicatedJudge
@@ -44,6 +44,7 @@ class ServiceParts:
     keys: KeyRing
     live: LiveView
     telemetry: Telemetry
+    explain: Explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class LoadedService:
         vocabularies: the tokenizers that rollouts may name.
         sampler: samples critiques.
         judge: judges one rollout, never from the cache.
+        critique_tokens: the expected tokens of a critique in a style.
         creditor: credits requests.
     """
 
@@ -62,6 +64,7 @@ class LoadedService:
     vocabularies: Mapping[str, Vocabulary]
     sampler: CritiqueSampler
     judge: RolloutJudge
+    critique_tokens: CritiqueTokens
     creditor: BatchCreditor
 
 
@@ -111,14 +114,17 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         cpu_gate,
         telemetry,
     )
+    tokens = partial(critique_tokens, settings)
     creditor = BatchCreditor(
         deduplicated,
         parts.admission,
         parts.keys,
         parts.live,
-        partial(critique_tokens, settings),
+        tokens,
+        telemetry,
+        parts.explain,
     )
-    return LoadedService(limits, vocabularies, sampler, judge, creditor)
+    return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor)
 
 
 def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgePrompter | None]:

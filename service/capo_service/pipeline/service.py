@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from capo_service import version
 from capo_service.concurrency.background import Background
@@ -15,7 +16,7 @@ from capo_service.engine.base import UNLIMITED, Engine
 from capo_service.observability.live import LiveView
 from capo_service.observability.loop_lag import LoopWatch
 from capo_service.observability.metrics import Telemetry
-from capo_service.pipeline.batch import BatchCreditor
+from capo_service.pipeline.batch import BatchCreditor, Explain
 from capo_service.pipeline.canary import CanaryWatch, load_canaries
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.pipeline.errors import NotReadyError
@@ -42,6 +43,7 @@ class Service:
     Args:
         settings: the service's settings.
         backend: runs the judge.
+        explain: turns an error into the problem that the caller gets.
         on_failure: called once if the judge cannot be loaded.
         on_ready: called once when the judge is loaded.
 
@@ -53,6 +55,7 @@ class Service:
         self,
         settings: Settings,
         backend: Engine | SymbolicCritic,
+        explain: Explain,
         on_failure: Callable[[BaseException], None] | None = None,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
@@ -77,6 +80,7 @@ class Service:
             self.keys,
             self.live,
             telemetry,
+            explain,
         )
         self._canaries = (
             CanaryWatch(load_canaries(settings.canary_file), telemetry)
@@ -166,7 +170,7 @@ class Service:
         return NotReadyError(
             "engine-dead",
             lost if status.dead else f"{lost}; it is being restarted",
-            math.ceil(status.ready_in) or None,
+            None if status.dead else math.ceil(status.ready_in) or None,
         )
 
     @property
@@ -210,8 +214,13 @@ class Service:
             self.admission.max_running = running_rollouts(loaded.limits.slots)
         self._loaded = loaded
         if self._canaries is not None:
-            canaries, seconds = self._canaries, self.settings.canary_seconds
-            self._background.start("canaries", lambda: canaries.run(loaded.judge, seconds))
+            judging = partial(
+                self._canaries.run,
+                loaded.judge,
+                loaded.critique_tokens,
+                self.settings.canary_seconds,
+            )
+            self._background.start("canaries", judging)
         if self._on_ready is not None:
             self._on_ready()
         log.info("the judge %s is loaded", self.backend.model)

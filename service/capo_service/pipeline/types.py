@@ -47,4 +47,4 @@ class BatchAnswer:
     """The result of the rollout at `position` of a batch: credited, refused, or failed."""
 
     position: int
-    outcome: Judged | wire.Failed | Exception
+    outcome: Judged | wire.Failed

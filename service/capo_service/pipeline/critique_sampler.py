@@ -16,7 +16,7 @@ _ABORT_SECONDS = 2.0  # until a critique that was ended early is cancelled outri
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class _Running:
     """A critique that was started."""
 
     name: str
@@ -53,24 +53,24 @@ class CritiqueSampler:
         Raises:
             EngineDeadError, EngineBusyError: as the engine raises them.
         """
-        requests: list[_Started] = []
+        started: list[_Running] = []
         with tracer.start_as_current_span("engine", attributes={"critiques": voting.critiques}):
             try:
-                while wave := self._next_wave(prepared, voting, requests):
-                    while sum(not request.task.done() for request in requests) < wave:
-                        requests.append(self._start(prepared, len(requests)))
-                    pending = [request.task for request in requests if not request.task.done()]
+                while wanted := self._wanted(prepared, voting, started):
+                    while sum(not each.task.done() for each in started) < wanted:
+                        started.append(self._start(prepared, len(started)))
+                    pending = [each.task for each in started if not each.task.done()]
                     done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()  # a dead engine ends the rollout at once
-                await self._end_early([each for each in requests if not each.task.done()])
-                return [each.task.result() for each in requests if not each.task.cancelled()]
+                await self._end_early([each for each in started if not each.task.done()])
+                return [each.task.result() for each in started if not each.task.cancelled()]
             finally:
-                await cancel(request.task for request in requests)
+                await cancel(each.task for each in started)
 
-    def _next_wave(self, prepared: Prepared, voting: wire.Voting, requests: list[_Started]) -> int:
+    def _wanted(self, prepared: Prepared, voting: wire.Voting, started: list[_Running]) -> int:
         """How many critiques should be running now; 0 where the vote is decided."""
-        cast = [each.task.result().verdict.wrong for each in requests if each.task.done()]
+        cast = [each.task.result().verdict.wrong for each in started if each.task.done()]
         remaining = voting.critiques - len(cast)
         if not voting.early_stop:
             return remaining
@@ -79,18 +79,18 @@ class CritiqueSampler:
             return 0
         return votes.next_wave(voting.method, remaining) if self.is_full else remaining
 
-    def _start(self, prepared: Prepared, position: int) -> _Started:
+    def _start(self, prepared: Prepared, position: int) -> _Running:
         name = f"critique-{next(self._numbers)}"
         task = asyncio.create_task(self._critic.critique(name, prepared, position))
         self.sampling += 1
         task.add_done_callback(self._ended)
-        return _Started(name, task)
+        return _Running(name, task)
 
     def _ended(self, _: asyncio.Task[Ballot]) -> None:
         self.sampling -= 1
 
-    async def _end_early(self, running: list[_Started]) -> None:
+    async def _end_early(self, running: list[_Running]) -> None:
         if running:
-            await asyncio.gather(*(self._critic.abort(request.name) for request in running))
+            await asyncio.gather(*(self._critic.abort(each.name) for each in running))
             _, late = await asyncio.wait([each.task for each in running], timeout=_ABORT_SECONDS)
             await cancel(late)

@@ -118,7 +118,7 @@ def test_a_draft_in_a_thought_that_the_template_opened_is_no_verdict(tmp_path: P
         return draft if sampling.grammar is None else VERDICT
 
     result = credited(Thinking(script), tmp_path, critique_format="tag")
-    assert "thinking was not ended" in result["error"]["detail"]
+    assert "reasoning was not ended" in result["error"]["detail"]
     result = credited(Thinking(lambda *_: draft + own), tmp_path, critique_format="tag")
     assert [step["wrong"] for step in result["steps"]] == [False, True]
     assert result["critiques"][0]["text"].startswith("<think>\nMaybe")

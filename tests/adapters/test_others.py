@@ -277,5 +277,5 @@ def test_a_framework_that_is_missing_is_named(module: str) -> None:
     import importlib
 
     sys.modules.pop(f"capo_client.adapters.{module}", None)
-    with pytest.raises(ImportError, match="or newer for this adapter, and it is not installed"):
+    with pytest.raises(ImportError, match="or newer for this adapter, which is not installed"):
         importlib.import_module(f"capo_client.adapters.{module}")

@@ -440,7 +440,7 @@ async def test_outcomes_of_verl_s_own_reward_function(tokenizer: Any, tmp_path: 
     assert set(result["reward_score"].tokens) <= {1.0, 0.0}
     file.write_text(file.read_text().replace("0.5", "7"))
     manager = load_reward_manager(settings, tokenizer)
-    with pytest.raises(ValueError, match=r"compute_score gave 7.0"):
+    with pytest.raises(ValueError, match=r"compute_score returned 7.0"):
         await manager.run_single(batch(tokenizer, TEXTS[:1]))
 
 

@@ -53,7 +53,7 @@ def cached(url: str, **more: Any) -> bool:
 def test_replicas_share_results_and_do_not_need_redis_to_work(
     redis: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(result_cache, "_REST_SECONDS", 3600.0)
+    monkeypatch.setattr(result_cache, "_RETRY_SECONDS", 3600.0)
     url, process = redis
     given: dict[str, Any] = {"result_cache": url}
     engines = ScriptedEngine(), ScriptedEngine()

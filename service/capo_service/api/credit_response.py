@@ -98,12 +98,6 @@ class Totals:
         )
 
 
-def result_of(answer: BatchAnswer) -> wire.Credited | wire.Failed:
-    """A rollout's answer in the terms of the wire."""
-    outcome = answer.outcome
-    return outcome.result if isinstance(outcome, Judged) else outcome
-
-
 async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
     """All results at once.
 
@@ -114,7 +108,7 @@ async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
     totals = Totals()
     async with aclosing(creditor.credit(call.batch, call.key)) as answers:
         async for answer in answers:
-            results[answer.position] = result_of(answer)
+            results[answer.position] = answer.result
             totals = totals.plus(answer)
     ordered = [results[position] for position in range(len(call.batch.items))]
     failed = [result.error for result in ordered if isinstance(result, wire.Failed)]
@@ -178,10 +172,10 @@ class NdjsonResponse(Response):
 
     async def _lines(self) -> AsyncGenerator[bytes, None]:
         totals = Totals().plus(self._first)
-        yield result_of(self._first).model_dump_json().encode()
+        yield self._first.result.model_dump_json().encode()
         async for answer in self._answers:
             totals = totals.plus(answer)
-            yield result_of(answer).model_dump_json().encode()
+            yield answer.result.model_dump_json().encode()
         yield self._call.summary(totals).model_dump_json().encode()
 
 

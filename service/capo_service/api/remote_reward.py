@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.auth import require
-from capo_service.api.credit_response import CreditCall, counted, result_of, until_disconnect
+from capo_service.api.credit_response import CreditCall, counted, until_disconnect
 from capo_service.api.request_body import read_body
 from capo_service.pipeline.batch import BatchCreditor
 from capo_service.pipeline.service import Service
@@ -194,7 +194,7 @@ async def _all(call: CreditCall, creditor: BatchCreditor) -> list[wire.Credited]
     results: dict[int, wire.Credited] = {}
     async with aclosing(creditor.credit(call.batch, call.key)) as answers:
         async for answer in answers:
-            result = result_of(answer)
+            result = answer.result
             if isinstance(result, wire.Failed):
                 raise problems.from_problem(result.error)
             results[answer.position] = result

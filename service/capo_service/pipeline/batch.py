@@ -137,11 +137,10 @@ class BatchCreditor:
                 outcome = wire.Failed(id=name, error=self._explain(DrainingError()))
             except Exception as error:
                 outcome = wire.Failed(id=name, error=self._explain(error))
+        answer = BatchAnswer(position, outcome)
         # Counted when it is done and not when it is sent: the caller may have left by then.
-        self._telemetry.answered(
-            outcome.result if isinstance(outcome, Judged) else outcome, ticket.key
-        )
-        return BatchAnswer(position, outcome)
+        self._telemetry.answered(answer.result, ticket.key)
+        return answer
 
     def fail_unfinished(self) -> None:
         """Abort the running rollouts, with the error that the service is shutting down."""

@@ -48,3 +48,8 @@ class BatchAnswer:
 
     position: int
     outcome: Judged | wire.Failed
+
+    @property
+    def result(self) -> wire.Credited | wire.Failed:
+        """The answer in the terms of the wire."""
+        return self.outcome.result if isinstance(self.outcome, Judged) else self.outcome

@@ -1,5 +1,47 @@
 // View of a credited rollout: steps tinted by votes, tokens with rewards, critiques per step.
 import { h, number, signed, Text } from "./dom.js";
+import { revote } from "./votes.js";
+
+/**
+ * Show a credited rollout in an element, instead of what it shows now. For any view of the page.
+ *
+ * Each step is an `li.step` with `data-step`, focusable; `onStep` is called when it is clicked or
+ * Enter is pressed on it.
+ *
+ * @param {HTMLElement} element
+ * @param {object} options
+ * @param {{title?: string, question?: string, text?: string, tokens?: object | null, timing?: object | null}} options.rollout
+ *   `text` defaults to `result.response`; `tokens` is {response_token_ids, token_offsets} or null
+ * @param {object} options.result one result of `POST /credit`: {steps, critiques, outcome, usage, suspicion}
+ * @param {{method, k, scheme, w_whole, w_process}} [options.vote] default: the result as it is
+ * @param {(index: number, step: HTMLElement) => void} [options.onStep]
+ * @param {Object<number, "right" | "wrong">} [options.labels] by step: what a person says
+ * @returns {{element: HTMLElement, setLabel: (index: number, label: "right" | "wrong" | null) => void}}
+ */
+export function renderRollout(element, { rollout, result, vote = null, onStep = null, labels = {} }) {
+  const entry = { tokens: null, timing: null, ...rollout, text: rollout.text ?? result.response ?? "", result };
+  const voted = vote ? revote(result, vote) : { steps: result.steps, judges: 1, rewards: result.steps.map((step) => step.reward) };
+  const rewards = voted.steps.map((step) => step.reward).filter((reward) => reward !== null && reward !== undefined);
+  const bounds = [Math.min(...rewards, 0), Math.max(...rewards, 0)];
+  const view = rolloutView(entry, voted, bounds, rollout.title || "Rollout");
+  element.replaceChildren(view);
+  const steps = [...view.querySelectorAll("li.step")];
+  const setLabel = (index, label) => {
+    const step = steps[index];
+    step.querySelector(".label")?.remove();
+    if (!label) return delete step.dataset.label;
+    step.dataset.label = label;
+    step.querySelector(".gutter").append(h("span", { class: "label" }, `label: ${label}`));
+  };
+  steps.forEach((step, index) => {
+    setLabel(index, labels[index]);
+    if (!onStep) return;
+    step.classList.add("clickable");
+    step.addEventListener("click", (event) => event.target.closest("details, a, button") || onStep(index, step));
+    step.addEventListener("keydown", (event) => event.target === step && event.key === "Enter" && onStep(index, step));
+  });
+  return { element: view, setLabel };
+}
 
 /**
  * @param entry {question, text, tokens: {response_token_ids, token_offsets} | null, result, timing}
@@ -51,7 +93,7 @@ function stepView(step, entry, text, bounds, tip) {
   const label = `Step ${step.index}, ${step.wrong ? "wrong" : "right"}, ${step.votes.wrong} of ${step.votes.valid} votes against it, reward ${signed(step.reward)}`;
   return h(
     "li",
-    { class: `step${step.wrong ? " wrong" : ""}`, tabindex: 0, "aria-label": label, style: { "--share": share }, onkeydown: (event) => walk(event, body) },
+    { class: `step${step.wrong ? " wrong" : ""}`, "data-step": step.index, tabindex: 0, "aria-label": label, style: { "--share": share }, onkeydown: (event) => walk(event, body) },
     h("div", { class: "gutter" },
       h("span", { class: "index" }, step.index),
       h("span", { class: "dots", "aria-hidden": "true" }, dots(step.votes)),

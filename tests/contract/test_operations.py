@@ -148,11 +148,11 @@ def test_every_metric_says_what_it_is_in_plain_words_and_has_its_type(tmp_path: 
         if name.startswith("capo_") and not name.endswith("_created"):
             assert len(family.documentation) > 10, name
             assert not re.search(r"of late|for want of|worth|what came of", family.documentation)
-    told = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    told = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
     for name, family in families.items():
         if name.startswith("capo_") and not name.endswith("_created"):
             exposed = f"{name}_total" if family.type == "counter" else name
-            assert f"`{exposed}" in told, f"{exposed} is not in docs/operations.md"
+            assert f"`{exposed}" in told, f"{exposed} is not in docs/monitoring.md"
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import cost
 
+ROOT = Path(__file__).parents[2]
 A100, H100 = cost.GPUS
 SEVEN, _, _, SEVENTY_TWO = cost.JUDGES
 

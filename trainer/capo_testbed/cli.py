@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from capo_client.cli import console
+from capo_client.cli.options import JsonOption
 from capo_trainer.paths import testbed_folder
 
 if find_spec("torch") is None:  # tells `capo` what to install; importing torch takes seconds
@@ -18,14 +19,20 @@ if find_spec("torch") is None:  # tells `capo` what to install; importing torch 
 
 def testbed(
     folder: Annotated[
-        Path | None, typer.Option(help="Folder of the testbed.", show_default="the user's cache")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where it is built.", show_default="in the user's cache folder"
+        ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option(help="Train smaller, less accurate models, for CI.")
+        bool,
+        typer.Option("--quick", metavar="", help="Train smaller, less accurate models, for CI."),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    again: Annotated[bool, typer.Option(help="Rebuild it if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of data and models.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Build it again if it exists.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build the testbed: a tiny policy and its judges, for `capo serve --model testbed`."""
     from capo_testbed.build import build, is_made
@@ -33,7 +40,7 @@ def testbed(
 
     target = folder or testbed_folder()
     sizes = QUICK if quick else Sizes()
-    if not again and is_made(target, sizes, seed):
+    if not force and is_made(target, sizes, seed):
         typer.echo(
             json.dumps({"folder": str(target)}) if as_json else f"the testbed is in {target}"
         )

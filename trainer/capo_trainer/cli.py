@@ -14,15 +14,20 @@ from capo_wire.assignments import parse_pairs
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="The recipe, a TOML file.")],
+    config: Annotated[Path, typer.Option(metavar="FILE", help="The recipe, a TOML file.")],
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Override a recipe value, such as algorithm.epochs=1; repeatable."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Override a value of the recipe, such as algorithm.epochs=1; repeatable.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the recipe, print every value, and exit.")
+        bool,
+        typer.Option(
+            "--dry-run", metavar="", help="Check the recipe, print every value, and exit."
+        ),
     ] = False,
 ) -> None:
     """Train a policy with the service's rewards; an interrupted run resumes from its checkpoint.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from capo_client import errors
+from capo_client.cli.exit_codes import INTERRUPTED, UNAVAILABLE, USAGE
 from capo_wire.validation import field_path, message_of
-
-INTERRUPTED = 130  # exit code after Ctrl-C: 128 and the signal's number
 
 
 def show(
@@ -77,23 +77,46 @@ def stoppable(command: str, note: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+class _LogLines(logging.Handler):
+    """Prints what the client logs: that it waits, for what, and for how long."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(logging.WARNING)
+        self._command = command
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.secho(f"{self._command}: {record.getMessage()}", err=True, fg="yellow")
+
+
+@contextmanager
+def client_log(command: str) -> Iterator[None]:
+    """Print warnings that the client logs, such as "waiting for ...", on standard error."""
+    log, handler = logging.getLogger("capo_client"), _LogLines(command)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 @contextmanager
 def explained(command: str) -> Iterator[None]:
-    """Print errors of the client and invalid values as one line instead of a traceback.
+    """Print warnings, errors of the client and invalid values as one line each, no traceback.
 
     Exits with 3 if the service is unavailable or the deadline passes, and with 2 if the command
     itself is at fault.
     """
     try:
-        yield
+        with client_log(command):
+            yield
     except (errors.UnavailableError, errors.DeadlineExceededError) as error:
         complain(command, error)
-        raise typer.Exit(3) from None
+        raise typer.Exit(UNAVAILABLE) from None
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         where = field_path(item["loc"])
         complain(command, f"{where}: {message_of(item)}, not {item['input']!r}")
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None
     except (errors.CapoError, ValueError) as error:
         complain(command, error)
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None

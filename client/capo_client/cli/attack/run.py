@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,6 +15,7 @@ import capo_wire as wire
 from capo_client.cli import console
 from capo_client.cli.attack.corpus import SOLUTIONS, Attack, attacks, control
 from capo_client.cli.attack.payloads import FAMILIES
+from capo_client.cli.exit_codes import FAILURES, USAGE
 from capo_client.cli.options import (
     DEFAULT_CRITIQUES,
     DEFAULT_METHOD,
@@ -21,6 +23,7 @@ from capo_client.cli.options import (
     CritiquesOption,
     JsonOption,
     MethodOption,
+    SeedOption,
     UrlOption,
 )
 from capo_client.client import CreditClient
@@ -126,11 +129,18 @@ def attack(
     api_key: ApiKeyOption = None,
     family: Annotated[
         list[str] | None,
-        typer.Option(help=f"Attacks to send; repeatable: {', '.join(FAMILIES)}. Default: all."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Attacks to send; repeatable: {', '.join(FAMILIES)}.",
+            show_default="all",
+        ),
     ] = None,
     method: MethodOption = DEFAULT_METHOD,
     n: CritiquesOption = DEFAULT_CRITIQUES,
-    seed: Annotated[int | None, typer.Option(help="Random seed of the judge.")] = None,
+    seed: SeedOption = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Timeout for all attacks, retries included.")
+    ] = 7200,
     as_json: JsonOption = False,
 ) -> None:
     """Attack the judge of a running service, and report how often it is fooled.
@@ -145,7 +155,7 @@ def attack(
             "capo attack",
             f"unknown --family {', '.join(unknown)}; choose from: {', '.join(FAMILIES)}",
         )
-        raise typer.Exit(2)
+        raise typer.Exit(USAGE)
     chosen = [(attack, solution) for attack, solution in attacks() if attack.family in names]
     options: dict[str, Any] = {
         "voting": {"method": method, "seed": seed} | ({} if method == "greedy" else {"n": n}),
@@ -158,7 +168,7 @@ def attack(
         stoppable,
         console.bar("attacks") as bar,
     ):
-        judge = client.info().model
+        started, judge = time.monotonic(), client.info().model
         task = bar.add_task("attacking", total=len(chosen) + len(SOLUTIONS))
         before = 0
 
@@ -166,11 +176,15 @@ def attack(
             bar.update(task, completed=before + done)
 
         controls = client.credit(
-            [control(solution).rollout() for solution in SOLUTIONS], progress=advance, **options
+            [control(solution).rollout() for solution in SOLUTIONS],
+            deadline=timeout,
+            progress=advance,
+            **options,
         )
         before = len(SOLUTIONS)
         rollouts = [attack.rollout() for attack, _ in chosen]
-        results = client.credit(rollouts, deadline=7200, progress=advance, **options)
+        left = max(timeout - (time.monotonic() - started), 0.0)
+        results = client.credit(rollouts, deadline=left, progress=advance, **options)
     found_alone = {
         solution: isinstance(result, wire.Credited) and finds(control(solution), result)
         for solution, result in zip(SOLUTIONS, controls, strict=True)
@@ -183,7 +197,7 @@ def attack(
     else:
         _show(judge, list(found_alone.values()), tallies)
     if any(count.failed or count.broken for count in tallies):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILURES)
 
 
 def _report(

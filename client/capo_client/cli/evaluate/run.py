@@ -19,8 +19,16 @@ from capo_client.cli.evaluate.examples import LabelledExample
 from capo_client.cli.evaluate.formats import FormatError, read
 from capo_client.cli.evaluate.measures import JudgedExample
 from capo_client.cli.evaluate.report import VARIED, Labels
+from capo_client.cli.exit_codes import UNAVAILABLE, USAGE
 from capo_client.cli.file_job import FileJob, FileJobError
-from capo_client.cli.options import DEFAULT_TEMPERATURE, ApiKeyOption, JsonOption, UrlOption
+from capo_client.cli.options import (
+    DEFAULT_TEMPERATURE,
+    TEMPERATURE_HELP,
+    ApiKeyOption,
+    CritiquesOption,
+    JsonOption,
+    UrlOption,
+)
 from capo_client.client import CreditClient
 from capo_wire.assignments import parse_pairs
 from capo_wire.validation import first_error
@@ -34,34 +42,49 @@ def evaluate(
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="Labelled solutions: ProcessBench, BIG-Bench Mistake, MR-GSM8K, PRM800K, or JSON "
-            "lines of question, steps, wrong_steps."
+            "lines with question, steps and wrong_steps.",
         ),
     ],
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
-    n: Annotated[
-        int, typer.Option(min=1, max=wire.MOST_CRITIQUES, help="Critiques per rollout.")
-    ] = 16,
-    temperature: Annotated[
-        float, typer.Option(help="Sampling temperature of the judge.")
-    ] = DEFAULT_TEMPERATURE,
-    seed: Annotated[int, typer.Option(help="Random seed of the judge, and of the bootstrap.")] = 0,
+    n: CritiquesOption = 16,
+    temperature: Annotated[float, typer.Option(help=TEMPERATURE_HELP)] = DEFAULT_TEMPERATURE,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the judge and of the bootstrap.")
+    ] = 0,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help=f"NAME=VALUE; repeatable. Names: {', '.join(VARIED)}."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=f"Change how the judge is asked; repeatable. Names: {', '.join(VARIED)}.",
+            show_default="the service's settings",
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Judge only the first N solutions.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Judge only the first N solutions.", show_default="all"
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for results and report.", show_default="FILE.eval"),
+        typer.Option(
+            metavar="FOLDER", help="Folder for results and report.", show_default="FILE.eval"
+        ),
     ] = None,
     resamples: Annotated[int, typer.Option(min=20, help="Resamples of the bootstrap.")] = 1000,
-    draw: Annotated[bool, typer.Option("--plots/--no-plots", help="Write plots as PNG.")] = True,
-    deadline: Annotated[
-        float, typer.Option(help=f"Timeout in seconds for every {_WINDOW} rollouts.")
+    draw: Annotated[
+        bool,
+        typer.Option("--plots/--no-plots", metavar="", help="Whether to draw plots (PNG)."),
+    ] = True,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help=f"Timeout for every {_WINDOW} rollouts, retries included."
+        ),
     ] = 7200,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,27 +101,30 @@ def evaluate(
         format_, examples, left_out = read(file)
         chosen = examples[:limit]
         source = _folder(file, out) / "rollouts.jsonl"
-        with CreditClient(
-            url, api_key=api_key, batch_size=_BATCH_SIZE, concurrency=_CONCURRENCY
-        ) as client:
+        with (
+            console.client_log(_COMMAND),
+            CreditClient(
+                url, api_key=api_key, batch_size=_BATCH_SIZE, concurrency=_CONCURRENCY
+            ) as client,
+        ):
             judge = client.info()
             source.write_text("".join(json.dumps(example.rollout()) + "\n" for example in chosen))
             sampled, seconds = _judge(
-                client, source, "sampled", deadline, {"method": "average", **sampling}
+                client, source, "sampled", timeout, {"method": "average", **sampling}
             )
-            greedy, _ = _judge(client, source, "greedy", deadline, {"method": "greedy", **varied})
+            greedy, _ = _judge(client, source, "greedy", timeout, {"method": "greedy", **varied})
     except ValidationError as error:
         console.complain(_COMMAND, first_error(error)[1])
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None
     except (FormatError, FileJobError) as error:
         console.complain(_COMMAND, error)
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None
     except (errors.UnavailableError, errors.DeadlineExceededError) as error:
         console.complain(_COMMAND, f"{error}; run the same command again to resume")
-        raise typer.Exit(3) from None
+        raise typer.Exit(UNAVAILABLE) from None
     except errors.CapoError as error:
         console.complain(_COMMAND, error)
-        raise typer.Exit(2) from None
+        raise typer.Exit(USAGE) from None
     labels = Labels(file.name, format_, chosen, len(examples) - len(chosen), left_out)
     judged = [_judged(*row) for row in zip(chosen, sampled, greedy, strict=True)]
     figures = report.build(labels, judge, voting, judged, sampled, seconds, resamples)
@@ -153,7 +179,7 @@ def _folder(file: Path, out: Path | None) -> Path:
 
 
 def _judge(
-    client: CreditClient, source: Path, name: str, deadline: float, voting: Mapping[str, Any]
+    client: CreditClient, source: Path, name: str, timeout: float, voting: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], float | None]:
     """The results of all examples, and the seconds it took; None for a resumed run.
 
@@ -172,7 +198,7 @@ def _judge(
     note = f"Results so far are in {job.target}; run the same command again to resume."
     with console.stoppable(_COMMAND, note), console.bar("rollouts") as bar:
         task = bar.add_task(name, total=job.total, completed=job.total - len(job.missing))
-        job.run(client, deadline, lambda _: bar.advance(task))
+        job.run(client, timeout, lambda _: bar.advance(task))
     if job.missing:
         raise errors.DeadlineExceededError(
             f"{len(job.missing)} of {job.total} rollouts are not judged yet"

@@ -51,7 +51,7 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    chosen = settings(folder, live_rollouts=20, canary_seconds=0.2)
+    chosen = settings(folder, live_rollouts=20, canary_seconds=0.2, critique_style="brief")
     with serving(SymbolicCritic(), chosen) as found:
         yield found
 
@@ -128,7 +128,7 @@ def test_the_vote_is_changed_without_judging_again(page: Page, service: Service)
     page.select_option("#scheme", "first_error")
     assert rewards_shown(page) == ["−3.00", "−3.00", "−3.00"]
     page.select_option("#scheme", "process_only")
-    assert rewards_shown(page) == ["−5.00", "+0.00", "+0.00"]
+    assert rewards_shown(page) == ["−5.00", "0", "0"]
     page.fill("#k", "2")
     assert page.locator(".step .count").first.inner_text() == "2/2"
     assert not [url for url in asked if url.endswith("/credit")]
@@ -196,7 +196,7 @@ def test_a_link_and_files_carry_the_result(
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
     with browsing(browser) as fresh:
         visit(fresh, link)
-        assert rewards_shown(fresh) == ["−1.00", "+0.00", "+0.00"]
+        assert rewards_shown(fresh) == ["−1.00", "0", "0"]
         assert fresh.input_value("#question") == QUESTION
     page.goto("about:blank")
     page.goto(f"{service.url}/#s=broken")

@@ -77,6 +77,10 @@ export class Service {
   tokens(body) {
     return this.#call("/tokens", body);
   }
+  /** The judge's prompt for one rollout. */
+  prompt(rollout, options) {
+    return this.#call("/prompt", { rollouts: [rollout], ...options });
+  }
   /** The credit of one rollout: {result, response}. */
   async credit(rollout, options, signal) {
     const response = await this.#call("/credit", { rollouts: [rollout], ...options }, signal);

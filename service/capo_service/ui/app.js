@@ -2,6 +2,7 @@
 import { key, Service } from "./api.js";
 import { $ } from "./dom.js";
 import * as inspect from "./inspect.js";
+import { listen } from "./keys.js";
 import * as live from "./live.js";
 import * as training from "./training.js";
 
@@ -26,7 +27,7 @@ function theme() {
   const dark = stored ? stored === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   const apply = (isDark) => {
     document.documentElement.dataset.theme = isDark ? "dark" : "light";
-    $("theme").setAttribute("aria-pressed", String(isDark));
+    $("theme").textContent = isDark ? "Switch to light" : "Switch to dark"; // the action, not the state
   };
   apply(dark);
   $("theme").addEventListener("click", () => {
@@ -63,5 +64,7 @@ $("api-key").addEventListener("change", () => {
   key.set($("api-key").value);
   showJudge();
 });
-await inspect.start(await showJudge());
+await showJudge();
+await inspect.start();
+listen($("help"));
 document.documentElement.dataset.ready = "yes";

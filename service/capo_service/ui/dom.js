@@ -35,7 +35,8 @@ export function number(value, digits = 2) {
 
 export function signed(value) {
   if (value === null || value === undefined) return "–";
-  return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+  const size = Math.abs(value).toFixed(2);
+  return size === "0.00" ? "0" : (value < 0 ? "−" : "+") + size;
 }
 
 /** JSON <-> compressed text for a URL. */

@@ -1,20 +1,27 @@
-// The inspector: credit of a rollout, or of two rollouts or two judges side by side.
+// The inspector: credit of a rollout, or of several rollouts or two judges side by side.
 import { Problem, Service } from "./api.js";
-import { $, download, h, pack, unpack } from "./dom.js";
-import { picture } from "./picture.js";
+import { $, h } from "./dom.js";
+import { arrange, offerExamples, options, others, prepare } from "./form.js";
+import { group } from "./group.js";
+import { bind, step } from "./keys.js";
+import { isRendered } from "./math.js";
+import { promptView, rememberRequest } from "./prompt.js";
 import { rolloutView } from "./rollout.js";
+import { restore, saveJson, savePng, share } from "./share.js";
+import { showHeat, showMathematics } from "./step_text.js";
 import { revote } from "./votes.js";
 
-const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "sampling", "n", "style",
-  "segment", "pattern", "temperature", "seed"];
-const VOTE = ["method", "k", "scheme", "w_whole", "w_process"];
-const MAX_LINK = 60_000; // characters; browsers allow more, mail programs do not
+export { applyInfo } from "./form.js";
+
+const METHODS = ["intersection", "majority", "union", "average", "greedy"]; // keys 1 to 5
 
 const service = new Service();
 let entries = []; // shown results: [{title, question, text, tokens, result, timing, model}]
+let isGroup = false; // whether they are rollouts of one question, judged alike
+let around = {}; // what is before and after a rollout that another view opened
 let running = null;
 
-export async function start(info) {
+export async function start() {
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
     credit();
@@ -24,82 +31,38 @@ export async function start(info) {
   });
   $("form").addEventListener("change", arrange);
   $("vote").addEventListener("submit", (event) => event.preventDefault());
-  $("vote").addEventListener("input", show);
-  $("share").addEventListener("click", share);
-  $("save-json").addEventListener("click", saveJson);
+  $("vote").addEventListener("input", (event) => ["heat", "mathematics"].includes(event.target.id) || show());
+  $("share").addEventListener("click", () => share(entries));
+  $("save-json").addEventListener("click", () => saveJson(entries, chosen()));
   $("save-png").addEventListener("click", savePng);
-  $("heat").addEventListener("change", () => $("rollouts").classList.toggle("show-heat", $("heat").checked));
-  await examples();
-  if (info) applyInfo(info);
-  await restore();
+  $("heat").addEventListener("change", () => heat($("heat").checked));
+  $("mathematics").checked = isRendered();
+  $("mathematics").addEventListener("change", () => showMathematics($("mathematics").checked));
+  bindKeys();
+  await offerExamples();
+  const shared = await restore();
   arrange();
+  if (shared.length) display(shared, $("compare").value !== "judge");
 }
 
-/** Offer the tokenizers and limits that the service reports. */
-export function applyInfo(info) {
-  const chosen = $("tokenizer").value;
-  $("tokenizer").replaceChildren(h("option", { value: "" }, "none"), ...info.tokenizers.map((name) => h("option", { value: name }, name)));
-  $("tokenizer").value = info.tokenizers.includes(chosen) ? chosen : info.tokenizers[0] || "";
-  $("n").max = info.limits.max_critiques;
+function bindKeys() {
+  bind("j", "next step", () => step(".step", 1));
+  bind("k", "previous step", () => step(".step", -1));
+  bind("← →", "tokens of the step that has the focus", null);
+  bind("n", "next rollout", () => (around.next ? around.next() : step(".rollout", 1)));
+  bind("p", "previous rollout", () => (around.previous ? around.previous() : step(".rollout", -1)));
+  bind("1 2 3 4 5", `voting: ${METHODS.join(", ")}`, (event) => {
+    $("method").value = METHODS[Number(event.key) - 1];
+    show();
+  });
+  bind("m", "mathematics rendered, or the raw text", () => $("mathematics").click());
+  bind("Ctrl+Enter", "credit the rollout in the form", null);
 }
 
-async function examples() {
-  try {
-    const lines = (await (await fetch("ui/examples.jsonl")).text()).trim().split("\n").map(JSON.parse);
-    lines.forEach((line, i) => $("example").append(h("option", { value: i }, `${i + 1}: ${line.question.slice(0, 60)}`)));
-    $("example").addEventListener("change", () => {
-      const line = lines[$("example").value];
-      if (!line) return;
-      $("question").value = line.question;
-      $("response-a").value = line.response;
-      $("reference").value = line.reference || "";
-      $("outcome").value = line.outcome === undefined ? "" : String(line.outcome);
-      $("ids").value = "";
-      const twin = lines.find((other) => other.question === line.question && other.response !== line.response);
-      if (twin) $("response-b").value = twin.response;
-    });
-  } catch {
-    $("example").disabled = true;
-  }
-}
-
-function arrange() {
-  $("other-rollout").hidden = $("compare").value !== "rollout";
-  $("other-judge").hidden = $("compare").value !== "judge";
-  for (const id of ["n", "temperature"]) $(id).disabled = $("sampling").value === "greedy";
-  $("pattern-label").hidden = $("segment").value !== "regex";
-  $("response-b").required = !$("other-rollout").hidden;
-  $("url-b").required = !$("other-judge").hidden;
-}
-
-function options(rollout) {
-  const greedy = $("sampling").value === "greedy";
-  const sampled = { method: "average", n: Number($("n").value), early_stop: false, temperature: Number($("temperature").value) };
-  const voting = greedy ? { method: "greedy" } : sampled;
-  if ($("seed").value) voting.seed = Number($("seed").value);
-  if ($("style").value) voting.critique_style = $("style").value;
-  const known = rollout.outcome !== undefined || rollout.reference;
-  const segment = { method: $("segment").value };
-  if (segment.method === "regex") segment.pattern = $("pattern").value;
-  return { voting, segment, reward: known ? {} : { scheme: "process_only" }, include: ["token_rewards", "critiques"], priority: "evaluation", run: "inspector" };
-}
-
-/** The rollout of the request, with tokens if a tokenizer is chosen. */
-async function prepare(response, withIds) {
-  const rollout = { question: $("question").value, response };
-  if ($("outcome").value) rollout.outcome = Number($("outcome").value);
-  if ($("reference").value) rollout.reference = $("reference").value;
-  let tokens = null;
-  const tokenizer = $("tokenizer").value;
-  if (tokenizer) {
-    const asked = { tokenizer, response };
-    const ids = withIds && $("ids").value.trim();
-    if (ids) asked.response_token_ids = ids.split(/[\s,[\]]+/).filter(Boolean).map(Number);
-    tokens = await service.tokens(asked);
-    rollout.response_token_ids = tokens.response_token_ids;
-    rollout.token_offsets = tokens.token_offsets;
-  }
-  return { rollout, tokens };
+function heat(value) {
+  $("heat").checked = value;
+  $("rollouts").classList.toggle("show-heat", value);
+  showHeat(value);
 }
 
 async function credit() {
@@ -111,15 +74,16 @@ async function credit() {
   $("said").textContent = "";
   const again = () => !signal.aborted && credit();
   try {
-    const compared = $("compare").value;
-    const first = await prepare($("response-a").value, true);
-    const jobs = [judge("Rollout", service, first, signal)];
-    if (compared === "rollout") jobs.push(judge("Other rollout", service, await prepare($("response-b").value, false), signal));
-    if (compared === "judge") jobs.push(judge("Other judge", new Service($("url-b").value, $("key-b").value), first, signal));
-    entries = await Promise.all(jobs);
-    if (compared === "judge") entries.forEach((entry) => (entry.title = entry.model));
+    const isJudges = $("compare").value === "judge";
+    const first = await prepare(service, $("response-a").value, true);
+    const rest = await Promise.all(others().map((text) => prepare(service, text, false)));
+    const jobs = [first, ...rest].map((each, i) => judge(i ? `Rollout ${i + 1}` : rest.length ? "Rollout 1" : "Rollout", service, each, signal));
+    if (isJudges) jobs.push(judge("Other judge", new Service($("url-b").value, $("key-b").value), first, signal));
+    const found = await Promise.all(jobs);
+    if (isJudges) found.forEach((entry) => (entry.title = entry.model));
     $("k").max = $("k").value = $("sampling").value === "greedy" ? 1 : $("n").value;
-    show();
+    around = {};
+    display(found, rest.length > 0);
     $("result").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (error.name !== "AbortError") showError(error, again, signal);
@@ -129,7 +93,9 @@ async function credit() {
 }
 
 async function judge(title, by, { rollout, tokens }, signal) {
-  const { result, response } = await by.credit(rollout, options(rollout), signal);
+  const asked = options(rollout);
+  const { result, response } = await by.credit(rollout, asked, signal);
+  rememberRequest(result, by, rollout, asked);
   return { title, question: rollout.question, text: rollout.response, tokens, result, timing: response.timing_ms, model: response.model };
 }
 
@@ -164,76 +130,56 @@ function chosen() {
   };
 }
 
-function show() {
-  if (!entries.length) return;
-  const votes = entries.map((entry) => revote(entry.result, chosen()));
-  const rewards = votes.flatMap((vote) => vote.rewards || []);
-  const { w_whole, w_process } = chosen();
-  const bounds = [Math.min(...rewards, -w_process, 0), Math.max(...rewards, w_whole, 0)];
-  const open = new Set([...$("rollouts").querySelectorAll("details[open]")].map((each) => each.dataset.name));
-  $("rollouts").replaceChildren(...entries.map((entry, i) => rolloutView(entry, votes[i], bounds, entry.title)));
-  $("rollouts").querySelectorAll("details").forEach((each, i) => {
-    each.dataset.name = String(i);
-    each.open = open.has(String(i));
-  });
-  $("result").hidden = false;
-}
-
-/** Show an existing result, of the live or the training view. */
-export function present(entry, vote = {}) {
-  entries = [entry];
-  const critiques = (entry.result.critiques || []).filter((each) => each.critic !== "symbolic").length;
-  $("question").value = entry.question;
-  $("response-a").value = entry.text;
-  $("k").max = $("k").value = Math.max(critiques, 1);
-  for (const [name, value] of Object.entries(vote)) if ($(name)) $(name).value = value;
+/** Show results, coloured by advantage if they are a group of several. */
+function display(found, sameQuestion) {
+  entries = found;
+  isGroup = sameQuestion && found.length > 1;
+  heat(isGroup);
+  $("heat-name").textContent = `color tokens by ${isGroup ? "advantage" : "reward"}`;
+  $("rollouts").classList.toggle("by-advantage", isGroup);
   show();
 }
 
-async function share() {
-  const fields = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]).filter(([, value]) => value !== ""));
-  const vote = Object.fromEntries(VOTE.map((id) => [id, $(id).value]));
-  let packed = await pack({ fields, vote, entries });
-  let note = "Link with the result";
-  if (packed.length > MAX_LINK) {
-    packed = await pack({ fields, vote });
-    note = "Link without the result, which is too long: opening it shows the inputs only";
-  }
-  history.replaceState(null, "", `#s=${packed}`);
-  try {
-    await navigator.clipboard.writeText(location.href);
-    $("said").textContent = `${note}: copied.`;
-  } catch {
-    $("said").textContent = `${note}: it is in the address bar.`;
-  }
+function show() {
+  if (!entries.length) return;
+  const voted = entries.map((entry) => revote(entry.result, chosen()));
+  const rewards = voted.flatMap((vote) => vote.rewards || []);
+  const { w_whole, w_process } = chosen();
+  const grouped = isGroup ? group(entries, voted) : null;
+  const votes = grouped?.votes ?? voted;
+  const bounds = grouped?.bounds ?? [Math.min(...rewards, -w_process, 0), Math.max(...rewards, w_whole, 0)];
+  const open = new Set([...$("rollouts").querySelectorAll("details[open]")].map((each) => each.dataset.name));
+  const views = entries.map((entry, i) => rolloutView(entry, votes[i], bounds, entry.title, promptView(entry)));
+  $("group").replaceChildren(...(grouped ? [grouped.view] : []));
+  $("rollouts").replaceChildren(...views);
+  views.forEach((view, i) => keepOpen(view, i, open));
+  $("result").hidden = false;
 }
 
-async function restore() {
-  const packed = location.hash.match(/^#s=(.+)$/)?.[1];
-  if (!packed) return;
-  try {
-    const { fields, vote, entries: shared } = await unpack(packed);
-    for (const [id, value] of Object.entries(fields)) if (FIELDS.includes(id)) $(id).value = value;
-    for (const [id, value] of Object.entries(vote)) if (VOTE.includes(id)) $(id).value = value;
-    if (shared?.length) {
-      entries = shared;
-      show();
-    }
-  } catch {
-    $("said").textContent = "";
-    $("problem").replaceChildren(h("h2", {}, "The link cannot be read"), h("p", {}, "It is incomplete. Ask the sender for a new link."));
-  }
+/** Open again what was open before: a step's details by its number, others by their place. */
+function keepOpen(view, rollout, open) {
+  const details = [...view.querySelectorAll("details")];
+  details.forEach((each, i) => {
+    const step = each.closest(".step")?.dataset.step;
+    each.dataset.name = step === undefined ? `${rollout}, ${i - details.length} from the end` : `${rollout}, step ${step}`;
+    each.open = open.has(each.dataset.name);
+  });
 }
 
-function saveJson() {
-  const text = JSON.stringify({ vote: chosen(), entries: entries.map((entry) => ({ ...entry, voted: revote(entry.result, chosen()) })) }, null, 2);
-  download("credit.json", new Blob([text], { type: "application/json" }));
-}
-
-async function savePng() {
-  try {
-    download("credit.png", await picture($("rollouts")));
-  } catch (error) {
-    $("said").textContent = `PNG export failed: ${error.message}. Use JSON instead.`;
-  }
+/**
+ * Show existing results, of another view.
+ *
+ * @param entry {title, question, text, tokens, result, timing}; or a list of several of one question, a group
+ * @param vote of the fields of the form `vote`: {method, scheme, w_whole, w_process}
+ * @param {{next?: () => void, previous?: () => void}} neighbours what the keys n and p do
+ */
+export function present(entry, vote = {}, neighbours = {}) {
+  const found = [entry].flat();
+  const count = (each) => (each.result.critiques || []).filter((critique) => critique.critic !== "symbolic").length;
+  $("question").value = found[0].question;
+  $("response-a").value = found[0].text;
+  $("k").max = $("k").value = Math.max(...found.map(count), 1);
+  for (const [name, value] of Object.entries(vote)) if ($(name)) $(name).value = value;
+  around = neighbours;
+  display(found, true);
 }

@@ -12,15 +12,26 @@ export function countVotes(critiques, steps, k = Infinity) {
     judges += 1;
     for (const step of critique.wrong_steps) wrong[step] += 1;
   }
-  const valid = new Array(steps).fill(judges);
+  const arithmetic = arithmeticVotes(critiques, steps);
+  const valid = arithmetic.map((votes) => judges + votes);
+  return { wrong: wrong.map((votes, step) => votes + arithmetic[step]), valid, judges, arithmetic };
+}
+
+/** Votes of the arithmetic checker against each step. */
+export function arithmeticVotes(critiques, steps) {
+  const votes = new Array(steps).fill(0);
   for (const critique of critiques) {
     if (critique.critic !== "symbolic") continue;
-    for (const step of critique.wrong_steps) {
-      wrong[step] += critique.weight;
-      valid[step] += critique.weight;
-    }
+    for (const step of critique.wrong_steps) votes[step] += critique.weight;
   }
-  return { wrong, valid, judges };
+  return votes;
+}
+
+/** A result as the service gave it, in the form of `revote`. */
+export function asJudged(result) {
+  const arithmetic = arithmeticVotes(result.critiques || [], result.steps.length);
+  const steps = result.steps.map((step, i) => ({ ...step, votes: { ...step.votes, arithmetic: arithmetic[i] } }));
+  return { steps, judges: 1, rewards: steps.map((step) => step.reward) };
 }
 
 export function penalty(method, wrong, valid) {
@@ -45,8 +56,8 @@ export function stepRewards(scheme, penalties, outcome, whole, process) {
 /** A result with another vote: {steps, judges, rewards}; rewards is null without an outcome. */
 export function revote(result, { method, k, scheme, w_whole, w_process }) {
   const count = result.steps.length;
-  const { wrong, valid, judges } = countVotes(result.critiques || [], count, k);
-  if (!judges) return { steps: result.steps, judges, rewards: null };
+  const { wrong, valid, judges, arithmetic } = countVotes(result.critiques || [], count, method === "greedy" ? 1 : k);
+  if (!judges) return { ...asJudged(result), judges, rewards: null };
   let penalties = wrong.map((votes, step) => penalty(method, votes, valid[step]));
   const suspicions = result.suspicion || [];
   for (const each of suspicions) {
@@ -61,7 +72,7 @@ export function revote(result, { method, k, scheme, w_whole, w_process }) {
     ...step,
     penalty: penalties[i],
     wrong: penalties[i] >= 0.5,
-    votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked },
+    votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked, arithmetic: arithmetic[i] },
     reward: rewards ? rewards[i] : null,
   }));
   return { steps, judges, rewards };

@@ -1,0 +1,121 @@
+// The text of a step: its tokens with their rewards, and its formulas rendered or raw.
+import { h, signed } from "./dom.js";
+import { isRendered, pieces, rawOf, setRendered, showFormula } from "./math.js";
+
+const fills = new WeakMap(); // step text -> how it is filled
+let heated = false;
+
+/** Colour tokens by reward, or not. Heat is shown on the raw text, because a formula hides its tokens. */
+export function showHeat(value) {
+  heated = value;
+  refill();
+}
+
+/** Render mathematics in all texts of the page, or show them raw. */
+export function showMathematics(value) {
+  setRendered(value);
+  refill();
+}
+
+function refill() {
+  for (const body of document.querySelectorAll(".step-text")) fills.get(body)?.();
+}
+
+document.addEventListener("copy", (event) => {
+  const selected = getSelection();
+  const anchor = selected.anchorNode?.parentElement;
+  if (!selected.rangeCount || selected.isCollapsed || !anchor?.closest(".step-text")) return;
+  event.clipboardData.setData("text/plain", rawOf(selected.getRangeAt(0)));
+  event.preventDefault();
+});
+
+/**
+ * Fill the element of a step's text, now and whenever the reader chooses another form.
+ *
+ * @param {HTMLElement} body
+ * @param step a step, with its reward, and in a group its advantage
+ * @param entry the rollout, with `tokens`
+ * @param {Text} text of the rollout
+ * @param {[number, number]} bounds lowest and highest value, for the colours
+ * @param {HTMLElement} tip where a token is described
+ */
+export function fillStep(body, step, entry, text, bounds, tip) {
+  const [start, end] = step.span;
+  const raw = text.slice(start, end).trimEnd();
+  const last = start + Array.from(raw).length; // white space after it is shown by symbols
+  const parts = pieces(raw);
+  colour(body, step, bounds);
+  const fill = () => {
+    const shown = isRendered() && !heated ? parts : [{ raw }];
+    let at = start;
+    body.replaceChildren(...shown.flatMap((piece, i) => {
+      const from = at;
+      at = i === shown.length - 1 ? end : from + Array.from(piece.raw).length;
+      const inside = { step, entry, text, tip, from, to: at, last };
+      return piece.tex === undefined ? tokens(inside) : formula(piece, inside);
+    }));
+  };
+  fills.set(body, fill);
+  fill();
+}
+
+/** The colour of a step's tokens: between the lowest and the highest reward, or by the sign and size of the advantage. */
+function colour(body, { reward, advantage }, [low, high]) {
+  if (advantage !== undefined) {
+    const size = Math.max(Math.abs(low), Math.abs(high)) || 1;
+    body.style.setProperty("--heat", `${Math.round((Math.abs(advantage ?? 0) / size) * 100)}%`);
+    body.style.setProperty("--from", advantage < 0 ? "var(--worst)" : "var(--best)");
+    body.style.setProperty("--to", "var(--raised)");
+  } else {
+    const known = reward !== null && reward !== undefined;
+    body.style.setProperty("--heat", known ? `${Math.round((high > low ? (reward - low) / (high - low) : 1) * 100)}%` : "50%");
+  }
+}
+
+const value = ({ reward, advantage }) => `reward ${signed(reward)}${advantage === undefined ? "" : ` · advantage ${signed(advantage)}`}`;
+
+/** The tokens of a step that have text between two positions, and what stands between them. */
+function tokens({ step, entry, text, tip, from, to, last }) {
+  const [start, end] = step.span;
+  const span = step.token_span;
+  if (!span || !entry.tokens) return [text.slice(from, Math.min(to, last))];
+  const { token_offsets: offsets, response_token_ids: ids, by } = entry.tokens;
+  const parts = [];
+  let at = from;
+  for (let i = span[0]; i < span[1]; i++) {
+    const [first, after] = offsets[i];
+    if (after < from || (after === from && from > start) || first > to || (first === to && to < end)) continue;
+    if (first > at) parts.push(text.slice(at, first));
+    const content = text.slice(Math.max(first, at), Math.max(Math.min(after, to), at));
+    at = Math.max(at, Math.min(after, to));
+    parts.push(token(i, content, { blank: first >= last, by, id: ids?.[i], whole: text.slice(first, after), step, tip }));
+  }
+  if (at < to) parts.push(text.slice(at, Math.min(to, last)));
+  return parts;
+}
+
+function token(i, content, { blank, by, id, whole, step, tip }) {
+  const number = by === "words" ? `word ${i}` : `token ${i} · id ${id ?? "not sent"}`;
+  const shown = `${number} · ${value(step)}`;
+  const tell = () => (tip.textContent = `${JSON.stringify(whole)} · ${shown}`);
+  // White space at the end of a step is shown by symbols, not as empty lines.
+  const visible = (blank && content ? content.replaceAll("\n", "⏎").replaceAll(" ", "·") : content) || "▹";
+  return h("span", { class: content && !blank ? "token" : "token bare", title: shown, "data-token": i, "data-raw": visible === content ? null : content, onmouseenter: tell, onfocus: tell }, visible);
+}
+
+function formula(piece, { step, entry, tip, from, to }) {
+  const span = step.token_span;
+  const inside = [];
+  if (span && entry.tokens) {
+    for (let i = span[0]; i < span[1]; i++) {
+      const [first, after] = entry.tokens.token_offsets[i];
+      if (first < to && after > from) inside.push(i);
+    }
+  }
+  const kind = entry.tokens?.by === "words" ? "word" : "token";
+  const range = inside.length > 1 ? `${kind}s ${inside[0]} to ${inside.at(-1)} · ` : inside.length ? `${kind} ${inside[0]} · ` : "";
+  const tell = () => (tip.textContent = `${piece.raw} · ${range}${value(step)} · press m for the raw text`);
+  const element = h("span", { class: piece.display ? "formula display" : "formula", "data-raw": piece.raw, title: `${range}${value(step)}`, onmouseenter: tell }, piece.raw);
+  showFormula(element, piece);
+  return element;
+}

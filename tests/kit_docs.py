@@ -11,15 +11,19 @@ import json
 import re
 import shlex
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer.main
 import yaml
 
 from capo_client.cli import main
-from capo_service.settings import Settings
+from capo_service.settings import Settings, environment
+from capo_trainer.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,6 +42,7 @@ HEADED = [
 FOREIGN = {
     ".venv/bin/python",
     "accelerate",
+    "cat",
     "curl",
     "docker",
     "helm",
@@ -48,6 +53,9 @@ FOREIGN = {
     "serve",
     "vllm",
 }
+
+
+VLLM_SHORT = {"-tp", "-pp", "-dp"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,9 @@ def check(block: Block) -> None:
     elif block.language == "sh":
         for command in commands(block.text):
             check_command(command)
+    elif block.language == "diff":
+        for sign in "-+":  # what was there before, and what is there then
+            check(replace(block, language=_language(side := _side(block.text, sign)), text=side))
     elif block.language == "inline":  # what stands in a sentence may be cut short
         for command in commands(block.text):
             check_command(command, whole=False)
@@ -128,6 +139,26 @@ def check(block: Block) -> None:
         assert block.language == "text", (
             f"{block}: a block of {block.language or 'no'} language is not checked"
         )
+
+
+def _side(diff: str, sign: str) -> str:
+    lines = [line for line in diff.splitlines() if line[:1] in (" ", "", sign)]
+    return "\n".join(line[1:] for line in lines) + "\n"
+
+
+def _language(text: str) -> str:
+    return "sh" if re.match(r"(capo|python3?|accelerate) ", text) else "python"
+
+
+def unknown_variables(text: str) -> set[str]:
+    """Variables with the prefix CAPO_ that neither the service nor the client knows."""
+    known = {environment.PREFIX + name.upper() for name in Settings.model_fields}
+    named = set(re.findall(r"\bCAPO_[A-Z_]*[A-Z]\b(?!\*)", text))
+    return {
+        name
+        for name in named - known - environment.NOT_SETTINGS
+        if not environment.is_service_link(name, "tcp://10.0.0.1:8000")
+    }
 
 
 def commands(text: str) -> list[list[str]]:
@@ -153,7 +184,9 @@ def commands(text: str) -> list[list[str]]:
 def check_command(words: list[str], whole: bool = True) -> None:
     """Its options and targets exist, and what it names of this repository is there."""
     name, *rest = words
-    if name == "capo":
+    if name == ".":
+        assert rest[0].endswith("/bin/activate"), f". {rest[0]}: only an environment is activated"
+    elif name == "capo":
         check_capo(rest, whole)
     elif name == "make":
         rules = (ROOT / "Makefile").read_text()
@@ -166,7 +199,7 @@ def check_command(words: list[str], whole: bool = True) -> None:
             assert re.search(rf"^{re.escape(pattern)}(?=[ :]).*", rules, re.M), (
                 f"make has no target {target}"
             )
-    elif name == "pip":
+    elif name == "pip" or name.endswith("/bin/pip"):
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
             "optional-dependencies"
         ]
@@ -183,7 +216,7 @@ def check_command(words: list[str], whole: bool = True) -> None:
 
 
 def check_capo(words: list[str], whole: bool = True) -> None:
-    """The command is there and takes these options, and a setting of `--set` is one."""
+    """The command exists and takes these options, and what is set by `--set` exists."""
     if not words or words[0].startswith("-") or words[0].isupper():
         return
     app = typer.Typer()
@@ -195,16 +228,77 @@ def check_capo(words: list[str], whole: bool = True) -> None:
     context = group.make_context("capo", ["--help"], resilient_parsing=True)
     command = group.get_command(context, words[0])  # type: ignore[attr-defined]
     assert command is not None, f"no command capo {words[0]}"
+    known = {option for each in command.params for option in each.opts} | {"--help"}
+    if words[0] == "serve":
+        check_engine_arguments(words)
+        words = without_vllm_options(words, known)
     if not whole:
-        known = {option for each in command.params for option in each.opts}
         named = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert named <= known | {"--help"}, f"capo {words[0]} has not {named - known}"
+        assert named <= known, f"capo {words[0]} has not {named - known}"
         return
     try:
         command.make_context(words[0], list(words[1:]), parent=context)
     except Exception as error:  # Typer's own copy of click's, which it does not publish
         raise AssertionError(f"capo {' '.join(words)}: {error}") from error
-    if words[0] == "serve":
-        for option, value in itertools.pairwise(words):
-            name = value.partition("=")[0].replace("-", "_")
-            assert option != "--set" or name in Settings.model_fields, f"no setting {name}"
+    for option, value in itertools.pairwise(words):
+        if option == "--set":
+            check_setting(words[0], value.partition("=")[0])
+
+
+def check_setting(command: str, name: str) -> None:
+    """`--set NAME=VALUE` of `capo serve` and of `capo train`."""
+    if command == "serve":
+        assert name.replace("-", "_") in Settings.model_fields, f"no setting {name}"
+    elif command == "train":
+        fields = Recipe.model_fields
+        for part in name.split("."):
+            assert part in fields, f"no value {name} in a recipe"
+            fields = getattr(fields[part].annotation, "model_fields", {})
+
+
+def check_engine_arguments(words: Iterable[str]) -> None:
+    """vLLM has the arguments that `--engine-arg` names."""
+    for option, value in itertools.pairwise(words):
+        name = value.partition("=")[0]
+        assert option != "--engine-arg" or name in (vllm_options() or {name}), (
+            f"vLLM has no engine argument {name}"
+        )
+
+
+def without_vllm_options(words: list[str], known: set[str]) -> list[str]:
+    """The words of `capo serve` without options of vLLM and their values, which it passes on."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, has_value, _ = word.partition("=")
+        name = option.removeprefix("--").removeprefix("no-").replace("-", "_")
+        is_long = option.startswith("--") and option not in known
+        if word in VLLM_SHORT:
+            next(rest)
+        elif is_long and name in (vllm_options() or {name}):
+            is_flag = "enable" in name or option.startswith("--no-")
+            if not has_value and not is_flag:
+                next(rest)
+        else:
+            kept.append(word)
+    return kept
+
+
+@cache
+def vllm_options() -> frozenset[str]:
+    """The fields of vLLM's `AsyncEngineArgs`; none where vLLM is not installed.
+
+    Read from the source, because importing vLLM takes seconds.
+    """
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    source = (Path(spec.origin).parent / "engine" / "arg_utils.py").read_text("utf-8")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return frozenset(
+        line.target.id
+        for each in classes
+        if each.name in ("EngineArgs", "AsyncEngineArgs")
+        for line in each.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import kit_docs
+from capo_trainer.recipe import load_recipe
 from kit_service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,7 @@ RUN = {
     "python": [sys.executable, "-c"],
     "js": ["node", "--input-type=module", "-e"],
 }
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `capo` is
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -59,7 +61,7 @@ def test_every_other_block_runs_or_is_checked(
     text = block.text.replace("http://127.0.0.1:8000", service.url)
     done = subprocess.run(
         [*RUN[block.language], text], capture_output=True, text=True, timeout=120, check=False,
-        env=os.environ | {"CAPO_URL": service.url}, cwd=tmp_path,
+        env=os.environ | {"CAPO_URL": service.url, "PATH": PATH}, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "problem" not in done.stdout, done.stdout
@@ -71,8 +73,31 @@ def test_commands_in_the_text_and_at_the_head_of_recipes_are_checked(block: kit_
 
 
 def test_every_recipe_has_a_header_that_is_read() -> None:
-    read = {block.page for block in kit_docs.headers()}
-    assert {path for path in kit_docs.HEADED if path.parts[-2] in ("recipes", "verl")} <= read
+    recipes = {path for path in kit_docs.HEADED if path.is_relative_to(ROOT / "recipes")}
+    assert len(recipes) >= 6
+    assert recipes <= {block.page for block in kit_docs.headers()}
+
+
+RECIPES = [path for path in kit_docs.HEADED if path.is_relative_to(ROOT / "recipes")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_recipes_can_be_read(recipe: Path) -> None:
+    """Those of the trainer are checked as by `--dry-run`; the others are run by tests/adapters."""
+    text = recipe.read_text("utf-8")
+    if recipe.suffix == ".toml":
+        load_recipe(recipe)
+    elif recipe.suffix == ".sh":
+        subprocess.run(["bash", "-n", recipe], check=True, timeout=30)
+    else:
+        language = {".py": "python", ".yaml": "yaml"}[recipe.suffix]
+        kit_docs.check(kit_docs.Block(recipe, 1, language, text, None))
+
+
+@pytest.mark.parametrize("page", [*kit_docs.PAGES, *kit_docs.HEADED], ids=lambda page: page.name)
+def test_variables_that_are_named_exist(page: Path) -> None:
+    """`capo serve` refuses to start if a variable with its prefix is not known."""
+    assert not kit_docs.unknown_variables(page.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("page", [*kit_docs.PAGES, *kit_docs.HEADED], ids=lambda page: page.name)
@@ -93,6 +118,11 @@ def test_blocks_that_are_wrong_are_found() -> None:
     wrong("sh", "capo nothing")
     wrong("sh", "capo credit --out x")
     wrong("inline", "capo serve --modle x")
+    wrong("sh", "capo serve --engine-arg tensor_parallel=4")
+    wrong("sh", "capo train --config recipes/x.toml --set algorithm.epoch=1")
+    wrong("sh", ". x/activate")
+    wrong("diff", " a = (\n-    1\n+    2\n")
+    wrong("diff", " capo info \\\n-    --url x\n+    --uri x\n")
     wrong("sh", "capo serve --set critique_formatt=tag")
     wrong("sh", "accelerate launch -m capo_client train --configuration x")
     wrong("sh", "make nothing")

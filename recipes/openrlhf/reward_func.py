@@ -2,9 +2,9 @@
 
     --reward.remote_url recipes/openrlhf/reward_func.py --data.label_key answer
 
-A reward service runs (`capo serve`) at CAPO_URL, by default on this machine's port 8000. One on
-another machine is started with `--host 0.0.0.0` there, and asks for a key if CAPO_API_KEY is set on
-both.
+The service (`capo serve Qwen/Qwen2.5-7B-Instruct`) is named by CAPO_URL; default: port 8000 of this
+machine. On another machine, start it with `capo serve --host 0.0.0.0`, and set the same CAPO_API_KEY
+there and here.
 """
 
 from capo_client.adapters.openrlhf import make_reward_func

@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# GRPO with CAPO's token rewards in verl, on a Ray cluster of several nodes.
+# GRPO with CAPO's token rewards in verl (docs/verl.md). More options of verl may follow the command.
 #
-# Before: on the head node `ray start --head`, on the others `ray start --address=HEAD:6379`; verl and
-# `pip install capo-credit` on all of them; a reward service on a machine that all can reach, here one
-# called judge (it listens to itself alone without --host; the key is what callers must send):
-#   export CAPO_API_KEY=a-long-secret       # on the judge's machine, and before `ray start` on all nodes
-#   capo serve --host 0.0.0.0 --model Qwen/Qwen2.5-72B-Instruct --engine-arg tensor_parallel_size=4
-# Then, on the head node:
-#   CAPO_URL=http://judge:8000 NODES=2 recipes/verl/run.sh
-#
-# One node of eight GPUs for both, no --host:
-#   CUDA_VISIBLE_DEVICES=4,5,6,7 capo serve --model Qwen/Qwen2.5-72B-Instruct \
-#     --engine-arg tensor_parallel_size=4
+# One node of eight GPUs, four for the judge and four for verl:
+#   CUDA_VISIBLE_DEVICES=4,5,6,7 capo serve Qwen/Qwen2.5-72B-Instruct --tensor-parallel-size 4
 #   CUDA_VISIBLE_DEVICES=0,1,2,3 GPUS=4 CAPO_URL=http://127.0.0.1:8000 recipes/verl/run.sh
+#
+# A Ray cluster of several nodes, and a judge on another node, here called judge. The judge listens to other
+# machines with --host only, and asks for the key that the others send:
+#   export CAPO_API_KEY=a-long-secret       # on the judge's node, and before `ray start` on all others
+#   capo serve Qwen/Qwen2.5-72B-Instruct --tensor-parallel-size 4 --host 0.0.0.0
+# On the head node `ray start --head`, on the others `ray start --address=HEAD:6379`; verl and this package
+# (`pip install .`) on all of them. Then, on the head node:
+#   CAPO_URL=http://judge:8000 NODES=2 recipes/verl/run.sh
 set -euo pipefail
 
 : "${CAPO_URL:?name the reward service, or several of them with commas}"

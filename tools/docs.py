@@ -64,7 +64,8 @@ def wire_md() -> str:
         ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
                       wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage,
                       wire.Suspicion, wire.Timing, wire.Problem, wire.Info)),
-        ("Routes of the inspector", (wire.TokensRequest, wire.Tokens, wire.Live,
+        ("Routes of the inspector", (wire.TokensRequest, wire.Tokens, wire.Prompt,
+                                     wire.PromptMessage, wire.PromptSampling, wire.Live,
                                      wire.LiveSample, wire.RecentRollout)),
     ):  # fmt: skip
         parts.append(f"\n## {title}\n")

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
         SegmentMethod,
         VotingMethod,
     )
-    from capo_wire.inspection import Info, Live, LiveSample, RecentRollout, Tokens, TokensRequest
+    from capo_wire.inspection import (
+        Info,
+        Live,
+        LiveSample,
+        Prompt,
+        PromptMessage,
+        PromptSampling,
+        RecentRollout,
+        Tokens,
+        TokensRequest,
+    )
     from capo_wire.requests import (
         DEFAULT_CRITIQUES,
         MOST_CRITIQUES,
@@ -85,6 +95,9 @@ __all__ = [
     "Outcome",
     "Priority",
     "Problem",
+    "Prompt",
+    "PromptMessage",
+    "PromptSampling",
     "RecentRollout",
     "RequestModel",
     "ResponseModel",

@@ -1,4 +1,4 @@
-"""Information about a service: `GET /info`, `GET /live`, `POST /tokens`."""
+"""Information about a service: `GET /info`, `GET /live`, `POST /tokens`, `POST /prompt`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,46 @@ class Tokens(ResponseModel):
     )
 
 
+class PromptMessage(ResponseModel):
+    """One chat turn of the judge's prompt."""
+
+    role: str
+    content: str
+
+
+class PromptSampling(ResponseModel):
+    """How each critique is sampled."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int = Field(description="Maximum tokens of a critique.")
+
+
+class Prompt(ResponseModel):
+    """The response of `POST /prompt`: the judge's prompt for a rollout."""
+
+    messages: list[PromptMessage] = Field(
+        description="The chat turns, exactly as the judge gets them but for the nonce in the step "
+        "tags: another one of the same form stands in its place. Empty for the arithmetic checker."
+    )
+    opening: str = Field(description="The start of each critique, where the service writes it.")
+    prompt_tokens: int | None = Field(
+        description="Length of the prompt that the judge gets; null if only its server knows."
+    )
+    steps: list[tuple[int, int]] = Field(description="The character span of each step.")
+    sampling: PromptSampling | None = Field(description="Null for the arithmetic checker.")
+    seeds: list[int] | None = Field(
+        description="The seed of each critique; null if the request has none."
+    )
+
+
 class RecentRollout(ResponseModel):
     """A recently credited rollout in `GET /live`."""
 
     at: float = Field(description="Seconds since 1970.")
+    request: str | None = Field(
+        default=None, description="The id of the request's answer, `cr_...`."
+    )
     key: str
     run: str | None
     question: str

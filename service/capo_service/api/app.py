@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import capo_wire as wire
 from capo_service import version
-from capo_service.api import inspector, problems, remote_reward
+from capo_service.api import inspector, judge_prompts, problems, remote_reward
 from capo_service.api.access_log import AccessLog
 from capo_service.api.auth import require
 from capo_service.api.credit_response import (
@@ -90,6 +90,7 @@ def create_app(
     _add_routes(app, service)
     remote_reward.add_routes(app, service)
     inspector.add_routes(app, service)
+    judge_prompts.add_routes(app, service)
     return app
 
 

@@ -22,6 +22,7 @@ from capo_service.pipeline.deduplication import DeduplicatedJudge
 from capo_service.pipeline.judge_digest import fingerprint
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from capo_service.pipeline.prompt_view import PromptViewer
 from capo_service.pipeline.result_cache import ResultCache
 from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.pipeline.served_tokenizers import Vocabulary, load_vocabularies
@@ -58,6 +59,7 @@ class LoadedService:
         judge: judges one rollout, never from the cache.
         critique_tokens: the expected tokens of a critique in a style.
         creditor: credits requests.
+        prompts: shows the judge's prompts.
     """
 
     limits: JudgeLimits
@@ -66,6 +68,7 @@ class LoadedService:
     judge: RolloutJudge
     critique_tokens: CritiqueTokens
     creditor: BatchCreditor
+    prompts: PromptViewer
 
 
 def make_backend(settings: Settings) -> Engine | SymbolicCritic:
@@ -99,8 +102,10 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     critic, prompter = _critic(parts, limits)
     sampler = CritiqueSampler(critic)
     cpu_gate = asyncio.Lock()
+    policy = CritiquePolicy.of(settings)
+    preparer = Preparer(prompter, tables, policy)
     judge = RolloutJudge(
-        Preparer(prompter, tables, CritiquePolicy.of(settings)),
+        preparer,
         sampler,
         parts.verifier,
         parts.admission,
@@ -124,7 +129,8 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         telemetry,
         parts.explain,
     )
-    return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor)
+    prompts = PromptViewer(preparer, parts.template, tables, policy, settings.prefill)
+    return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)
 
 
 def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgePrompter | None]:

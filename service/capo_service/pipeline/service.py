@@ -23,6 +23,7 @@ from capo_service.pipeline.errors import NotReadyError
 from capo_service.pipeline.judge_digest import judge_digest
 from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.loading import LoadedService, ServiceParts, load
+from capo_service.pipeline.prompt_view import PromptViewer
 from capo_service.pipeline.result_cache import make_cache
 from capo_service.pipeline.served_tokenizers import Vocabulary
 from capo_service.pipeline.verifier import Verifier
@@ -180,10 +181,23 @@ class Service:
         Raises:
             NotReadyError: the service serves no requests at the moment.
         """
+        return self._serving.creditor
+
+    @property
+    def prompts(self) -> PromptViewer:
+        """The object that shows the judge's prompts.
+
+        Raises:
+            NotReadyError: the service serves no requests at the moment.
+        """
+        return self._serving.prompts
+
+    @property
+    def _serving(self) -> LoadedService:
         reason = self.why_not_ready
         if reason is not None or self._loaded is None:
             raise reason or NotReadyError("not-ready", "the judge is not loaded")
-        return self._loaded.creditor
+        return self._loaded
 
     async def start(self, wait: bool = False) -> None:
         """Begin to load the judge; until it is loaded, requests get 503.

@@ -132,3 +132,24 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_code() -> None:
             continue
         pattern = re.compile(".*".join(re.escape(part) for part in message.split("...")), re.S)
         assert any(pattern.search(each) for each in known), message
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that mkdocs makes of headings, and those that are written out."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    found = set(re.findall(r'id="([^"]+)"', text))
+    for heading in re.findall(r"^#+ (.*)$", text, re.M):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        words = re.sub(r"[^\w\s-]", "", words).strip().lower()
+        found.add(re.sub(r"[-\s]+", "-", words))
+    return found
+
+
+def test_links_to_a_section_reach_a_heading() -> None:
+    docs = ROOT / "docs"
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *docs.glob("*.md")]:
+        text = path.read_text("utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)#([^)\s]+)\)", text):
+            file = path.parent / target if target else path
+            if file.suffix == ".md" and file.exists():  # files that are missing: test_docs
+                assert anchor in anchors(file.read_text("utf-8")), f"{path.name}: {target}#{anchor}"

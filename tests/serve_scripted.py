@@ -21,4 +21,5 @@ def script(prompt: str, sampling: CritiqueSampling) -> str:
 if __name__ == "__main__":
     engine = ScriptedEngine(script, delay=float(sys.argv[2]))
     serve.make_backend = lambda settings: engine
-    sys.exit(serve.run(Settings(**json.loads(sys.argv[1]))))
+    style = {"critique_style": "brief", "prefill": True}  # and not those of the demo judge
+    sys.exit(serve.run(Settings(**style | json.loads(sys.argv[1]))))

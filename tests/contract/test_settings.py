@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from capo_service.settings import Settings, SettingsError, environment, load
+from capo_service.settings.fields import GROUPS
+from capo_service.settings.metadata import When
 
 ROOT = Path(__file__).resolve().parents[2]
 # As Kubernetes sets them for Services called `capo` and `capo-redis` (kubectl exec POD -- env).
@@ -89,8 +91,12 @@ def test_a_typo_is_still_refused(
             "engine: Input should be 'vllm', 'openai' or 'symbolic', not 'sglang'",
         ),
         ({"port": 99999}, "port: Input should be less than or equal to 65535, not 99999"),
-        ({"api_keys": "secret"}, """(write a list: --set 'api_keys=["a", "b"]')"""),
-        ({"tokenizers": "gpt2"}, """(write an object: --set 'tokenizers={"name": "value"}')"""),
+        ({"api_keys": {"a": 1}}, """(write a list: --set 'api_keys=["a", "b"]')"""),
+        ({"api_keys": "[secret"}, 'api_keys: write JSON, for example ["a", "b"], or one plain'),
+        ({"tokenizers": "gpt2"}, "(write --tokenizer NAME=PATH)"),
+        ({"suspicion": "off"}, """(write an object: --set 'suspicion={"name": "value"}')"""),
+        ({"engine": "openai", "upstream": "http://x"}, "engine openai needs model"),
+        ({"engine_args": {"model": "x"}}, "engine_args has model"),
     ],
 )
 def test_a_refusal_says_what_to_change_and_nothing_else(
@@ -106,18 +112,47 @@ def test_a_refusal_says_what_to_change_and_nothing_else(
 
 
 def test_secrets_are_not_in_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    for given in ({"api_keys": "hush"}, {"nonce_secret": ["hush"]}, {"result_cache": "redis:hush"}):
+    for given in (
+        {"api_keys": {"hush": 1}},
+        {"api_keys": "[hush"},
+        {"nonce_secret": ["hush"]},
+        {"result_cache": "redis:hush"},
+    ):
         with pytest.raises(SettingsError) as refused:
             load(None, **given)
         assert "hush" not in str(refused.value)
-    monkeypatch.setenv("CAPO_API_KEYS", "hush")
-    with pytest.raises(SettingsError, match="CAPO_API_KEYS: write JSON") as refused:
+    monkeypatch.setenv("CAPO_API_KEYS", "[hush")
+    with pytest.raises(SettingsError, match="api_keys: write JSON") as refused:
         load()
     assert "hush" not in str(refused.value)
 
 
 def keys(settings: Settings) -> list[str]:
     return [key.get_secret_value() for key in settings.api_keys]
+
+
+def test_a_list_may_be_one_plain_string(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert keys(load(None, api_keys="secret")) == ["secret"]
+    assert keys(load(None, api_keys=123)) == ["123"], "as --set reads digits"
+    assert keys(load(None, api_keys='["a", "b"]')) == ["a", "b"]
+    assert load(None, allow_origins="https://x").allow_origins == ["https://x"]
+    config = tmp_path / "capo.toml"
+    config.write_text('api_keys = "of-the-file"')
+    assert keys(load(config)) == ["of-the-file"]
+    monkeypatch.setenv("CAPO_API_KEYS", "of-the-variable")
+    assert keys(load(config)) == ["of-the-variable"]
+    monkeypatch.setenv("CAPO_API_KEYS", '["a", "b"]')
+    assert keys(load(config)) == ["a", "b"]
+    monkeypatch.setenv("CAPO_API_KEYS", "")
+    assert keys(load(config)) == []
+
+
+def test_every_setting_is_in_one_group_and_says_when_to_change_it() -> None:
+    grouped = [name for group in GROUPS for name in group.model_fields]
+    assert sorted(grouped) == sorted(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        when = [each.text for each in field.metadata if isinstance(each, When)]
+        assert len(when) == 1 and field.description, name
 
 
 def test_the_clients_key_variable_protects_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

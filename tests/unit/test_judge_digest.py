@@ -28,7 +28,7 @@ def digest(model: str = "scripted", template: str = "t", **given: Any) -> str:
         {"template": "another"},
         {"critique_style": "full"},
         {"critique_format": "tag"},
-        {"prefill": False},
+        {"prefill": True},
         {"symbolic_votes": 4},
         {"suspicion": {"padding": "wrong"}},
         {"chat_template_kwargs": {"enable_thinking": True}},

@@ -85,7 +85,8 @@ def test_the_testbeds_judges_have_their_own_style_and_say_how_they_are_made(
     assert Settings(model="testbed").critique_style == "verdict"
     assert Settings(model="testbed-f60").critique_style == "verdict"
     assert Settings(model="testbed", critique_style="brief").critique_style == "brief"
-    assert Settings().critique_style == "brief"
+    assert Settings(model="another").critique_style == "brief"
+    assert Settings().critique_style == "verdict", "of the demo judge"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for judge in TESTBED_JUDGES:
         with pytest.raises(ValueError, match=r"testbed/judge\S*: build it with `capo testbed`"):

@@ -25,6 +25,8 @@ from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
+# Without a judge, and not as for the demo judge, which is the default of `capo serve`.
+_NO_JUDGE = {"critique_style": "brief", "prefill": True}
 _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
 
 
@@ -53,7 +55,11 @@ def prompt(
     options = {"model": model, "template": template, "critique_style": critique_style}
     overrides: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
-        settings = load(None, **overrides | parse_pairs(setting, "--set"))
+        overrides |= parse_pairs(setting, "--set")
+        settings = load(None, **overrides)
+        if "model" not in settings.model_fields_set:
+            missing = _NO_JUDGE.keys() - settings.model_fields_set
+            settings = load(None, **overrides | {name: _NO_JUDGE[name] for name in missing})
         rendered = judge_prompts(
             file, load_template(settings.template, settings.model), settings, model
         )

@@ -7,9 +7,23 @@ from typing import Annotated
 
 import typer
 
+from capo_service.settings.judge import CritiqueStyle
+
+JUDGE_PANEL = "Judge"
+
 TemplateOption = Annotated[
-    Path | None, typer.Option(help="Jinja file that replaces the built-in prompt template.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Jinja file that replaces the built-in prompt template.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
 ]
 StyleOption = Annotated[
-    str | None, typer.Option(help="Length of a critique: `verdict`, `brief` or `full`.")
+    CritiqueStyle | None,
+    typer.Option(
+        help="Length of a critique.",
+        show_default="brief; verdict for the demo judge",
+        rich_help_panel=JUDGE_PANEL,
+    ),
 ]

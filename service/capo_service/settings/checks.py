@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def _check_upstream(settings: Settings) -> None:
     if settings.engine == "openai" and settings.upstream is None:
         raise ValueError(
-            "engine openai needs upstream, the base URL of the server: --upstream http://HOST:PORT"
+            "engine openai needs upstream, the base URL of the server: --base-url http://HOST:PORT"
         )
     if settings.engine != "openai" and settings.upstream is not None:
         raise ValueError(
@@ -24,8 +24,10 @@ def _check_upstream(settings: Settings) -> None:
 
 
 def _check_engine(settings: Settings) -> None:
-    if settings.engine == "openai" and settings.model == "embedded":
+    if settings.engine == "openai" and "model" not in settings.model_fields_set:
         raise ValueError("engine openai needs model: the model's name on the server")
+    if "model" in settings.engine_args:
+        raise ValueError("engine_args has model: name the judge by the setting model alone")
     if settings.engine == "openai" and settings.engine_args:
         raise ValueError("engine_args are for engine vllm; configure the upstream itself")
     of_a_model = settings.engine_args or settings.template or settings.symbolic_votes

@@ -23,6 +23,7 @@ _HINTS = {
     "list_type": """ (write a list: --set '{}=["a", "b"]')""",
     "dict_type": """ (write an object: --set '{}={{"name": "value"}}')""",
 }
+_OPTION = {"tokenizers": "--tokenizer NAME=PATH", "engine_args": "--engine-arg NAME=VALUE"}
 
 
 class SettingsError(ValueError):
@@ -76,6 +77,8 @@ def _explain(item: Mapping[str, Any], known: set[str]) -> str:
         return message_of(item)
     value = "" if item["loc"][0] in _SECRETS else f", not {item['input']!r}"
     hint = _HINTS.get(item["type"], "").format(name)
+    if hint and name in _OPTION:
+        hint = f" (write {_OPTION[name]})"
     return f"{name}: {message_of(item)}{value}{hint}"
 
 

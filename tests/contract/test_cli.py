@@ -104,7 +104,7 @@ def test_a_service_that_is_gone_leaves_the_rest_for_later(tmp_path: Path) -> Non
         ([], {"CAPO_MODLE": "x"}, "unknown setting CAPO_MODLE (did you mean CAPO_MODEL?)"),
         ([], {"CAPO_PORT": "many"}, "port: "),
         (["--engine", "openai"], {}, "engine openai needs upstream"),
-        (["--engine", "magic"], {}, "engine: "),
+        (["--engine", "magic"], {}, "'magic' is not one of 'vllm', 'openai', 'symbolic'"),
         (["--config", "nowhere.toml"], {}, "config file nowhere.toml does not exist"),
         (["--engine-arg", "oops"], {}, "write NAME=VALUE"),
         (["--template", "nowhere.j2"], {}, "template nowhere.j2 is not a file"),

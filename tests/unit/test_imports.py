@@ -26,7 +26,7 @@ ALLOWED = {
         "capo_client capo_wire skyrl swift torch trl verifiers verl",
         "nemo_gym omegaconf pydantic ray slime",
     ),
-    "capo_client.cli": ("capo_client capo_wire pydantic rich typer", "matplotlib"),
+    "capo_client.cli": ("capo_client capo_wire httpx pydantic rich typer", "matplotlib"),
     "capo_service": ("", ""),
     # No pydantic, so of the wire only what has no models.
     "capo_service.core": ("capo_wire.segmentation capo_wire.special_text jinja2 re2", ""),
@@ -62,8 +62,8 @@ ALLOWED = {
     "capo_service.cli": (
         "capo_service.api capo_service.concurrency capo_service.core capo_service.engine "
         "capo_service.observability capo_service.pipeline capo_service.scheduling "
-        "capo_service.settings capo_wire typer",
-        "transformers",
+        "capo_service.settings capo_wire pydantic typer",
+        "transformers vllm",
     ),
     "capo_trainer": (
         "accelerate capo_client capo_wire httpx pydantic rich torch transformers typer",

@@ -7,7 +7,7 @@ import resource
 
 
 def prepare_process() -> None:
-    """Raise the limit of open files to the system's hard limit, and set vLLM's defaults.
+    """Raise the limit of open files to the hard limit, and turn off vLLM's usage statistics.
 
     Environment variables that are already set are not changed.
     """
@@ -15,4 +15,3 @@ def prepare_process() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # vLLM sends usage statistics by default, which may be confidential.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

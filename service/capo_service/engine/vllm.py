@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from capo_service.engine.base import (
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.supervisor import Supervisor
+from capo_service.engine.vllm_log import StartUpFilter
 from capo_service.engine.vllm_runner import VllmRunner
 
 if TYPE_CHECKING:
@@ -131,7 +133,11 @@ class VllmEngine:
         if local and (os.cpu_count() or 1) <= _FEW_CORES:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._encoder = PromptEncoder(path, self._template_kwargs)
-        arguments: dict[str, Any] = {"model": path, "enable_prefix_caching": True}
+        arguments: dict[str, Any] = {
+            "model": path,
+            "enable_prefix_caching": True,
+            "use_tqdm_on_load": sys.stderr.isatty(),  # progress bars, also of CUDA graphs
+        }
         if current_platform.is_cpu():
             arguments["worker_extension_cls"] = CPU_WORKER
             # oneDNN compiles a matrix product for each number of tokens that a batch has had, and
@@ -144,8 +150,12 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         assert self._arguments is not None and self._encoder is not None, "start() comes first"  # noqa: S101
-        config = await asyncio.to_thread(engine_config, self._arguments)
-        llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
+        StartUpFilter.loading = True
+        try:
+            config = await asyncio.to_thread(engine_config, self._arguments)
+            llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
+        finally:
+            StartUpFilter.loading = False
         log.info("%s", describe_limits(llm.vllm_config))
         self._limits = JudgeLimits(
             slots=slots_of(llm.vllm_config),

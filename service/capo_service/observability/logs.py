@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import secrets
+import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from opentelemetry import trace
 
@@ -31,23 +38,72 @@ def set_up(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_add_context)
     if settings.log_format == "json":
-        from pythonjsonlogger.json import JsonFormatter
-
-        renamed = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(
-            JsonFormatter(
-                "{levelname}{name}{message}{request_id}{trace_id}",
-                style="{",
-                rename_fields=renamed,
-                timestamp=True,
-            )
-        )
+        handler.setFormatter(json_formatter())
     else:
         handler.setFormatter(logging.Formatter(_TEXT))
         handler.addFilter(_add_origin)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     rollouts.setLevel(logging.INFO if settings.log_rollouts else logging.CRITICAL + 1)
+    _set_up_vllm(settings)
+
+
+def json_formatter() -> logging.Formatter:
+    """Formats records as JSON lines."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        "{levelname}{name}{message}{request_id}{trace_id}",
+        style="{",
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp=True,
+    )
+
+
+def _set_up_vllm(settings: Settings) -> None:
+    """Have vLLM, which is not imported yet, log as we do, in all of its processes.
+
+    It reads its logging from variables. Those that the user has set are not changed.
+    """
+    global _vllm_folder
+    chosen = [name for name in os.environ if name.startswith("VLLM_") and "LOGGING" in name]
+    if chosen and _vllm_folder is None:
+        return
+    if _on_several_machines(settings.engine_args):  # which do not have the file
+        os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
+        return
+    _vllm_folder = _vllm_folder or TemporaryDirectory(prefix="capo-log-")
+    file = Path(_vllm_folder.name) / "vllm.json"
+    file.write_text(json.dumps(_vllm_config(settings)), "utf-8")
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(file)
+
+
+_vllm_folder: TemporaryDirectory[str] | None = None  # removed when the process ends
+
+
+def _on_several_machines(engine_args: Mapping[str, Any]) -> bool:
+    return "ray" in engine_args.values() or "ray" in sys.modules
+
+
+def _vllm_config(settings: Settings) -> dict[str, Any]:
+    """For logging.config.dictConfig."""
+    text = "capo_service.engine.vllm_log.TextFormatter"
+    formatter = f"{__name__}.json_formatter" if settings.log_format == "json" else text
+    level = "INFO" if settings.log_level == "debug" else settings.log_level.upper()
+    handler = {
+        "class": "logging.StreamHandler",
+        "stream": "ext://sys.stderr",
+        "formatter": "capo",
+        "filters": ["start"],
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"start": {"()": "capo_service.engine.vllm_log.StartUpFilter"}},
+        "formatters": {"capo": {"()": formatter}},
+        "handlers": {"capo": handler},
+        "loggers": {"vllm": {"handlers": ["capo"], "level": level, "propagate": False}},
+    }
 
 
 def _add_context(record: logging.LogRecord) -> bool:

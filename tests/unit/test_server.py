@@ -111,7 +111,7 @@ async def test_who_opens_a_service_without_keys_is_told(
     warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert len(warnings) == warns
     assert all("no API key is needed" in text and "CAPO_API_KEY" in text for text in warnings)
-    assert "ready: judge m at http://" in caplog.records[-1].getMessage()
+    assert "Ready: judge m at http://" in caplog.records[-1].getMessage()
 
 
 async def test_mutual_tls_is_no_open_door(

@@ -103,7 +103,7 @@ class Server(uvicorn.Server):
     async def _announce(self, url: str) -> None:
         await self._service.loaded.wait()
         log.info(
-            "ready: judge %s at %s (inspector: /, API: /docs, metrics: /metrics)",
+            "Ready: judge %s at %s (inspector: /, API docs: /docs, metrics: /metrics)",
             self._service.backend.model,
             url,
         )

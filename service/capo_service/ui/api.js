@@ -81,6 +81,10 @@ export class Service {
   prompt(rollout, options) {
     return this.#call("/prompt", { rollouts: [rollout], ...options });
   }
+  /** The response to a batch of rollouts; a result may be an error. */
+  creditMany(rollouts, options, signal) {
+    return this.#call("/credit", { rollouts, ...options }, signal);
+  }
   /** The credit of one rollout: {result, response}. */
   async credit(rollout, options, signal) {
     const response = await this.#call("/credit", { rollouts: [rollout], ...options }, signal);

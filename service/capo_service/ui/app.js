@@ -1,12 +1,13 @@
 // Tabs, theme and API key; each view has its own module.
 import { key, Service } from "./api.js";
 import { $ } from "./dom.js";
+import * as files from "./files.js";
 import * as inspect from "./inspect.js";
 import { listen } from "./keys.js";
 import * as live from "./live.js";
 import * as training from "./training.js";
 
-const VIEWS = ["inspect", "live", "training"];
+const VIEWS = ["inspect", "rollouts", "training", "live"];
 const started = new Set();
 
 function open(name, focus = false) {
@@ -17,8 +18,10 @@ function open(name, focus = false) {
     $(`view-${each}`).hidden = !chosen;
   }
   if (focus) $(`tab-${name}`).focus();
-  if (name === "live") live.start($("view-live"), (entry, vote) => (open("inspect"), inspect.present(entry, vote)));
-  if (name === "training" && !started.has(name)) training.start($("view-training"));
+  const present = (entry, vote) => (open("inspect", true), inspect.present(entry, vote));
+  if (name === "live") live.start($("view-live"), present);
+  if (name === "rollouts" && !started.has(name)) files.start($("view-rollouts"), present);
+  if (name === "training" && !started.has(name)) training.start($("view-training"), present);
   started.add(name);
 }
 
@@ -51,6 +54,14 @@ async function showJudge() {
   }
 }
 
+/** A link to a rollout of the live view: #r=cr_... */
+function followLink() {
+  const id = location.hash.match(/^#r=(.+)$/)?.[1];
+  if (!id) return;
+  live.show(decodeURIComponent(id));
+  open("live");
+}
+
 theme();
 for (const name of VIEWS) {
   $(`tab-${name}`).addEventListener("click", () => open(name));
@@ -67,4 +78,6 @@ $("api-key").addEventListener("change", () => {
 await showJudge();
 await inspect.start();
 listen($("help"));
+followLink();
+addEventListener("hashchange", followLink);
 document.documentElement.dataset.ready = "yes";

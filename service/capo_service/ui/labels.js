@@ -1,0 +1,125 @@
+// What a person says about steps: kept in this tab, exported for `capo eval` and `canary_file`.
+import { Text } from "./dom.js";
+
+const KEPT = "capo-labels";
+const labelled = new Map(); // key -> {id, question, steps, labels, judged}
+let stored = true;
+
+restore();
+
+/** The texts of the steps, without white space at their ends. */
+export function stepTexts(text, steps) {
+  const points = new Text(text);
+  return steps.map((step) => points.slice(...step.span).replace(/^[\r\n]+|\s+$/g, ""));
+}
+
+const keyOf = (question, steps) => JSON.stringify([question, steps]);
+
+/**
+ * The labels of a rollout; changed by `set`.
+ *
+ * @param {string} id
+ * @param {string} question
+ * @param {string[]} steps texts
+ * @param {(boolean | null)[]} judged whether the judge flags each step; null without a judge
+ * @returns {{labels: ("right" | "wrong" | null)[], set: (step: number, label: "right" | "wrong" | null) => void}}
+ */
+export function labelsOf(id, question, steps, judged) {
+  const key = keyOf(question, steps);
+  const entry = labelled.get(key) ?? { id, question, steps, labels: steps.map(() => null), judged };
+  if (judged.some((each) => each !== null)) entry.judged = judged;
+  return {
+    labels: entry.labels,
+    set(step, label) {
+      entry.labels[step] = label;
+      if (entry.labels.some(Boolean)) labelled.set(key, entry);
+      else labelled.delete(key);
+      keep();
+    },
+  };
+}
+
+/** How far the labels are, and how they agree with the judge. */
+export function summary() {
+  const counts = { rollouts: labelled.size, finished: 0, steps: 0, judged: 0, agree: 0, missed: 0, falseAlarms: 0, good: 0, bad: 0 };
+  for (const { labels, judged } of labelled.values()) {
+    if (!labels.includes(null)) {
+      counts.finished += 1;
+      counts[labels.includes("wrong") ? "bad" : "good"] += 1;
+    }
+    labels.forEach((label, i) => {
+      if (!label) return;
+      counts.steps += 1;
+      if (judged[i] === null || judged[i] === undefined) return;
+      counts.judged += 1;
+      if (judged[i] === (label === "wrong")) counts.agree += 1;
+      else counts[label === "wrong" ? "missed" : "falseAlarms"] += 1;
+    });
+  }
+  return counts;
+}
+
+/** Whether the labels would survive a reload of the page. */
+export const areStored = () => stored;
+
+/**
+ * Rollouts with a label on every step, as lines that `capo eval` and `canary_file` read: the fields
+ * question, steps and wrong_steps, and no other.
+ */
+export function finishedLines() {
+  const finished = [...labelled.values()].filter(({ labels, steps }) => !labels.includes(null) && steps.every((step) => step.trim()));
+  return finished.map(({ question, steps, labels }) => JSON.stringify({ question, steps, wrong_steps: labels.flatMap((label, i) => (label === "wrong" ? [i] : [])) }));
+}
+
+/** All labels, undecided steps as null, to go on later. */
+export function allLines() {
+  return [...labelled.values()].map(({ id, question, steps, labels, judged }) => JSON.stringify({ id, question, steps, labels, judged }));
+}
+
+/**
+ * Take over the labels of an exported line, of either kind.
+ *
+ * @returns {boolean} whether the line holds labels
+ */
+export function importLabels(record) {
+  const { question, steps } = record;
+  if (typeof question !== "string" || !Array.isArray(steps) || !steps.every((step) => typeof step === "string")) return false;
+  const labels = Array.isArray(record.labels)
+    ? steps.map((_, i) => (["right", "wrong"].includes(record.labels[i]) ? record.labels[i] : null))
+    : steps.map((_, i) => (record.wrong_steps.includes(i) ? "wrong" : "right"));
+  const judged = steps.map((_, i) => (typeof record.judged?.[i] === "boolean" ? record.judged[i] : null));
+  labelled.set(keyOf(question, steps), { id: String(record.id ?? ""), question, steps, labels, judged });
+  keep();
+  return true;
+}
+
+export function clearLabels() {
+  labelled.clear();
+  keep();
+}
+
+let waiting = null;
+
+function keep() {
+  clearTimeout(waiting);
+  waiting = setTimeout(store, 100); // a file of labels is one write
+}
+
+function store() {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify([...labelled.values()]));
+    stored = true;
+  } catch {
+    stored = false; // the browser keeps about 5 MB
+  }
+}
+
+addEventListener("pagehide", store);
+
+function restore() {
+  try {
+    for (const entry of JSON.parse(sessionStorage.getItem(KEPT) || "[]")) labelled.set(keyOf(entry.question, entry.steps), entry);
+  } catch {
+    sessionStorage.removeItem(KEPT);
+  }
+}

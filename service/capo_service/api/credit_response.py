@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -67,7 +66,7 @@ class CreditCall:
     def summary(self, totals: Totals) -> wire.CreditSummary:
         """What accompanies the results."""
         return wire.CreditSummary(
-            id=f"cr_{secrets.token_hex(8)}",
+            id=self.batch.request_id,
             model=self.model,
             usage=totals.usage,
             timing_ms=wire.Timing(

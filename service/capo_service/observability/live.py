@@ -34,7 +34,12 @@ class LiveView:
         self._keeps = keeps
 
     def note(
-        self, rollout: wire.Rollout, options: wire.CreditOptions, full: wire.Credited, key: str
+        self,
+        request_id: str,
+        rollout: wire.Rollout,
+        options: wire.CreditOptions,
+        full: wire.Credited,
+        key: str,
     ) -> None:
         """Keep a credited rollout, unless the view keeps none."""
         if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
@@ -42,6 +47,7 @@ class LiveView:
         self._recent.append(
             wire.RecentRollout(
                 at=time.time(),
+                request=request_id,
                 key=key,
                 run=options.run,
                 question=rollout.prompt_text()[:_MOST_CHARACTERS],

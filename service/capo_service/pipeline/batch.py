@@ -129,7 +129,7 @@ class BatchCreditor:
                     judged = await self._judge.judge(rollout, options, ticket, tokens)
                 result = _for_request(judged, name)
                 rollout_log.info("%s -> %s", rollout, result)
-                self._live.note(rollout, options, result, ticket.key)
+                self._live.note(batch.request_id, rollout, options, result, ticket.key)
                 outcome = replace(judged, result=_select(result, options.include))
             except asyncio.CancelledError:
                 if not self._stopping:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import capo_wire as wire
 
@@ -12,12 +13,14 @@ import capo_wire as wire
 class RolloutBatch:
     """A request: its options, and each rollout or the reason why it was refused.
 
-    `ids` and `items` are in the order of the request.
+    `ids` and `items` are in the order of the request. `request_id` names its answer, also in the
+    live view.
     """
 
     options: wire.CreditOptions
     ids: Sequence[str]
     items: Sequence[wire.Rollout | wire.Failed]
+    request_id: str = field(default_factory=lambda: f"cr_{secrets.token_hex(8)}")
 
     @property
     def rollouts(self) -> list[wire.Rollout]:

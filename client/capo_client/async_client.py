@@ -23,7 +23,7 @@ from capo_client._options import CreditOptionArgs, make_options
 from capo_client._problems import unreachable
 from capo_client._request_state import Chunk, split
 from capo_client.addresses import parse_urls
-from capo_client.connections import ConnectionSettings, LoopConnections
+from capo_client.connections import ConnectionSettings, LoopConnections, certificate_files
 from capo_client.encoding import RolloutLike
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
@@ -76,13 +76,12 @@ class AsyncCreditClient:
     ) -> None:
         if batch_size < 1 or concurrency < 1:
             raise errors.ConfigurationError("batch_size and concurrency must be at least 1")
-        if cert is None and (file := os.environ.get("CAPO_CERT_FILE")):
-            cert = file, os.environ.get("CAPO_KEY_FILE") or file
+        given_ca, given_cert = certificate_files()
         self._settings = ConnectionSettings(
             urls=tuple(parse_urls(url or os.environ.get("CAPO_URL") or DEFAULT_URL)),
             api_key=(api_key or os.environ.get("CAPO_API_KEY") or "").strip() or None,
-            ca=ca or os.environ.get("CAPO_CA_FILE"),
-            cert=cert,
+            ca=ca or given_ca,
+            cert=given_cert if cert is None else cert,
             concurrency=concurrency,
             transport=transport,
         )
@@ -269,7 +268,7 @@ class AsyncCreditClient:
                     f"{self.url} is not ready after {waited:.0f} s: {reason}", unreachable(reason)
                 )
             attempt += 1
-            self._sender.log.waiting(self.url, attempt, reason)
+            self._sender.log.waiting(self.url, attempt, reason, seconds - waited)
             await asyncio.sleep(_PROBE_INTERVAL)
 
 

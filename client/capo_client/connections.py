@@ -52,6 +52,13 @@ _inherited: list[LoopConnections] = []
 _closing: set[asyncio.Task[None]] = set()
 
 
+def certificate_files() -> tuple[str | None, tuple[str, str] | None]:
+    """The authorities to trust, and this client's certificate and key, as CAPO_* variables say."""
+    cert = os.environ.get("CAPO_CERT_FILE")
+    own = (cert, os.environ.get("CAPO_KEY_FILE") or cert) if cert else None
+    return os.environ.get("CAPO_CA_FILE"), own
+
+
 class Connections:
     """The connections of a client, by event loop.
 

@@ -56,9 +56,17 @@ class WaitLog:
         self._clock = clock
         self._quiet_until = 0.0
 
-    def waiting(self, url: str, attempt: int, reason: str) -> None:
-        """Log a wait. `attempt`: the number of the next attempt."""
+    def waiting(self, url: str, attempt: int, reason: str, left: float | None = None) -> None:
+        """Log a wait.
+
+        Args:
+            url: the service's URL.
+            attempt: the number of the next attempt.
+            reason: why the last one failed.
+            left: seconds until the deadline; None without one.
+        """
         if self._clock() >= self._quiet_until:
             self._quiet_until = self._clock() + _LOG_INTERVAL
             reason = reason.removeprefix(f"{url} ")
-            _log.warning("waiting for %s (attempt %d): %s", url, attempt, reason)
+            until = "" if left is None else f", {left:.0f} s left"
+            _log.warning("waiting for %s (attempt %d%s): %s", url, attempt, until, reason)

@@ -59,7 +59,9 @@ class Sender:
                 tried = 0
                 wait = chunk.pause(balancer.retry_seconds)
                 if not chunk.is_refused_as_full:
-                    self.log.waiting(replica.url, chunk.attempt + 1, chunk.last_failure)
+                    self.log.waiting(
+                        replica.url, chunk.attempt + 1, chunk.last_failure, chunk.seconds_left()
+                    )
                 await asyncio.sleep(wait)
 
     async def _send_to(

@@ -95,7 +95,7 @@ def test_a_judge_that_comes_back_has_lost_no_rollouts(
     thread = threading.Thread(target=lambda: found.append(served(url)))
     with caplog.at_level(logging.WARNING, "capo_client"):
         thread.start()
-        eventually(lambda: f"waiting for {url} (attempt 2)" in caplog.text)
+        eventually(lambda: f"waiting for {url} (attempt 2, " in caplog.text)
         time.sleep(1.5)  # some 25 attempts
         assert not found
         with stub(then_credited(problem(503)), port):
@@ -113,6 +113,9 @@ def test_the_log_says_it_again_after_a_while(caplog: pytest.LogCaptureFixture) -
         log.waiting("http://judge", second + 2, "refused")
     told = [record.getMessage() for record in caplog.records]
     assert told == [f"waiting for http://judge (attempt {n}): refused" for n in (2, 12, 22)]
+    clock[0] = 100.0
+    log.waiting("http://judge", 30, "http://judge is full", 7.6)
+    assert caplog.messages[-1] == "waiting for http://judge (attempt 30, 8 s left): is full"
 
 
 def test_a_deadline_ends_it_with_the_url_and_the_cause() -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 
 import capo_wire as wire
 from capo_client import CreditClient
 from capo_client.cli import demo
+from capo_client.cli.doctor.run import doctor
 from capo_client.cli.ports import free_port
 from capo_service.engine.base import CritiqueSampling
 from kit_engine import running
@@ -96,6 +98,17 @@ def test_a_new_client_reads_an_old_service(old_service: str) -> None:
         assert all(result.suspicion == [] for result in batch.credited)
         for example, result in zip(examples, batch.credited, strict=True):
             assert len(result.token_rewards or ()) == len(example.token_offsets)
+
+
+def test_the_doctor_examines_an_old_service(
+    old_service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        doctor(old_service)
+    shown = capsys.readouterr().out
+    assert ended.value.exit_code == 0, shown
+    for line in ("one reward for each of 14 tokens", "rollouts/s", "HTTP API 1"):
+        assert line in shown
 
 
 def test_a_field_that_an_old_service_does_not_know_is_named(old_service: str) -> None:

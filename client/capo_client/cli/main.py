@@ -18,6 +18,7 @@ from capo_client.cli import console, usage
 from capo_client.cli.attack.run import attack
 from capo_client.cli.credit import credit
 from capo_client.cli.demo import demo
+from capo_client.cli.doctor.run import doctor
 from capo_client.cli.evaluate.run import evaluate
 from capo_client.cli.exit_codes import MEANINGS, USAGE
 from capo_client.cli.options import ApiKeyOption, JsonOption, UrlOption
@@ -92,6 +93,7 @@ def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+app.command(cls=usage.Command)(doctor)
 app.command(cls=usage.Command)(credit)
 app.command(cls=usage.Command)(demo)
 app.command(cls=usage.Command)(attack)
@@ -111,7 +113,9 @@ def add_commands(words: Sequence[str]) -> None:
             app.command(entry.name)(lambda: None)
             continue
         try:
-            app.command(entry.name, cls=usage.Command)(entry.load())
+            command = entry.load()
+            kind = getattr(command, "command_class", usage.Command)  # `capo serve` parses its own
+            app.command(entry.name, cls=kind)(command)
         except ImportError as error:
             if (error.name or "").startswith("capo_"):
                 raise  # a fault of this package, not a missing dependency

@@ -1,10 +1,11 @@
-"""Write client/capo_wire/examples/rollouts.jsonl: the rollouts that `capo demo` credits.
+"""Write client/capo_wire/examples/: the rollouts that `capo demo` credits.
 
     python tools/make_examples.py
 
-The texts are ours. Each rollout carries its token ids under the embedded judge's tokenizer and the
-character span of every id, so that the demo works with any judge. `known_wrong` are the steps that
-are wrong by construction (cut on blank lines, from 0).
+`stories.jsonl` is for the judge `demo`, and `rollouts.jsonl` for every other. The texts are ours.
+Each rollout carries its token ids under a judge's tokenizer and the character span of every id, so
+that the demo works with any judge. `known_wrong` are the steps that are wrong by construction (cut
+on blank lines, from 0).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from capo_service.engine import embedded
+from capo_service.engine import embedded, testbed
 
-OUT = Path(__file__).resolve().parent.parent / "client/capo_wire/examples/rollouts.jsonl"
+OUT = Path(__file__).resolve().parent.parent / "client/capo_wire/examples"
 END = "<|im_end|>"
 
 
@@ -116,15 +117,60 @@ EXAMPLES: list[dict[str, object]] = [
 ]  # fmt: skip
 
 
+# Of the kind that the judge `demo` was trained on: one change of the number in each step.
+STORIES: list[dict[str, object]] = [
+    {
+        "id": "right",
+        "question": "Ann has 37 coins. Ann wins 25. Ann sells 8. Ann halves them. How many coins "
+        "now?",
+        "reference": "\\boxed{27}",
+        "known_wrong": [],
+        "response": "37 + 25 = 62\n\n62 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}.",
+    },
+    {
+        "id": "miscalculated",  # 18 + 27 = 45
+        "question": "Ben has 18 shells. Ben finds 27. Ben doubles them. Ben lends 32. How many "
+        "shells now?",
+        "reference": "\\boxed{58}",
+        "known_wrong": [0],
+        "response": "18 + 27 = 35\n\n35 * 2 = 70\n\n70 - 32 = 38\n\nThe answer is \\boxed{38}.",
+    },
+    {
+        "id": "misread",  # loses 16, not: wins 16
+        "question": "Cara has 41 cards. Cara buys 13. Cara loses 16. Cara gets 5. How many cards "
+        "now?",
+        "reference": "\\boxed{43}",
+        "known_wrong": [1],
+        "response": "41 + 13 = 54\n\n54 + 16 = 70\n\n70 + 5 = 75\n\nThe answer is \\boxed{75}.",
+    },
+    {
+        "id": "lucky",  # two mistakes that cancel out
+        "question": "Dan has 45 pens. Dan gets 19. Dan loses 17. Dan buys 3. How many pens now?",
+        "reference": "\\boxed{50}",
+        "known_wrong": [0, 1],
+        "response": "45 + 19 = 54\n\n54 - 17 = 47\n\n47 + 3 = 50\n\nThe answer is \\boxed{50}.",
+    },
+]
+
+
 def main() -> None:
-    tokenizer = Tokenizer.from_file(str(embedded.folder() / "tokenizer.json"))
-    with OUT.open("w", encoding="utf-8") as out:
-        for example in EXAMPLES:
+    write("rollouts.jsonl", EXAMPLES, embedded.folder(), embedded.TOKENIZER_NAME, END)
+    write("stories.jsonl", STORIES, testbed.folder(testbed.DEMO), testbed.DEMO, "<|end|>")
+
+
+def write(
+    name: str, examples: list[dict[str, object]], folder: Path, tokenizer_name: str, end: str
+) -> None:
+    """The examples with their tokens under the tokenizer in `folder`."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with (OUT / name).open("w", encoding="utf-8") as out:
+        for example in examples:
             encoding = tokenizer.encode(str(example["response"]), add_special_tokens=False)
             size = len(str(example["response"]))
             record = {
                 **example,
-                "response_token_ids": [*encoding.ids, tokenizer.token_to_id(END)],
+                "tokenizer": tokenizer_name,
+                "response_token_ids": [*encoding.ids, tokenizer.token_to_id(end)],
                 "token_offsets": [*map(list, encoding.offsets), [size, size]],
             }
             out.write(json.dumps(record, ensure_ascii=False) + "\n")

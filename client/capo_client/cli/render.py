@@ -1,4 +1,4 @@
-"""Credit on a terminal: a table of steps and votes, and the token rewards as a heat strip."""
+"""Credit on a terminal: a table of steps and votes, and one coloured block for each token."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ def steps_table(
     bounds: tuple[float, float],
     known_wrong: Sequence[int] | None = None,
 ) -> Table:
-    """Each step with its votes and reward and, if known, whether it is wrong."""
+    """Each step with its votes, the reward of each of its tokens and, if known, the truth."""
     table = Table(box=None, padding=(0, 1), expand=True)
     table.add_column("#", justify="right", style="dim")
     table.add_column("step", ratio=1)
     table.add_column("votes", no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
     if known_wrong is not None:
         table.add_column("truth", no_wrap=True)
     for step in steps:
@@ -71,7 +72,8 @@ def steps_table(
             str(step.index),
             Text(shown, style="red" if step.wrong else ""),
             _votes(step),
-            Text(f"{step.reward:+.2f}", style=colour(step.reward, bounds)),
+            Text(f"{step.reward:+.2f}" if step.reward else "0", style=colour(step.reward, bounds)),
+            Text(_tokens(step), style="dim"),
         ]
         if known_wrong is not None:
             is_wrong = step.index in known_wrong
@@ -82,7 +84,7 @@ def steps_table(
 
 def heat_strip(rewards: Iterable[float], bounds: tuple[float, float]) -> Text:
     """One block per token, with its reward as colour and height."""
-    strip = Text("tokens ", style="dim")
+    strip = Text("reward of each token  ", style="dim")
     for reward, run in groupby(rewards):
         block = _LEVELS[_level(reward, bounds, len(_LEVELS))]
         strip.append(block * len(list(run)), style=colour(reward, bounds))
@@ -98,6 +100,10 @@ def _level(reward: float, bounds: tuple[float, float], levels: int) -> int:
     low, high = bounds
     share = 1.0 if high <= low else (reward - low) / (high - low)
     return round(min(max(share, 0.0), 1.0) * (levels - 1))
+
+
+def _tokens(step: Step) -> str:
+    return "" if step.token_span is None else str(step.token_span[1] - step.token_span[0])
 
 
 def _votes(step: Step) -> Text:

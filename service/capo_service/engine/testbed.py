@@ -1,7 +1,7 @@
-"""The testbed's judges: tiny models that `capo testbed` trains on this machine.
+"""The demo's judge, and the testbed's: tiny models for one kind of arithmetic story.
 
-They judge one kind of arithmetic story and nothing else. `testbed` has step F1 0.95; `testbed-f80`
-and `testbed-f60` are deliberately weaker.
+`demo` comes with the package. `capo testbed` trains the others on this machine: `testbed` by the
+same recipe as `demo`, and the deliberately weaker `testbed-f80` and `testbed-f60`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from capo_service.engine.embedded import cache
+
+DEMO = "demo"
+# 1.4 M parameters in bfloat16; `python tools/demo_judge.py` writes it.
+_DEMO_FOLDER = Path(__file__).with_name("demo_judge")
 
 # A model of a million parameters on a CPU: small buffers, and no compilation.
 ARGUMENTS = {
@@ -25,12 +29,15 @@ def folder(name: str) -> Path:
     """The judge's folder.
 
     Raises:
-        ValueError: it has not been built.
+        ValueError: it is one of the testbed's, and has not been built.
     """
+    if name == DEMO:
+        return _DEMO_FOLDER
     path = cache() / "testbed" / name.replace("testbed", "judge", 1)
     if not (path / "config.json").exists():
         raise ValueError(
             f"the testbed's judge is not at {path}: build it with `capo testbed` (extra trainer; "
-            "some minutes on two cores)"
+            "some minutes on two cores), or use the one that comes with the package: `capo serve "
+            f"{DEMO}`"
         )
     return path

@@ -31,6 +31,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self' http: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_EXAMPLES = ("stories.jsonl", "rollouts.jsonl")  # the first can be judged by the judge `demo`
 _CONCURRENT = 4  # tokenize requests, because their thread also prepares rollouts
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
@@ -69,8 +70,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/ui/examples.jsonl", include_in_schema=False)
     async def examples() -> Response:
-        path = Path(str(files("capo_wire") / "examples" / "rollouts.jsonl"))
-        return FileResponse(path, headers=_HEADERS, media_type="application/x-ndjson")
+        folder = files("capo_wire") / "examples"
+        text = "".join((folder / name).read_text("utf-8") for name in _EXAMPLES)
+        return Response(text, headers=_HEADERS, media_type="application/x-ndjson")
 
     app.mount("/ui", _Page(directory=_FOLDER), name="ui")
 

@@ -17,6 +17,7 @@ from typing import Any
 from opentelemetry import trace
 
 from capo_service.settings import Settings
+from capo_service.settings.judge import BUILT_IN_JUDGES
 
 # Messages that may hold text of a rollout; silent unless `log_rollouts` is set.
 rollouts = logging.getLogger("capo_service.rollouts")
@@ -89,7 +90,11 @@ def _vllm_config(settings: Settings) -> dict[str, Any]:
     """For logging.config.dictConfig."""
     text = "capo_service.engine.vllm_log.TextFormatter"
     formatter = f"{__name__}.json_formatter" if settings.log_format == "json" else text
-    level = "INFO" if settings.log_level == "debug" else settings.log_level.upper()
+    level = settings.log_level.upper()
+    if settings.log_level == "debug":
+        level = "INFO"
+    elif settings.log_level == "info" and settings.model in BUILT_IN_JUDGES:
+        level = "WARNING"  # their sizes and memory are known, and first users should see little
     handler = {
         "class": "logging.StreamHandler",
         "stream": "ext://sys.stderr",

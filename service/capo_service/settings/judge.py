@@ -13,6 +13,7 @@ from capo_service.settings.metadata import When
 # Judges that `capo testbed` trains. They only know bare verdicts, written from the first character.
 TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60"})
 DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
+BUILT_IN_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE, "embedded"}
 _VERDICTS_ONLY = TESTBED_JUDGES | {DEMO_JUDGE}
 
 EngineName = Literal["vllm", "openai", "symbolic"]

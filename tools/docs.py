@@ -1,5 +1,5 @@
-"""Write docs/wire.md from the API's models, docs/openapi.json from the service's routes, and the
-table of settings in docs/operations.md.
+"""Write docs/wire.md from the API's models, docs/openapi.json from the service's routes, and
+docs/settings.md from the settings.
 
 python tools/docs.py
 """
@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 import capo_wire as wire
 from capo_service.api.app import create_app
 from capo_service.api.problems import TYPES
-from capo_service.settings import Settings
+from capo_service.settings import Settings, environment
+from capo_service.settings.fields import GROUPS
+from capo_service.settings.metadata import When
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from kit_scripted import ScriptedEngine  # a test double, not part of the package
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN, END = "<!-- settings -->\n", "<!-- end of settings -->"
+FORMATS = {"path": "file", "password": "secret string"}
 
 HEAD = """\
 # HTTP API
@@ -109,6 +112,8 @@ def kind(field: dict[str, Any]) -> str:
         if "prefixItems" in field:
             return "[" + ", ".join(kind(part) for part in field["prefixItems"]) + "]"
         return f"list of {kind(field['items'])}"
+    if field.get("format") in FORMATS:
+        return FORMATS[field["format"]]
     bounds = [
         f"{sign} {number(field[key])}"
         for key, sign in (
@@ -125,20 +130,34 @@ def number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:.15g}"
 
 
-def operations_md() -> str:
-    """docs/operations.md with an updated table of settings."""
-    text = (DOCS / "operations.md").read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    rows = ["| setting | default | |\n|---|---|---|\n"]
-    for name, field in Settings.model_fields.items():
-        # A default may depend on earlier settings; here these have their defaults.
-        default = field.get_default(call_default_factory=True, validated_data={})
-        if isinstance(default, bool):
-            default = json.dumps(default)  # as in TOML and JSON
-        shown = "" if default is None else f"`{default}`"
-        rows.append(f"| `{name}` | {shown} | {field.description or ''} |\n")
-    return before + BEGIN + "".join(rows) + END + after
+def settings_md() -> str:
+    """docs/settings.md: what most deployments set, and every setting by its group."""
+    properties = Settings.model_json_schema()["properties"]
+    parts = [(Path(__file__).parent / "settings_head.md").read_text("utf-8")]
+    for group in GROUPS:
+        parts.append(f"\n## {group.__doc__}\n\n")
+        parts.append("| setting | type | default | what it does | change it when |\n")
+        parts.append("|---|---|---|---|---|\n")
+        for name in group.model_fields:
+            field = Settings.model_fields[name]
+            [when] = [each.text for each in field.metadata if isinstance(each, When)]
+            variable = f"{environment.PREFIX}{name.upper()}"
+            default = default_of(field)
+            cells = [
+                f"`{name}`<br>`{variable}`",
+                kind(properties[name]).removesuffix(" or null").replace("object", "table"),
+                "" if default is None else f"`{default}`",
+                field.description or "",
+                when,
+            ]
+            parts.append(f"| {' | '.join(cells)} |\n")
+    return "".join(parts)
+
+
+def default_of(field: FieldInfo) -> Any:
+    """As one would write it; one that depends on the judge is shown for a judge with a name."""
+    default = field.get_default(call_default_factory=True, validated_data={"model": "NAME"})
+    return json.dumps(default) if isinstance(default, bool) else default
 
 
 def openapi_json() -> str:
@@ -150,5 +169,5 @@ def openapi_json() -> str:
 
 if __name__ == "__main__":
     (DOCS / "wire.md").write_text(wire_md(), "utf-8")
-    (DOCS / "operations.md").write_text(operations_md(), "utf-8")
+    (DOCS / "settings.md").write_text(settings_md(), "utf-8")
     (DOCS / "openapi.json").write_text(openapi_json(), "utf-8")

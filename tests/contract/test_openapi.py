@@ -49,7 +49,7 @@ def test_the_docs_are_what_the_models_and_settings_say() -> None:
     tool = module_from_spec(spec)
     spec.loader.exec_module(tool)
     assert (ROOT / "docs" / "wire.md").read_text("utf-8") == tool.wire_md()
-    assert (ROOT / "docs" / "operations.md").read_text("utf-8") == tool.operations_md()
+    assert (ROOT / "docs" / "settings.md").read_text("utf-8") == tool.settings_md()
     assert (ROOT / "docs" / "openapi.json").read_text("utf-8") == tool.openapi_json()
 
 
@@ -57,8 +57,8 @@ def test_defaults_and_bounds_are_shown_as_one_would_write_them() -> None:
     """As `seed` was below 9.00719925474099e+15, and critique_style had no default."""
     text = (ROOT / "docs" / "wire.md").read_text("utf-8")
     assert "< 9007199254740992 " in text and not re.search(r"[<>]=? [\d.]+e", text)
-    table = (ROOT / "docs" / "operations.md").read_text("utf-8").partition("<!-- settings -->")[2]
-    shown = dict(re.findall(r"^\| `(\w+)` \| (\S*) \|", table, re.MULTILINE))
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    shown = dict(re.findall(r"^\| `(\w+)`<br>\S+ \| [^|]+ \| (\S*) \|", page, re.MULTILINE))
     defaults = Settings().model_dump(mode="json")
     for name, value in defaults.items():
         assert (shown[name] == "") == (value is None), name

@@ -31,7 +31,7 @@ class ServerSettings(BaseModel):
         "to read a line of a stream.",
     )
     drain_seconds: Annotated[
-        float, When("a batch takes longer than this, and restarts must not lose it")
+        float, When("batches take longer than this, and should be finished before a restart")
     ] = Field(30, ge=0, description="Drain timeout: on shutdown, how long accepted work may take.")
 
 
@@ -91,13 +91,13 @@ class LogSettings(BaseModel):
     log_format: Annotated[LogFormat, When("a log collector reads the log")] = Field(
         "text", description="Format of log lines: plain text or JSON."
     )
-    log_rollouts: Annotated[bool, When("rollouts may be in the log")] = Field(
-        False, description="Log rollouts and their credit, including the text."
-    )
+    log_rollouts: Annotated[
+        bool, When("problems must be traced to single rollouts, and their text may be logged")
+    ] = Field(False, description="Log rollouts and their credit, including the text.")
     otlp_endpoint: Annotated[str | None, When("traces are collected")] = Field(
         None, description="Base URL of an OpenTelemetry collector (OTLP over HTTP) for traces."
     )
-    trace_share: Annotated[float, When("traces of all requests are too many")] = Field(
+    trace_share: Annotated[float, When("tracing every request costs too much")] = Field(
         1.0,
         ge=0,
         le=1,

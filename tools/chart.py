@@ -120,7 +120,7 @@ def _config() -> dict[str, Any]:
         entry.pop("default", None)
     return {
         "type": "object",
-        "description": "Settings of `capo serve`; see docs/operations.md.",
+        "description": "Settings of `capo serve`; see docs/settings.md.",
         "additionalProperties": False,
         "properties": kept,
     }

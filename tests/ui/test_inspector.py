@@ -215,90 +215,10 @@ def test_a_narrow_screen_and_the_keyboard_alone(browser: Browser, service: Servi
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         accessible(page)
         page.focus("#tab-inspect")
-        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
         expect(page.locator("#view-live h2")).to_be_visible()
         expect(page.locator(".chart").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-def test_the_live_view(page: Page, service: Service) -> None:
-    visit(page, service.url)
-    ask(page)
-    expect(page.locator(".step")).to_have_count(3)
-    page.click("#tab-live")
-    expect(page.locator(".chart")).to_have_count(6)
-    expect(page.locator("#view-live table tbody tr").first).to_contain_text("inspector")
-    expect(
-        page.get_by_role("img", name=re.compile("Known-answer probes judged correctly: good 1"))
-    ).to_be_visible()
-    expect(
-        page.locator(".chart", has_text="Steps flagged as wrong").locator("path")
-    ).to_have_attribute("d", re.compile("M.*L"))
-    accessible(page)
-    page.get_by_label("Run").select_option("inspector")
-    page.get_by_role("button", name="Open").first.click()
-    expect(page.locator("#view-inspect .step")).to_have_count(3)
-
-
-def test_the_live_view_keeps_no_rollouts_by_default(page: Page, tmp_path: Path) -> None:
-    with serving(SymbolicCritic(), settings(tmp_path)) as service:
-        visit(page, service.url)
-        ask(page)
-        expect(page.locator(".step")).to_have_count(3)
-        page.click("#tab-live")
-        expect(page.locator("#view-live")).to_contain_text("live_rollouts=200")
-
-
-def run_files(folder: Path) -> list[Path]:
-    """What a trainer wrote of two steps; tests/trainer writes real ones and the demo looks at them."""
-    metrics = [
-        {"kind": "train", "step": step, "accuracy": 0.2 * step, "wrong_step_rate": 0.5 / step, "mean_tokens": 40.0, "loss": 0.1}
-        for step in (1, 2, 3)
-    ]  # fmt: skip
-    metrics.append(
-        {"kind": "evaluation", "step": 3, "greedy_accuracy": 0.7, "greedy_wrong_step_rate": 0.1}
-    )  # type: ignore[dict-item]
-    votes = {"valid": 1, "asked": 1}
-    rollouts = [
-        {
-            "step": step, "question": QUESTION, "response": WRONG, "tokens": 9, "method": "majority", "w_whole": 2.0, "w_process": 1.0,
-            "credit": {
-                "id": "0", "status": "ok", "outcome": {"value": 0.0, "source": "caller"}, "usage": {"critiques_run": 1},
-                "steps": [{"index": 0, "span": [0, len(WRONG)], "token_span": None, "wrong": step < 3, "penalty": float(step < 3),
-                           "votes": {"wrong": int(step < 3), **votes}, "reward": 0.0}],
-                "critiques": [{"text": "x", "wrong_steps": [0] if step < 3 else [], "valid": True, "finish_reason": "stop"}],
-            },
-        }
-        for step in (1, 1, 2, 3)
-    ]  # fmt: skip
-    (folder / "metrics.jsonl").write_text(
-        "".join(json.dumps(each) + "\n" for each in metrics) + '{"kind": "tr'
-    )
-    (folder / "rollouts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rollouts))
-    return [folder / "metrics.jsonl", folder / "rollouts.jsonl"]
-
-
-def test_the_training_view(page: Page, service: Service, tmp_path: Path) -> None:
-    visit(page, service.url)
-    page.click("#tab-training")
-    page.set_input_files("#run-files", run_files(tmp_path))
-    expect(page.locator("#view-training [role=status]").first).to_have_text(
-        "3 steps, 4 rollouts, 1 lines not recognized"
-    )
-    assert page.locator("#view-training .chart").count() == 4
-    expect(
-        page.get_by_role("img", name="Correct answers: train 0.6, evaluation 0.7")
-    ).to_be_visible()
-    expect(page.locator("#view-training output")).to_contain_text(
-        "step 1: 2 rollouts, 2 of 2 steps wrong"
-    )
-    accessible(page)
-    page.focus("#run-step")
-    page.keyboard.press("End")
-    expect(page.locator("#view-training output")).to_contain_text(
-        "step 3: 1 rollouts, 0 of 1 steps wrong"
-    )
-    accessible(page)
 
 
 class Loading(ScriptedEngine):
@@ -372,7 +292,7 @@ def test_unreadable_critiques_are_explained(page: Page, tmp_path: Path) -> None:
         expect(page.locator("#problem")).to_contain_text("Try more critiques")
 
 
-METHODS = ["intersection", "majority", "union", "average"]
+METHODS = ["intersection", "majority", "union", "average", "greedy"]
 SCHEMES = ["capo", "process_only", "first_error", "flawed_positive"]
 
 
@@ -389,7 +309,8 @@ def test_the_page_votes_as_the_service_does(
 ) -> None:  # fmt: skip
     if not page.url.startswith(service.url):
         visit(page, service.url)
-    votes = VoteCount.of(critiques, 4, sure, weight)
+    asked = critiques[:1] if method == "greedy" else critiques
+    votes = VoteCount.of(asked, 4, sure, weight)
     said: list[dict[str, Any]] = [
         {"valid": c is not None, "wrong_steps": sorted(c or ())} for c in critiques
     ]

@@ -134,6 +134,7 @@ function chosen() {
 function display(found, sameQuestion) {
   entries = found;
   isGroup = sameQuestion && found.length > 1;
+  $("rollouts").replaceChildren(); // what was open belongs to other results
   heat(isGroup);
   $("heat-name").textContent = `color tokens by ${isGroup ? "advantage" : "reward"}`;
   $("rollouts").classList.toggle("by-advantage", isGroup);

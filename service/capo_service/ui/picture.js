@@ -8,7 +8,9 @@ export async function picture(element) {
   const theme = document.documentElement.dataset.theme || "light";
   const inside = new XMLSerializer().serializeToString(copy);
   // The copy has no :root element; its variables move to the outermost element.
-  const rules = css.replaceAll(':root[data-theme="dark"]', '.root[data-theme="dark"]').replaceAll(":root", ".root");
+  const size = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const sized = css.replace(/([\d.]+)rem/g, (_, value) => `${value * size}px`); // a rem would be the picture's own, 16 px
+  const rules = sized.replaceAll(':root[data-theme="dark"]', '.root[data-theme="dark"]').replaceAll(":root", ".root");
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}"><foreignObject width="100%" height="100%">`
     + `<div xmlns="http://www.w3.org/1999/xhtml" class="root" data-theme="${theme}"><style>${rules.replaceAll("<", "&lt;").replaceAll("&", "&amp;")}</style>`
     + `<div style="padding:16px;background:var(--paper);color:var(--ink);width:${width}px;height:${height}px">${inside}</div></div></foreignObject></svg>`;

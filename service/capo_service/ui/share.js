@@ -49,7 +49,7 @@ export function saveJson(entries, vote) {
 
 export async function savePng() {
   try {
-    download("credit.png", await picture($("rollouts")));
+    download("credit.png", await picture($("shown")));
   } catch (error) {
     $("said").textContent = `PNG export failed: ${error.message}. Use JSON instead.`;
   }

@@ -3,6 +3,7 @@ import { h, signed } from "./dom.js";
 import { isRendered, pieces, rawOf, setRendered, showFormula } from "./math.js";
 
 const fills = new WeakMap(); // step text -> how it is filled
+const raws = new WeakMap(); // step text -> the raw text of the step
 let heated = false;
 
 /** Colour tokens by reward, or not. Heat is shown on the raw text, because a formula hides its tokens. */
@@ -23,11 +24,24 @@ function refill() {
 
 document.addEventListener("copy", (event) => {
   const selected = getSelection();
-  const anchor = selected.anchorNode?.parentElement;
-  if (!selected.rangeCount || selected.isCollapsed || !anchor?.closest(".step-text")) return;
-  event.clipboardData.setData("text/plain", rawOf(selected.getRangeAt(0)));
+  if (!selected.rangeCount || selected.isCollapsed) return;
+  const range = selected.getRangeAt(0);
+  const steps = (node) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement).closest(".steps");
+  if (!steps(range.startContainer) || steps(range.startContainer) !== steps(range.endContainer)) return;
+  const bodies = [...steps(range.startContainer).querySelectorAll(".step-text")].filter((body) => range.intersectsNode(body));
+  event.clipboardData.setData("text/plain", bodies.map((body) => selectedIn(body, range)).join(""));
   event.preventDefault();
 });
+
+/** The raw text of the part of a step that is selected; with the white space after it if it is selected to its end. */
+function selectedIn(body, range) {
+  const part = document.createRange();
+  part.selectNodeContents(body);
+  if (range.compareBoundaryPoints(Range.START_TO_START, part) <= 0 && range.compareBoundaryPoints(Range.END_TO_END, part) >= 0) return raws.get(body);
+  if (range.compareBoundaryPoints(Range.START_TO_START, part) > 0) part.setStart(range.startContainer, range.startOffset);
+  if (range.compareBoundaryPoints(Range.END_TO_END, part) < 0) part.setEnd(range.endContainer, range.endOffset);
+  return rawOf(part);
+}
 
 /**
  * Fill the element of a step's text, now and whenever the reader chooses another form.
@@ -56,6 +70,7 @@ export function fillStep(body, step, entry, text, bounds, tip) {
     }));
   };
   fills.set(body, fill);
+  raws.set(body, text.slice(start, end));
   fill();
 }
 

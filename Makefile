@@ -1,18 +1,24 @@
 # The commands we keep; each sets up .venv first, and setting up is skipped when nothing changed.
-PYTHON ?= python3
+# The pinned lists are for Python 3.11; where there is none, the setup says what to do.
+PYTHON ?= $(shell python3.11 -c "" 2> /dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons docs pictures lint \
+.PHONY: setup setup-demo demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons docs pictures lint \
 	chaos fuzz lock audit clean
 
 setup:
 	@$(PYTHON) tools/setup.py
 
-demo: setup
-	@$(BIN)/capo demo
+# What the demo needs (1.5 GB); `make setup` adds the rest to it.
+setup-demo:
+	@$(PYTHON) tools/setup.py demo
 
-serve: setup
-	@$(BIN)/capo serve
+# The first start compiles what it imports, in each of three processes if it may not keep that.
+demo: setup-demo
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/capo demo
+
+serve: setup-demo
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/capo serve
 
 train-demo: setup
 	@$(BIN)/python -m capo_testbed.demo

@@ -3,9 +3,10 @@
     make lock                        # keeps every pin that still fits
     make lock OPTIONS=--upgrade      # or another option of `uv pip compile`
 
-The extras of pyproject.toml give .venv's lists; requirements/adapters/*.in give one list for each
-environment that tests an adapter. uv only resolves: `pip install --no-deps -r` installs the
-lists, and checks the hashes. Needs uv 0.13. See CONTRIBUTING.md.
+The extras of pyproject.toml give .venv's lists; demo.txt, a part of cpu.txt, is what `make demo`
+needs; requirements/adapters/*.in give one list for each environment that tests an adapter. uv only
+resolves: `pip install --no-deps -r` installs the lists, and checks the hashes. Needs uv 0.13. See
+CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ LISTS = {
     "dev": ("dev",),
     "deploy": ("ray", "deploy"),
 }
+# The demo needs a part of these, without what this file names and what only that needs.
+DEMO = ("service", "cpu")
+DEMO_EXCLUDED = FOLDER / "demo-excluded.in"
 HEADER = """\
 # Written by `make lock` from {source}.
 # For Python 3.11 on Linux x86_64. Install with `pip install --no-deps -r`; pip checks the hashes.
@@ -52,6 +56,7 @@ def main() -> None:
         written |= names
         source = f"pyproject.toml: [{','.join(extras)}]"
         write(paths[name], source, {each: pins[each] for each in names})
+    write_demo(pins)
     for requirements in sorted((FOLDER / "adapters").glob("*.in")):
         path = requirements.with_suffix(".txt")
         kept = path.read_text() if path.exists() else ""
@@ -61,6 +66,13 @@ def main() -> None:
         if bare.exists():
             pins |= resolve([str(bare)], kept, "--no-deps", *options)
         write(path, str(requirements.relative_to(ROOT)), pins)
+
+
+def write_demo(pins: dict[str, str]) -> None:
+    options = ("--excludes", str(DEMO_EXCLUDED))
+    names = resolve(with_extras(*DEMO), "".join(pins.values()), *options)
+    source = f"pyproject.toml: [{','.join(DEMO)}], without {DEMO_EXCLUDED.name}"
+    write(FOLDER / "demo.txt", source, {name: pins[name] for name in names})
 
 
 def with_extras(*extras: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from capo_service.engine import openai_start, openai_upstream
+from capo_service.engine import openai, openai_start, openai_upstream
 from capo_service.engine.base import (
     Completion,
     CritiqueFailedError,
@@ -200,6 +200,33 @@ async def test_a_server_that_cannot_serve_the_judge_is_refused_at_the_start(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         await engine(Upstream(models=models))
+
+
+@pytest.mark.parametrize("asked", [{}, {"tokenizer": "/no/such/folder"}, {"prompt_form": "tokens"}])
+async def test_vllm_never_gets_chat_text_because_a_tokenizer_cannot_be_loaded(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(name: str, *_: Any) -> None:
+        raise ValueError(f"the tokenizer of {name} cannot be loaded: no route to the hub")
+
+    monkeypatch.setattr(openai, "PromptEncoder", unreachable)
+    upstream = Upstream(models=[{"id": "judge", "owned_by": "vllm", "root": "Qwen/Q"}])
+    with pytest.raises(
+        ValueError, match=r"no route.*loaded the judge from Qwen/Q.*prompt_form=chat"
+    ):
+        await engine(upstream, **asked)
+    judge = await engine(upstream, prompt_form="chat")
+    assert judge.encode(PROMPT).tokens is None
+    await judge.close()
+
+
+async def test_a_tokenizer_is_not_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match=r"tokenizer=Qwen/Q would be ignored.*prompt_form=tokens"):
+        await engine(Upstream(), tokenizer="Qwen/Q")
+    caplog.set_level("INFO")
+    judge = await engine(Upstream())
+    assert "prompts are sent as chat text" in caplog.text
+    await judge.close()
 
 
 async def test_a_server_without_a_model_list_is_trusted() -> None:

@@ -8,7 +8,6 @@ For servers that only take chat text, control strings in untrusted text are esca
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -29,11 +28,14 @@ from capo_service.engine.base import (
     TokenPrompt,
 )
 from capo_service.engine.openai_answer import completion_of
-from capo_service.engine.openai_start import check_grammar, model_card
+from capo_service.engine.openai_start import (
+    check_chat_text,
+    check_grammar,
+    model_card,
+    no_token_ids,
+)
 from capo_service.engine.openai_upstream import Upstream
 from capo_service.engine.prompt_encoder import PromptEncoder
-
-log = logging.getLogger(__name__)
 
 
 class OpenAIEngine:
@@ -43,7 +45,7 @@ class OpenAIEngine:
         upstream: base URL, with or without `/v1`.
         model: the judge's name on the server.
         prompt_form: `tokens` sends ids to the completions route, `chat` sends text; `auto` sends
-            ids where the server is vLLM and the judge's tokenizer can be loaded.
+            ids where the server is vLLM, and text elsewhere.
         tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
         concurrency: maximum number of concurrent calls.
         constrained: whether critiques are decoded under a grammar.
@@ -73,6 +75,7 @@ class OpenAIEngine:
         self._concurrency = concurrency
         self._prompt_form = prompt_form
         self._tokenizer = tokenizer or model
+        self._names_tokenizer = tokenizer is not None
         self._template_kwargs = dict(template_kwargs or {})
         self._constrains = constrained
         self._encoder: PromptEncoder | None = None
@@ -103,9 +106,9 @@ class OpenAIEngine:
                     PromptEncoder, self._tokenizer, self._template_kwargs
                 )
             except ValueError as error:
-                if self._prompt_form == "tokens":
-                    raise
-                log.warning("sending chat text, control strings escaped: %s", error)
+                raise no_token_ids(error, card.get("root"), self._tokenizer) from error
+        elif self._prompt_form == "auto":
+            check_chat_text(self._tokenizer if self._names_tokenizer else None, http.base_url)
         if self._encoder is not None and self._constrains:
             trial = JudgePrompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
             await check_grammar(http, self.model, self._encoder.encode(trial))

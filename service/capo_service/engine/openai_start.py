@@ -63,6 +63,42 @@ async def model_card(http: httpx.AsyncClient, model: str, proxy_name: str) -> di
     return object_of(cards.get(model))
 
 
+def no_token_ids(error: ValueError, root: object, tokenizer: str) -> ValueError:
+    """The error of a start without the judge's tokenizer; chat text is sent only when asked for.
+
+    Args:
+        error: why the tokenizer cannot be loaded.
+        root: what the server says that it loaded the judge from, if it does.
+        tokenizer: hub name or folder that was tried.
+    """
+    hint = f" (the server loaded the judge from {root})" if root and root != tokenizer else ""
+    return ValueError(
+        f"prompts cannot be sent as token ids: {error}. Set tokenizer to the judge's Hugging Face "
+        f"name or to a folder{hint}, and let this process reach the hub on port 443 or find the "
+        "files under HF_HOME; or set prompt_form=chat to send chat text, with the control strings "
+        "of rollouts escaped"
+    )
+
+
+def check_chat_text(tokenizer: str | None, server: httpx.URL) -> None:
+    """Refuse chat text where a tokenizer was given; elsewhere log that chat text is sent.
+
+    Raises:
+        ValueError: `tokenizer` is given, and would be ignored.
+    """
+    if tokenizer is not None:
+        raise ValueError(
+            f"tokenizer={tokenizer} would be ignored: upstream {server} does not say that it is "
+            "vLLM. Set prompt_form=tokens if it takes token ids on /v1/completions, or "
+            "prompt_form=chat and no tokenizer to send chat text"
+        )
+    log.info(
+        "upstream %s does not say that it is vLLM: prompts are sent as chat text, with the control "
+        "strings of rollouts escaped",
+        server,
+    )
+
+
 async def check_grammar(http: httpx.AsyncClient, model: str, prompt: list[int]) -> None:
     """Request one token under a grammar, and warn if the server does not apply it.
 

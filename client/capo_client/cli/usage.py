@@ -34,7 +34,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments, with former options replaced by those of today."""
-        return super().parse_args(ctx, modernised(self.name or "", args))
+        try:
+            return super().parse_args(ctx, modernised(self.name or "", args))
+        except _UsageError as error:
+            error.ctx = error.ctx or ctx  # the parser does not know the command
+            raise
 
 
 def modernised(command: str, arguments: Sequence[str]) -> list[str]:

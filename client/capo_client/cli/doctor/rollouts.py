@@ -96,7 +96,7 @@ def check_rollout(report: Report, client: CreditClient) -> tuple[wire.Rollout, f
         return rollout, seconds
     report.ok(
         "rollout",
-        f"credited in {seconds:.2f} s: {_STEPS} steps, one reward for each of {tokens} tokens",
+        f"credited in {seconds:.2f} s: {_STEPS} steps, and one reward for each of {tokens} tokens",
     )
     _check_verdict(report, result)
     return rollout, seconds

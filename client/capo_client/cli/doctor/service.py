@@ -18,7 +18,7 @@ _SHORT_CONTEXT = 4096  # tokens
 
 # Judges that are for a first try, a demonstration or tests -> why not to train with them.
 _NOT_FOR_TRAINING = {
-    "symbolic": "the arithmetic checker finds false equations, and no other errors",
+    "symbolic": "the arithmetic checker finds false equations and no other errors",
     "demo": "the demo's judge knows only short arithmetic stories",
     "SmolLM2-135M-Instruct": "the embedded model is too small to find most errors",
     "testbed": "the testbed's judges know only short arithmetic stories",
@@ -141,18 +141,17 @@ def check_versions(report: Report, info: wire.Info) -> None:
 def check_judge(report: Report, info: wire.Info) -> None:
     """Show the judge, with a warning if it is not one to train with."""
     said = (
-        f"{info.model}, engine {info.engine}, critique style {info.critique_style}, format "
-        f"{info.critique_format}"
+        f"{info.model} (engine {info.engine}, critique style {info.critique_style}, format "
+        f"{info.critique_format})"
     )
-    kind = next(
-        (why for name, why in _NOT_FOR_TRAINING.items() if info.model.startswith(name)), None
-    )
+    reasons = _NOT_FOR_TRAINING.items()
+    kind = next((why for name, why in reasons if info.model.startswith(name)), None)
     if kind is None:
         report.ok("judge", said)
     else:
         report.warn(
             "judge",
-            f"{said}: not for training, {kind}",
+            f"{said} is not for training: {kind}",
             "serve a model of 7B parameters or more, such as capo serve Qwen/Qwen2.5-7B-Instruct",
         )
 
@@ -162,7 +161,7 @@ def check_tokenizers(report: Report, info: wire.Info, wanted: str | None) -> Non
     served = ", ".join(info.tokenizers) or "none"
     if wanted is None:
         advice = "" if info.tokenizers else "to send token ids: capo serve --tokenizer NAME=PATH"
-        report.ok("tokenizers", f"{served}; token_offsets need none", advice)
+        report.ok("tokenizers", f"served: {served}; token_offsets can always be sent", advice)
     elif wanted in info.tokenizers:
         report.ok("tokenizers", f"{wanted} is served (all: {served})")
     else:
@@ -178,10 +177,11 @@ def check_limits(report: Report, info: wire.Info) -> None:
     """Show context length and limits, with what they mean for a training step."""
     context = info.context_length
     length = "unknown" if context is None else f"{context:,} tokens"
+    has_context = info.engine != "symbolic"  # which reads rollouts of any length
     names = ("max_steps", "max_response_tokens", "max_rollouts", "max_running")
     limits = [f"{name} {info.limits[name]:,}" for name in names if info.limits.get(name)]
-    said = ", ".join([f"context length {length}", *limits])
-    if context is not None and context < _SHORT_CONTEXT and info.engine != "symbolic":
+    said = ", ".join([f"context length {length}"] * has_context + limits)
+    if has_context and context is not None and context < _SHORT_CONTEXT:
         report.warn(
             "limits",
             said,

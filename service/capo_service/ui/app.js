@@ -58,7 +58,13 @@ async function showJudge() {
 function followLink() {
   const id = location.hash.match(/^#r=(.+)$/)?.[1];
   if (!id) return;
-  live.show(decodeURIComponent(id));
+  let name = id;
+  try {
+    name = decodeURIComponent(id);
+  } catch {
+    // Not percent-encoded; as it is.
+  }
+  live.show(name);
   open("live");
 }
 

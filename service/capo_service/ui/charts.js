@@ -27,7 +27,7 @@ function s(name, attributes, text) {
  * @param {boolean} [options.log] logarithmic y axis; values that are not positive are left out
  */
 export function lineChart({ title, series, unit = "", floor = null, ceiling = null, xLabel = String, xName = "", log = false }) {
-  const drawn = series.map((each, i) => ({ color: i, dashed: false, ...each, points: log ? positive(each.points) : each.points, raw: log ? positive(each.raw || []) : each.raw || [] }));
+  const drawn = series.map((each, i) => ({ color: i, dashed: false, ...each, points: drawable(each.points, log), raw: drawable(each.raw || [], log) }));
   const points = drawn.flatMap((each) => [...each.points, ...each.raw]).filter(([, y]) => y !== null);
   const latest = drawn
     .map((each) => {
@@ -45,7 +45,8 @@ export function lineChart({ title, series, unit = "", floor = null, ceiling = nu
   return h("figure", { class: "chart" }, h("figcaption", {}, h("span", {}, title), shown), svg, legend);
 }
 
-const positive = (points) => points.map(([x, y]) => [x, y > 0 ? y : null]);
+/** With null for what cannot be drawn: no number, or not positive on a logarithmic axis. */
+const drawable = (points, log) => points.map(([x, y]) => [x, Number.isFinite(y) && (!log || y > 0) ? y : null]);
 
 function withUnit(value, unit) {
   if (unit === "%") return `${number(value * 100, 1)}%`;

@@ -37,7 +37,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   const box = h("input", { type: "checkbox", checked: labelling, onchange: (event) => ((labelling = event.target.checked), draw()) });
   const rest = h("button", { type: "button", title: "the steps without a label" }, "Label the rest right");
   const said = h("p", { role: "status", class: "labels-said" });
-  const view = h("div", { class: "opened" });
+  const view = h("div", { class: "opened", tabindex: -1 });
   root.replaceChildren(
     h("div", { class: "settings bar" },
       h("button", { type: "button", onclick: back }, "Back to the list"), previous, next, place, toInspect, anchor,
@@ -76,7 +76,9 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     try {
       loaded = await load(row);
     } catch (error) {
-      if (mine === current) view.replaceChildren(h("p", { class: "note" }, `The rollout cannot be read again: ${error.message}. Was the file changed? Open it again.`));
+      if (mine !== current) return;
+      view.replaceChildren(h("p", { class: "note" }, `The rollout cannot be read again: ${error.message}. Was the file changed? Open it again.`));
+      view.focus();
       return;
     }
     if (mine !== current) return;
@@ -86,7 +88,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     toInspect.hidden = !loaded.result;
     toInspect.onclick = () => inspect({ title: row.id, question: row.question, text: loaded.text, tokens: loaded.tokens, result: loaded.result, timing: null }, loaded.method ? { method: loaded.method } : {});
     show(row, loaded);
-    view.querySelector(".rollout")?.focus({ preventScroll: true });
+    (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus
   }
 
   function show(row, { text, tokens, result, tokenRewards }) {

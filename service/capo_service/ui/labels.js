@@ -4,8 +4,7 @@ import { Text } from "./dom.js";
 const KEPT = "capo-labels";
 const labelled = new Map(); // key -> {id, question, steps, labels, judged}
 let stored = true;
-
-restore();
+let waiting = null;
 
 /** The texts of the steps, without white space at their ends. */
 export function stepTexts(text, steps) {
@@ -98,8 +97,6 @@ export function clearLabels() {
   keep();
 }
 
-let waiting = null;
-
 function keep() {
   clearTimeout(waiting);
   waiting = setTimeout(store, 100); // a file of labels is one write
@@ -114,8 +111,6 @@ function store() {
   }
 }
 
-addEventListener("pagehide", store);
-
 function restore() {
   try {
     for (const entry of JSON.parse(sessionStorage.getItem(KEPT) || "[]")) labelled.set(keyOf(entry.question, entry.steps), entry);
@@ -123,3 +118,6 @@ function restore() {
     sessionStorage.removeItem(KEPT);
   }
 }
+
+restore();
+addEventListener("pagehide", store);

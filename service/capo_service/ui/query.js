@@ -22,7 +22,7 @@ const isWrong = (row) => row.outcome !== null && row.outcome < 0.5;
  * @param {typeof NO_QUERY} query `flag`: a reason, or "any"; `agreement`: shown if below
  */
 export function matching(rows, query) {
-  const words = query.text.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => new RegExp(word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "iu"));
+  const text = query.text.trim() ? new RegExp(query.text.trim().replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "iu") : null;
   const below = query.agreement === "" ? null : Number(query.agreement);
   const step = query.step === "" ? null : Number(query.step);
   const [, kind] = SHOWN[query.shown] || SHOWN.all;
@@ -34,7 +34,7 @@ export function matching(rows, query) {
       && (!query.run || row.run === query.run)
       && (!query.key || row.key === query.key)
       && (step === null || row.step === step)
-      && words.every((word) => word.test(row.question) || word.test(row.response) || word.test(row.id)),
+      && (!text || text.test(row.question) || text.test(row.response) || text.test(row.id)),
   );
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
@@ -310,6 +312,37 @@ def test_a_group_with_its_advantages(page: Page, service: Service) -> None:
     page.select_option("#scheme", "capo")
     page.fill("#w_whole", "2")
     page.fill("#w_process", "1")
+
+
+def test_a_group_of_a_file_is_opened(page: Page, service: Service, tmp_path: Path) -> None:
+    """Rollouts of one question in one training step; another step's are not among them."""
+    texts = [MATHS, RIGHT, "Not known.\n\nThe answer is \\boxed{6}."]
+    rollouts = [{"question": QUESTION, "response": text, "reference": "6"} for text in texts]
+    asked = {"rollouts": rollouts, "include": ["critiques", "token_rewards"]}
+    results = httpx.post(f"{service.url}/credit", json=asked, timeout=60).json()["results"]
+    common = {
+        "question": QUESTION,
+        "tokens": 9,
+        "method": "union",
+        "w_whole": 2.0,
+        "w_process": 1.0,
+    }
+    lines = [
+        {"step": step, "response": text, "credit": result, **common}
+        for step in (1, 2)
+        for text, result in zip(texts, results, strict=True)
+    ]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    visit(page, service.url)
+    page.click("#tab-rollouts")
+    page.set_input_files("#rollout-files", tmp_path / "rollouts.jsonl")
+    page.locator("#view-rollouts button.open").first.click()
+    page.get_by_role("button", name="Group of 3").click()
+    expect(page.locator("#view-inspect .rollout")).to_have_count(3)
+    expect(page.locator(".group")).to_contain_text("2 of 3 answers right")
+    assert page.input_value("#method") == "union"
+    accessible(page)
+    page.select_option("#method", "majority")
 
 
 runs = st.lists(

@@ -1,6 +1,7 @@
 // One rollout of a table, opened: the view of Inspect, the neighbours in the table, and labels of steps.
 import { h, number } from "./dom.js";
 import { bind } from "./keys.js";
+import { groupButton } from "./group_button.js";
 import { areStored, labelsOf, stepTexts, summary } from "./labels.js";
 import { load } from "./rows.js";
 import { renderRollout } from "./rollout.js";
@@ -33,6 +34,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   const previous = h("button", { type: "button", title: "key p", onclick: () => go(-1) }, "Previous");
   const next = h("button", { type: "button", title: "key n", onclick: () => go(1) }, "Next");
   const toInspect = h("button", { type: "button" }, "Open in Inspect");
+  const toGroup = groupButton(inspect);
   const anchor = h("a", {}, "Permanent link");
   const box = h("input", { type: "checkbox", checked: labelling, onchange: (event) => ((labelling = event.target.checked), draw()) });
   const rest = h("button", { type: "button", title: "the steps without a label" }, "Label the rest right");
@@ -40,7 +42,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   const view = h("div", { class: "opened", tabindex: -1 });
   root.replaceChildren(
     h("div", { class: "settings bar" },
-      h("button", { type: "button", onclick: back }, "Back to the list"), previous, next, place, toInspect, anchor,
+      h("button", { type: "button", onclick: back }, "Back to the list"), previous, next, place, toInspect, toGroup.button, anchor,
       h("label", { class: "check" }, box, " label steps"), rest),
     said,
     view,
@@ -86,6 +88,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     anchor.hidden = !href;
     if (href) anchor.href = href;
     toInspect.hidden = !loaded.result;
+    toGroup.offer(rows, row);
     toInspect.onclick = () => inspect({ title: row.id, question: row.question, text: loaded.text, tokens: loaded.tokens, result: loaded.result, timing: null }, loaded.method ? { method: loaded.method } : {});
     show(row, loaded);
     (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus

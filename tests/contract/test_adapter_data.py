@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -359,3 +360,38 @@ def test_nemo_gym_s_messages_are_turns(default: None, judge: ScriptedEngine) -> 
 
 def test_areal_reads_numbers(default: None) -> None:
     assert areal.reward_fn("q", "#### 0.0000001", [], [], answer=1e-7) == 2.0
+
+
+def test_rollouts_are_written_for_the_inspector(
+    seen: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    monkeypatch.setenv("CAPO_ROLLOUTS_FILE", str(path))
+    scorer = Scorer(seen.url, tokenizer=GPT2, tokenizer_name="gpt2", run="a", voting={"n": 2})
+    ids, mask = encoded(TURNS)
+    samples = [
+        Sample("1 + 1?", ids=GPT2.encode("2").ids, outcome=1.0),
+        Sample([{"role": "user", "content": "Who?"}], ids=ids, mask=mask, reference="42"),
+        Sample("blank", text="  "),
+    ]
+    scored = scorer.score_now(samples)
+    scorer.score_now([Sample("x" * 3_000_000, text="a", outcome=0.0)])
+    scorer.close()
+    named, turns, failed = (json.loads(line) for line in path.read_text().splitlines())
+    assert (named["question"], named["response"], named["run"], named["outcome"]) == ("1 + 1?", "2", "a", 1.0)  # fmt: skip
+    assert named["credit"]["token_rewards"] == scored[0].token_rewards
+    assert len(named["credit"]["critiques"]) == 2 and named["method"] == "majority"
+    assert turns["messages"] == samples[1].prompt and "I am not sure." in turns["response"]
+    assert len(turns["token_offsets"]) == len(turns["credit"]["token_rewards"])
+    assert failed["credit"] is None and failed["error"]
+
+
+def test_a_rollouts_file_that_cannot_be_written_stops_nothing(
+    seen: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = Scorer(seen.url, rollouts_file=str(tmp_path / "missing" / "rollouts.jsonl"))
+    for _ in range(2):
+        assert scorer.score_now([Sample("q", text="a", outcome=1.0)])[0].reward == 2.0
+    scorer.close()
+    told = [each for each in caplog.messages if "cannot be written" in each]
+    assert len(told) == 1

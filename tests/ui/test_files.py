@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import capo_wire as wire
 from capo_client import CreditClient
+from capo_client.adapters.scoring import Sample, Scorer
 from capo_client.cli.evaluate import formats
 from capo_client.cli.file_job import FileJob
 from capo_service.pipeline.canary import load_canaries
@@ -113,6 +114,19 @@ def test_results_of_capo_credit_get_their_texts_from_the_input(
     expect(page.locator("#view-rollouts .step")).to_have_count(3)
     expect(page.locator("#view-rollouts .step.wrong")).to_contain_text("5 + 5 = 11")
     expect(page.locator("#view-rollouts .opened")).to_contain_text("Reference answer: 9")
+
+
+def test_the_file_of_an_adapter_is_opened(page: Page, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    scorer = Scorer(service.url, rollouts_file=str(path), run="run-1")
+    turns = [{"role": "user", "content": LUCKY["question"]}]
+    samples = [Sample(turns, text=LUCKY["response"], reference="9"), Sample("q", text="a" * 9)]
+    scorer.score_now(samples)
+    scorer.close()
+    expect(opened(page, path)).to_have_count(1)  # without a reference the other was not sent
+    assert (cells(page, "question"), cells(page, "wrong")) == ([LUCKY["question"]], ["1"])
+    page.locator("#view-rollouts button.open").first.click()
+    expect(page.locator("#view-rollouts .step.wrong")).to_contain_text("5 + 5 = 11")
 
 
 def test_an_input_of_other_rollouts_is_not_joined(

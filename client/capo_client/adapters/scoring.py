@@ -21,6 +21,7 @@ import capo_wire as wire
 from capo_client import errors
 from capo_client._background_loop import BackgroundWork
 from capo_client._options import CreditOptionArgs, make_options
+from capo_client.adapters import rollout_file
 from capo_client.adapters.queries import CreditQuery, QueryBuilder
 from capo_client.adapters.samples import Sample, Scored, checked, constant, from_credit
 from capo_client.async_client import AsyncCreditClient
@@ -45,6 +46,7 @@ class ScorerArgs(CreditOptionArgs, total=False):
     deadline: float
     ready_within: float
     api_key: str | None
+    rollouts_file: str | None
 
 
 class Scorer:
@@ -62,6 +64,8 @@ class Scorer:
         deadline: seconds for each call, including retries.
         ready_within: seconds to wait at the start for the judge to be loaded.
         api_key: default: CAPO_API_KEY.
+        rollouts_file: append every rollout with its critiques to this file of JSON lines, which the
+            inspector opens. Default: CAPO_ROLLOUTS_FILE; without it, none is written.
         options: `voting`, `reward`, `segment`, `show_reference`, `priority`, `run`: the fields of
             `capo_wire.CreditOptions`.
 
@@ -81,6 +85,7 @@ class Scorer:
         deadline: float = 600.0,
         ready_within: float = 600.0,
         api_key: str | None = None,
+        rollouts_file: str | None = None,
         **options: Unpack[CreditOptionArgs],
     ) -> None:
         if fallback not in FALLBACKS:
@@ -91,7 +96,9 @@ class Scorer:
         self.deadline = deadline
         self.counts: Counter[str] = Counter()
         self.reward = wire.Reward.model_validate(checked_options.get("reward", {}))
-        self._options = options
+        path = rollouts_file or os.environ.get("CAPO_ROLLOUTS_FILE")
+        self._file = rollout_file.RolloutFile(path, options) if path else None
+        self._options = rollout_file.with_texts(options) if path else options
         self._tokenizer_name = tokenizer_name
         self._logged: set[str] = set()
         self._unsendable: int | None = 0  # consecutive, from the start; None after one was sent
@@ -158,6 +165,8 @@ class Scorer:
         builder = self.query_builder()
         queries = [builder.build(position, sample) for position, sample in enumerate(samples)]
         results = await self._credit(queries)
+        if self._file is not None:
+            self._file.write(queries, results)
         self._raise_if_none_can_be_sent(queries)
         scored = [
             self._scored(sample, query, results.get(position))

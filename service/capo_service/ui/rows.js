@@ -1,6 +1,6 @@
 // Rollouts of files and of the live view as rows of a table: what is filtered, sorted and searched
 // stays in memory; critiques and token rewards are read from the file when a row is opened.
-import { readFields } from "./columns.js";
+import { readFields, textOf } from "./columns.js";
 import { readPlace } from "./jsonfile.js";
 
 /**
@@ -102,9 +102,9 @@ export function makeRow(record, kind, place, { mapping = null, number = 0 } = {}
     return { ...row, ...credit, id: String(record.id ?? ""), line: record.line ?? null, question: record.question ?? "", response: record.response ?? "" };
   }
   if (kind === "run") {
-    const credit = record.credit ? creditOf(record.credit) : {};
+    const credit = record.credit ? creditOf(record.credit) : record.error ? { state: "failed", error: String(record.error) } : {};
     return {
-      ...row, outcome: record.outcome ?? null, ...credit, id: String(record.id ?? `${record.step ?? "line"}-${number}`), question: record.question ?? "", response: record.response,
+      ...row, outcome: record.outcome ?? null, ...credit, id: String(record.id ?? `${record.step ?? "line"}-${number}`), question: record.question ?? textOf(record.messages), response: record.response,
       reference: record.reference ?? null, run: record.run ?? null, step: record.step ?? null, tokens: tokensOf(record) ?? credit.tokens ?? null,
     };
   }
@@ -146,7 +146,7 @@ export async function load(row) {
   const offsets = texts.token_offsets ?? texts.tokens?.token_offsets;
   return {
     question: row.question,
-    messages: fields?.messages ?? null,
+    messages: fields?.messages ?? texts.messages ?? null,
     text: row.response,
     tokens: Array.isArray(offsets) ? { token_offsets: offsets, response_token_ids: texts.response_token_ids ?? texts.tokens?.response_token_ids ?? null } : null,
     result: inner?.steps ? { usage: NO_USAGE, ...inner } : null,

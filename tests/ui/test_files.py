@@ -412,6 +412,14 @@ def test_labels_survive_a_reload_and_are_imported(
         expect(steps.nth(0)).to_have_attribute("data-label", "wrong")
         expect(steps.nth(1)).to_have_attribute("data-label", "right")
         assert steps.nth(2).get_attribute("data-label") is None
+        # Without the rollouts, the labels are shown with their own texts.
+        fresh.keyboard.press("Escape")
+        fresh.get_by_role("button", name="Close results.jsonl").click()
+        fresh.get_by_role("button", name="Close input.jsonl").click()
+        expect(fresh.locator("#view-rollouts tbody tr")).to_have_count(1)
+        fresh.locator("#view-rollouts button.open").click()
+        expect(steps.nth(0)).to_have_attribute("data-label", "wrong")
+        expect(steps.nth(1)).to_contain_text("10 - 1 = 9")
 
 
 HOSTILE = "<img src=x onerror=\"document.title='x'\"><script>document.title='x'</script>"

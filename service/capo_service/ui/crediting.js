@@ -77,6 +77,7 @@ function toWire(row, loaded, tokenizers, id) {
   else rollout.question = row.question;
   if (row.reference !== null) rollout.reference = row.reference;
   if (row.outcome !== null) rollout.outcome = row.outcome;
+  if (loaded.steps) rollout.steps = loaded.steps.map((step) => step.span);
   if (loaded.tokens?.token_offsets) rollout.token_offsets = loaded.tokens.token_offsets;
   else if (loaded.ids && tokenizers.includes(loaded.tokenizer)) Object.assign(rollout, { response_token_ids: loaded.ids, tokenizer: loaded.tokenizer });
   return rollout;

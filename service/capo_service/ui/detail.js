@@ -94,8 +94,8 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus
   }
 
-  function show(row, { text, tokens, result, tokenRewards }) {
-    const steps = result ? result.steps : cutAtBlankLines(text);
+  function show(row, { text, tokens, result, steps: known, tokenRewards }) {
+    const steps = result ? result.steps : known ?? cutAtBlankLines(text);
     const asked = h("details", { class: "question", open: true }, h("summary", {}, "Question"), h("pre", { tabindex: 0 }, cut(row.question)));
     const holder = h("div", {});
     const labels = labelsOf(row.id, row.question, stepTexts(text, steps), steps.map((step) => step.wrong ?? null));
@@ -164,7 +164,7 @@ function plainRollout(root, row, text, steps, tokenRewards, { onStep, labels }) 
     row.outcome === null ? "outcome unknown" : `outcome ${number(row.outcome)}`,
     row.reward === null ? null : `reward ${number(row.reward, 4)}`,
     tokenRewards ? `${number(tokenRewards.length)} token rewards, ${number(Math.min(...tokenRewards.slice(0, MOST)), 4)} to ${number(Math.max(...tokenRewards.slice(0, MOST)), 4)}` : null,
-    `${many(steps.length, "step")} (cut at blank lines)`,
+    `${many(steps.length, "step")}${row.isLabels ? "" : " (cut at blank lines)"}`,
     row.state === "failed" ? "failed" : "not credited",
   ].filter(Boolean);
   const texts = stepTexts(text, steps);

@@ -17,9 +17,10 @@ export function fileList(root, progress) {
 }
 
 function item(opened, progress) {
+  const own = opened.rows.filter((row) => !row.isLabels).length;
   const failed = opened.rows.filter((row) => row.state === "failed").length;
   const found = [
-    opened.rows.length && many(opened.rows.length, "rollout"),
+    own && many(own, "rollout"),
     failed && `${failed} failed`,
     opened.metrics.length && `${number(opened.metrics.length)} records of metrics (see Training)`,
     opened.labels && `labels of ${many(opened.labels, "rollout")}`,

@@ -9,9 +9,10 @@ let waiting = null;
 /** The texts of the steps, without white space at their ends. */
 export function stepTexts(text, steps) {
   const points = new Text(text);
-  return steps.map((step) => points.slice(...step.span).replace(/^[\r\n]+|\s+$/g, ""));
+  return steps.map((step) => bare(points.slice(...step.span)));
 }
 
+const bare = (text) => text.replace(/^[\r\n]+|\s+$/g, "");
 const keyOf = (question, steps) => JSON.stringify([question, steps]);
 
 /**
@@ -81,8 +82,9 @@ export function allLines() {
  * @returns {boolean} whether the line holds labels
  */
 export function importLabels(record) {
-  const { question, steps } = record;
-  if (typeof question !== "string" || !Array.isArray(steps) || !steps.every((step) => typeof step === "string")) return false;
+  const { question } = record;
+  if (typeof question !== "string" || !record.steps.every((step) => typeof step === "string")) return false;
+  const steps = record.steps.map(bare);
   const labels = Array.isArray(record.labels)
     ? steps.map((_, i) => (["right", "wrong"].includes(record.labels[i]) ? record.labels[i] : null))
     : steps.map((_, i) => (record.wrong_steps.includes(i) ? "wrong" : "right"));

@@ -121,8 +121,11 @@ async function read(file, name, given, progress) {
 function take(opened, value, place, number, given, bad) {
   const kind = kindOf(value);
   if (kind === "metrics") opened.metrics.push(value);
-  else if (kind === "labels") importLabels(value) ? (opened.labels += 1) : bad(number, "the labels cannot be read");
-  else if (kind === "list") {
+  else if (kind === "labels") {
+    if (!importLabels(value)) return bad(number, "the labels cannot be read");
+    opened.labels += 1;
+    opened.rows.push(makeRow(value, kind, place, { number }));
+  } else if (kind === "list") {
     const name = listIn(value);
     value[name].forEach((inner, i) => take(opened, inner, { ...place, path: [...(place.path || []), name, i] }, i + 1, given, bad));
   } else if (kind === "other") other(opened, value, place, number, given, bad);

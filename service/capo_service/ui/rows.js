@@ -111,6 +111,9 @@ export function makeRow(record, kind, place, { mapping = null, number = 0 } = {}
   if (kind === "entry") {
     return { ...row, ...creditOf(record.result), id: record.title || record.result.id, question: record.question ?? "", response: record.text };
   }
+  if (kind === "labels") {
+    return { ...row, id: String(record.id ?? `line-${number}`), question: record.question, response: record.steps.join(GAP), isLabels: true };
+  }
   const fields = readFields(record, mapping);
   if (!fields.response && !fields.question) return null;
   const { messages, token_rewards: rewards, ...plain } = fields;
@@ -135,7 +138,7 @@ const read = async (place) => ("value" in place ? place.value : readPlace(place)
  *
  * @param {Row} row
  * @returns {Promise<{question: string, messages: object[] | null, text: string, tokens: object | null, result: object | null,
- *   tokenRewards: number[] | null, tokenizer: string | null, method: string | null}>}
+ *   steps: object[] | null, tokenRewards: number[] | null, tokenizer: string | null, method: string | null}>}
  *   `tokens` is {response_token_ids, token_offsets}
  */
 export async function load(row) {
@@ -151,10 +154,24 @@ export async function load(row) {
     tokens: Array.isArray(offsets) ? { token_offsets: offsets, response_token_ids: texts.response_token_ids ?? texts.tokens?.response_token_ids ?? null } : null,
     result: inner?.steps ? { usage: NO_USAGE, ...inner } : null,
     tokenRewards: fields?.token_rewards ?? inner?.token_rewards ?? null,
+    steps: row.isLabels && !inner ? labelledSteps(record) : null,
     ids: texts.response_token_ids ?? null,
     tokenizer: texts.tokenizer ?? null,
     method: record.method ?? null,
   };
+}
+
+const GAP = "\n\n"; // between the steps of a labelled solution, as `capo eval` sends them
+
+/** The steps of a record of labels, as the wire has them. */
+function labelledSteps(record) {
+  let at = 0;
+  return record.steps.map((text, index) => {
+    const end = at + codePoints(text);
+    const span = [at, end];
+    at = end + GAP.length;
+    return { index, span };
+  });
 }
 
 const NO_USAGE = { critiques_run: 0, prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
@@ -180,7 +197,18 @@ export function join(files) {
         outcome: row.outcome ?? input.outcome, run: row.run ?? input.run, step: row.step ?? input.step, tokens: row.tokens ?? input.tokens });
     }
   }
-  return files.flat().filter((row) => !used.has(row));
+  const rows = files.flat().filter((row) => !used.has(row));
+  const twice = new Set(labelledTwice(rows));
+  return twice.size ? rows.filter((row) => !twice.has(row)) : rows;
+}
+
+/** Rows of labels whose rollout is open in another file too: the labels are shown there. */
+function labelledTwice(rows) {
+  const labels = rows.filter((row) => row.isLabels);
+  if (!labels.length) return [];
+  const key = (row) => `${row.question}\0${row.response.replace(/\s+/g, " ").trim()}`;
+  const others = new Set(rows.filter((row) => !row.isLabels).map(key));
+  return labels.filter((row) => others.has(key(row)));
 }
 
 /** The input of each result: of the same line with the same id, or with the same id. */

@@ -177,6 +177,14 @@ def test_a_url_without_a_scheme_is_a_usage_error(tmp_path: Path, command: str) -
     assert said.stderr.count("\n") == 1
 
 
+def test_the_trainer_refuses_a_url_before_it_loads_a_policy(tmp_path: Path) -> None:
+    recipe = ["train", "--config", str(ROOT / "recipes" / "gsm8k_smollm2_cpu.toml"), "--dry-run"]
+    said = capo(tmp_path, *recipe, "--set", "credit.url=judge:8000")
+    assert said.returncode == 2 and "write http://judge:8000" in said.stderr
+    without = capo(tmp_path, *recipe, "--set", "credit.reward=outcome", CAPO_URL="judge:8000")
+    assert without.returncode == 0, "no service is needed"
+
+
 @pytest.mark.parametrize("command", OWN)
 def test_with_a_service_the_exit_code_is_0(service: Service, tmp_path: Path, command: str) -> None:
     few = {"attack": ["--family", "long"], "eval": ["-k", "1", "--resamples", "20", "--no-plots"]}

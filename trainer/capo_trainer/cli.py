@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from capo_client.addresses import parse_urls
 from capo_client.cli import console
 from capo_trainer.errors import TrainerError
 from capo_trainer.recipe import load_recipe
@@ -36,6 +38,9 @@ def train(
     """
     try:
         recipe = load_recipe(config, parse_pairs(setting, "--set"))
+        url = recipe.credit.url or os.environ.get("CAPO_URL")
+        if url and recipe.credit.reward != "outcome":
+            parse_urls(url)  # before the policy is loaded, which takes minutes
     except ValueError as error:  # a RecipeError is one
         _stop(error)
     if dry_run:

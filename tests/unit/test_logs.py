@@ -6,6 +6,7 @@ import json
 import logging
 import logging.config
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def test_other_machines_get_no_file_that_they_do_not_have(monkeypatch: pytest.Mo
     logs.set_up(Settings(model="Q/7B", engine_args={"distributed_executor_backend": "ray"}))
     assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
     assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stderr"
+
+
+def test_a_service_starts_where_no_file_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    logs.set_up(Settings(model="Q/7B"))
+    assert "VLLM_LOGGING_CONFIG_PATH" not in os.environ
+    assert "vLLM logs in its own format" in capsys.readouterr().err
 
 
 def test_lines_name_the_process_and_have_an_end() -> None:

@@ -19,6 +19,8 @@ from opentelemetry import trace
 from capo_service.settings import Settings
 from capo_service.settings.judge import BUILT_IN_JUDGES
 
+log = logging.getLogger(__name__)
+
 # Messages that may hold text of a rollout; silent unless `log_rollouts` is set.
 rollouts = logging.getLogger("capo_service.rollouts")
 
@@ -73,10 +75,14 @@ def _set_up_vllm(settings: Settings) -> None:
     if _on_several_machines(settings.engine_args):  # which do not have the file
         os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         return
-    _vllm_folder = _vllm_folder or TemporaryDirectory(prefix="capo-log-")
-    file = Path(_vllm_folder.name) / "vllm.json"
-    file.write_text(json.dumps(_vllm_config(settings)), "utf-8")
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(file)
+    try:
+        _vllm_folder = _vllm_folder or TemporaryDirectory(prefix="capo-log-")
+        file = Path(_vllm_folder.name) / "vllm.json"
+        file.write_text(json.dumps(_vllm_config(settings)), "utf-8")
+    except OSError as error:
+        log.warning("vLLM logs in its own format, because a file cannot be written: %s", error)
+    else:
+        os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(file)
 
 
 _vllm_folder: TemporaryDirectory[str] | None = None  # removed when the process ends

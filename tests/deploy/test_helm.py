@@ -24,6 +24,7 @@ CHART = ROOT / "deploy" / "helm" / "capo"
 EXAMPLES = sorted((ROOT / "deploy" / "helm" / "examples").glob("*.yaml"))
 # What Kubernetes itself does not know; their fields are looked at below.
 CUSTOM = {"LeaderWorkerSet", "ScaledObject", "ServiceMonitor", "PrometheusRule"}
+IMAGE = {"image": {"repository": "registry.internal/capo-credit"}}
 VERSIONS = ("1.29.0", kubernetes_validate.latest_version())
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -35,13 +36,17 @@ def chart() -> Chart:
 
 
 def example(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(
-        (CHART.parent / "examples" / f"{name}.yaml").read_text()
-    )
-    return values
+    return values_of(CHART.parent / "examples" / f"{name}.yaml")
+
+
+def values_of(path: Path | None) -> dict[str, Any]:
+    """Values with an image of the user's, as `--set image.repository=...` sets it."""
+    values: dict[str, Any] = yaml.safe_load(path.read_text()) if path else {}
+    return {**values, "image": values.get("image", {}) | IMAGE["image"]}
 
 
 def render(chart: Chart, values: dict[str, Any]) -> list[dict[str, Any]]:
+    values = IMAGE | values
     chart.validate_schema(values=values)
     files = chart.render(values=values, name="rl", namespace="training")
     return [
@@ -90,7 +95,7 @@ def settings_of(documents: list[dict[str, Any]]) -> Settings:
 def test_every_set_of_values_renders_to_what_kubernetes_takes(
     chart: Chart, path: Path | None
 ) -> None:
-    documents = render(chart, yaml.safe_load(path.read_text()) if path else {})
+    documents = render(chart, values_of(path))
     assert {"Deployment", "LeaderWorkerSet"} & {document["kind"] for document in documents}
     for document in documents:
         for version in VERSIONS:
@@ -103,15 +108,14 @@ def test_every_set_of_values_renders_to_what_kubernetes_takes(
 
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")
 def test_helm_lints_every_set_of_values(path: Path | None) -> None:
-    values = yaml.safe_load(path.read_text()) if path else {}
-    found = helm_python.lint(CHART, values, strict=True)
+    found = helm_python.lint(CHART, values_of(path), strict=True)
     worse = [m for m in found["messages"] if m["severity"] > 1]  # 1: an icon is recommended
     assert not found["errors"] and not worse, found
 
 
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")
 def test_pods_are_confined(chart: Chart, path: Path | None) -> None:
-    documents = render(chart, yaml.safe_load(path.read_text()) if path else {})
+    documents = render(chart, values_of(path))
     found = pods(documents)
     assert found
     for pod in found:
@@ -139,7 +143,7 @@ def test_pods_are_confined(chart: Chart, path: Path | None) -> None:
 
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=lambda p: p.stem if p else "defaults")
 def test_no_secret_is_written_anywhere(chart: Chart, path: Path | None) -> None:
-    documents = render(chart, yaml.safe_load(path.read_text()) if path else {})
+    documents = render(chart, values_of(path))
     assert "Secret" not in {document["kind"] for document in documents}
     found = pods(documents)
     assert found
@@ -226,6 +230,14 @@ def test_templates_and_rules_arrive_as_they_were_written(chart: Chart) -> None:
             {"multiNode": {"enabled": True}, "parallel": {"tensor": 2}, "autoscaling": {"kind": "hpa"}},
             "single-node",
         ),
+        ({"image": {"repository": ""}}, "image.repository is not set.*--set image.repository="),
+        ({"image": {"repository": "registry.example.com/capo-credit"}}, "image.repository is not set"),
+        ({"modelCache": {"persistent": True}, "replicaCount": 2}, r"ReadWriteOnce\], and up to 2 pods"),
+        ({"modelCache": {"persistent": True}, "autoscaling": {"kind": "keda"}}, "up to 4 pods"),
+        (
+            {"modelCache": {"persistent": True}, "multiNode": {"enabled": True}, "parallel": {"tensor": 2}},
+            "up to 2 pods.*existingClaim",
+        ),
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_meant_are_refused(
@@ -247,18 +259,65 @@ def test_the_schema_and_the_readme_are_what_the_values_say() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_notes_wait_for_what_there_is(chart: Chart, path: Path) -> None:
-    values = yaml.safe_load(path.read_text())
+def test_notes_wait_for_what_there_is_and_say_how_to_check_it(chart: Chart, path: Path) -> None:
+    values = values_of(path)
     files = chart.render(values=values, name="rl", namespace="training")
     [notes] = [text for name, text in files.items() if name.endswith("NOTES.txt")]
-    [waited] = re.findall(r"(deployment|leaderworkerset)/(\S+)", notes)
-    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in render(chart, values)}
-    assert waited in there
+    documents = render(chart, values)
+    there = {(each["kind"].lower(), each["metadata"]["name"]) for each in documents}
+    named = re.findall(r"(deployment|leaderworkerset|service)/(\S+)", notes)
+    assert len(named) == 2 and set(named) <= there
+    port = one(documents, "Service")["spec"]["ports"][0]["port"]
+    assert f"port-forward service/{named[1][1]} 8000:{port}" in notes
+    [scheme] = re.findall(r"capo doctor --url (https?)://127.0.0.1:8000", notes)
+    assert scheme == ("https" if values.get("secrets", {}).get("tls") else "http")
+    assert ("CAPO_API_KEY=" in notes) == bool(values.get("secrets", {}).get("apiKeys"))
+    selected = re.findall(r"logs -l (\S+)", notes)[0].split(",")
+    labels = dict(pair.split("=") for pair in selected)
+    assert labels.items() <= pod_labels(documents).items()
+
+
+def pod_labels(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    for document in documents:
+        if document["kind"] == "Deployment":
+            return dict(document["spec"]["template"]["metadata"]["labels"])
+        if document["kind"] == "LeaderWorkerSet":
+            group = document["spec"]["leaderWorkerTemplate"]
+            return dict(group["leaderTemplate"]["metadata"]["labels"])
+    raise AssertionError("no pods")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_name_an_image_that_must_be_replaced(chart: Chart, path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    assert values["image"]["repository"] and (values["image"].keys() & {"tag", "digest"})
+    if path.stem != "everything":  # which is for tests
+        with pytest.raises(HelmError, match=r"docs/docker\.md"):
+            chart.render(values=values, name="rl", namespace="training")
+
+
+def test_one_replica_can_be_updated_with_the_cache_that_default_classes_bind(chart: Chart) -> None:
+    """A new pod cannot mount a ReadWriteOnce claim on another node while the old pod runs."""
+    documents = render(chart, example("gpu-7b"))
+    claim = one(documents, "PersistentVolumeClaim")["spec"]
+    assert claim["accessModes"] == ["ReadWriteOnce"] and "storageClassName" not in claim
+    assert one(documents, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    for cache in (
+        {},
+        {"existingClaim": "mine"},
+        {"persistent": True, "accessModes": ["ReadWriteMany"]},
+    ):
+        deployment = one(render(chart, {"modelCache": cache, "replicaCount": 2}), "Deployment")
+        assert deployment["spec"]["strategy"] == rolling
+    given = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}}
+    documents = render(chart, {"modelCache": {"persistent": True}, "strategy": given})
+    assert one(documents, "Deployment")["spec"]["strategy"] == given
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_may_load_what_they_name_from_the_hub(chart: Chart, path: Path) -> None:
-    values = yaml.safe_load(path.read_text())
+    values = values_of(path)
     config = values["config"]
     named = [config.get("model"), config.get("tokenizer"), *config.get("tokenizers", {}).values()]
     if any(name and "/" in name for name in named):
@@ -266,4 +325,4 @@ def test_examples_may_load_what_they_name_from_the_hub(chart: Chart, path: Path)
         ports = [port["port"] for rule in egress if "to" not in rule for port in rule["ports"]]
         assert 443 in ports, "the download would be refused"
     if "tokenizer" in config:
-        assert config["prompt_form"] == "tokens", "or chat text is sent, and only the log says so"
+        assert config["prompt_form"] == "tokens", "stated, so that a reader sees what is sent"

@@ -24,6 +24,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "capo.image" -}}
+{{- if or (not .Values.image.repository) (hasPrefix "registry.example.com/" .Values.image.repository) -}}
+{{- fail "image.repository is not set. Build the image, push it to a registry that the cluster can pull from (docs/docker.md), and add --set image.repository=YOUR-REGISTRY/capo-credit" -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
@@ -41,6 +44,35 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "capo.claim" -}}
 {{ default (printf "%s-models" (include "capo.fullname" .)) .Values.modelCache.existingClaim }}
+{{- end -}}
+
+{{/* Pods that mount the cache at the same time, at most. */}}
+{{- define "capo.pods" -}}
+{{- if ne .Values.autoscaling.kind "none" -}}
+{{- max (int .Values.autoscaling.maxReplicas) (int .Values.replicaCount) -}}
+{{- else if .Values.multiNode.enabled -}}
+{{- mul (int .Values.replicaCount) (int .Values.multiNode.nodes) -}}
+{{- else -}}
+{{- int .Values.replicaCount -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the chart creates a claim that pods of one node only can mount; empty if not. */}}
+{{- define "capo.oneNodeCache" -}}
+{{- with .Values.modelCache -}}
+{{- if and .persistent (not .existingClaim) (not (has "ReadWriteMany" .accessModes)) }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "capo.strategy" -}}
+{{- if .Values.strategy -}}
+{{ toYaml .Values.strategy }}
+{{- else if include "capo.oneNodeCache" . -}}
+type: Recreate
+{{- else -}}
+type: RollingUpdate
+rollingUpdate: { maxUnavailable: 0, maxSurge: 1 }
+{{- end -}}
 {{- end -}}
 
 {{/* The service's settings: what the values say, and what follows from the rest of them; as YAML. */}}

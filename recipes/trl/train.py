@@ -3,8 +3,8 @@
     CUDA_VISIBLE_DEVICES=7 capo serve Qwen/Qwen2.5-7B-Instruct
     CUDA_VISIBLE_DEVICES=0,1,2,3 accelerate launch --num_processes 4 recipes/trl/train.py
 
-The service is named by CAPO_URL; default: port 8000 of this machine. On another machine, start it with
-`capo serve --host 0.0.0.0`, and set the same CAPO_API_KEY there and here.
+The service is named by CAPO_URL; default: port 8000 of this machine. On another machine, start it
+with `capo serve --host 0.0.0.0`, and set the same CAPO_API_KEY there and here.
 """
 
 from datasets import load_dataset

@@ -16,7 +16,7 @@ import yaml
 from compose_spec import PyCompose
 
 from capo_service.settings import Settings
-from capo_service.settings.environment import PREFIX
+from capo_service.settings.environment import API_KEY, PREFIX
 from kit_scripted import ScriptedEngine
 from kit_service import body, serving, settings
 
@@ -91,6 +91,7 @@ def test_compose_files_are_valid_and_their_parts_are_there(files: tuple[str, ...
     whole = composed(*files)
     PyCompose.from_json(json.dumps(whole))  # raises on whatever the specification does not know
     services = whole["services"]
+    known = {API_KEY} | {PREFIX + name.upper() for name in Settings.model_fields}
     assert set(services) == {"capo", "capo-2", "balancer", "redis", "prometheus", "grafana"}
     for service in services.values():
         assert service["cap_drop"] == ["ALL"] and service["read_only"] is True
@@ -104,13 +105,22 @@ def test_compose_files_are_valid_and_their_parts_are_there(files: tuple[str, ...
             else:
                 assert source in whole["volumes"]
         for name in service.get("environment", ()):
-            assert not name.startswith(PREFIX) or (
-                name.removeprefix(PREFIX).lower() in Settings.model_fields
-            )
+            assert not name.startswith(PREFIX) or name in known
     build = services["capo"]["build"]
     assert (DEPLOY / "compose" / build["context"] / build["dockerfile"]).is_file()
     assert build["dockerfile"].endswith("Dockerfile") == (len(files) == 2)
     assert services["capo-2"]["profiles"] == ["replicas"]
+    for name in ("capo", "capo-2"):  # without a GPU or a download, until a judge is named
+        assert services[name]["environment"]["CAPO_MODEL"] == "${CAPO_MODEL:-demo}"
+
+
+def test_a_build_is_sent_what_the_images_copy_and_no_environment() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split("\n")
+    assert {".git", ".venv", "build", "tests", "**/__pycache__"} <= set(ignored)
+    for path in DOCKERFILES:
+        for line in re.findall(r"^COPY (?!--from)(.+)$", path.read_text(), re.MULTILINE):
+            for source in line.split()[:-1]:
+                assert (ROOT / source).exists() and source.split("/")[0] not in ignored, source
 
 
 def test_compose_spec_refuses_what_it_does_not_know() -> None:

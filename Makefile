@@ -49,9 +49,9 @@ test-ui: setup
 	@$(BIN)/python tools/browser.py > /dev/null
 	$(BIN)/pytest tests/ui
 
-# The site, with strict links, in build/site.
+# The site, with strict links, in build/site. Not --quiet, with which --strict lets broken links pass.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The documentation's pictures of the inspector (needs the testbed for its judge).
 pictures: setup

@@ -1,6 +1,6 @@
-"""Write docs/demo.svg: one rollout of `capo demo`, as a running service credits it.
+"""Write docs/demo.svg: two of the rollouts of `capo demo`, as a running service credits them.
 
-capo serve &
+capo serve demo &
 python tools/demo_picture.py
 """
 
@@ -18,19 +18,21 @@ from capo_client.cli import render
 from capo_client.cli.demo import load_examples
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
-SHOWN = "bakery-lucky"
+SHOWN = ("misread", "lucky")
 
 
 def main() -> None:
-    example = next(each for each in load_examples() if each.id == SHOWN)
-    with CreditClient() as client:
-        rollout = example.rollout(client.info().tokenizers)
-        batch = client.credit([rollout], voting={"n": 8, "early_stop": False})
-    [result] = batch.raise_for_errors()
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-    console.print(
-        render.panel(example.question, example.response, result, (-1.0, 2.0), example.known_wrong)
-    )
+    with CreditClient() as client:
+        info = client.info()
+        examples = [each for each in load_examples(info.model) if each.id in SHOWN]
+        batch = client.credit([each.rollout(info.tokenizers) for each in examples])
+    for example, result in zip(examples, batch.raise_for_errors(), strict=True):
+        console.print(
+            render.panel(
+                example.question, example.response, result, (-1.0, 2.0), example.known_wrong
+            )
+        )
     # Web fonts would need a download; the viewer's monospace font is used.
     form = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     OUT.write_text(console.export_svg(title="capo demo", code_format=form), "utf-8")

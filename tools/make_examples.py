@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from capo_service.engine import embedded, testbed
+from capo_service.settings.fields import DEMO_JUDGE
 
 OUT = Path(__file__).resolve().parent.parent / "client/capo_wire/examples"
 END = "<|im_end|>"
@@ -155,7 +156,7 @@ STORIES: list[dict[str, object]] = [
 
 def main() -> None:
     write("rollouts.jsonl", EXAMPLES, embedded.folder(), embedded.TOKENIZER_NAME, END)
-    write("stories.jsonl", STORIES, testbed.folder(testbed.DEMO), testbed.DEMO, "<|end|>")
+    write("stories.jsonl", STORIES, testbed.folder(DEMO_JUDGE), DEMO_JUDGE, "<|end|>")
 
 
 def write(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from capo_service.engine.embedded import cache
+from capo_service.settings.fields import DEMO_JUDGE
 
-DEMO = "demo"
 # 1.4 M parameters in bfloat16; `python tools/demo_judge.py` writes it.
 _DEMO_FOLDER = Path(__file__).with_name("demo_judge")
 
@@ -31,13 +31,13 @@ def folder(name: str) -> Path:
     Raises:
         ValueError: it is one of the testbed's, and has not been built.
     """
-    if name == DEMO:
+    if name == DEMO_JUDGE:
         return _DEMO_FOLDER
     path = cache() / "testbed" / name.replace("testbed", "judge", 1)
     if not (path / "config.json").exists():
         raise ValueError(
             f"the testbed's judge is not at {path}: build it with `capo testbed` (extra trainer; "
             "some minutes on two cores), or use the one that comes with the package: `capo serve "
-            f"{DEMO}`"
+            f"{DEMO_JUDGE}`"
         )
     return path

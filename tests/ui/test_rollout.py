@@ -216,7 +216,7 @@ HOSTILE = [
 def test_hostile_formulas_neither_hang_nor_inject(page: Page, service: Service) -> None:
     visit(page, service.url)
     before = page.evaluate("document.documentElement.scrollWidth")
-    response = "\n\n".join(f"Step: ${tex}$ and more" for tex in HOSTILE)
+    response = "\n\n".join(f"Step: $${tex}$$ and more" for tex in HOSTILE)
     response += "\n\n" + "\\( $ \\boxed{ $$ " * 5000
     ask(page, response, tokenizer="")
     expect(page.locator(".step")).to_have_count(len(HOSTILE) + 1)
@@ -231,7 +231,7 @@ def test_hostile_formulas_neither_hang_nor_inject(page: Page, service: Service) 
     # What cannot be shown says so, and the raw text stays.
     loop = page.locator(".step-text").first.locator(".formula")
     expect(loop).to_have_attribute("title", re.compile("not valid LaTeX"))
-    assert loop.inner_text() == f"${HOSTILE[0]}$"
+    assert loop.inner_text() == f"$${HOSTILE[0]}$$"
     assert page.locator(".formula.shown").count() < len(HOSTILE)
     assert page.evaluate("document.documentElement.scrollWidth") <= before
 
@@ -453,7 +453,8 @@ def test_each_example_can_be_credited(page: Page, service: Service) -> None:
         page.select_option("#example", index=number)
         with page.expect_response("**/credit") as answer:
             page.click("#credit")
-        assert answer.value.json()["results"][0]["status"] == "ok", names[number]
+        [result] = answer.value.json()["results"]
+        assert result["status"] == "ok" and result["outcome"], names[number]
         expect(page.locator("#credit")).to_be_enabled()
         assert page.locator("#problem").inner_text() == ""
 

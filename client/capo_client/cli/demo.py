@@ -211,7 +211,7 @@ def _summarise(
     if info.model in _NOT_FOR_TRAINING:
         screen.print(
             f"{_NOT_FOR_TRAINING[info.model]} To train, use a real judge:\n"
-            "  capo serve --model Qwen/Qwen2.5-7B-Instruct",
+            "  capo serve Qwen/Qwen2.5-7B-Instruct",
             style="yellow",
             highlight=False,
             soft_wrap=True,

@@ -1,6 +1,6 @@
 """What the judge's credit teaches: CAPO against outcome rewards, on the testbed, five seeds.
 
-    make bench-credit                       (half an hour on two cores)
+    make bench-credit                       (a quarter of an hour on two cores)
     .venv/bin/python bench/credit.py --seeds 2
 
 The runs are those of `make experiment` (docs/experiment.md) that the README quotes: equal rollouts
@@ -21,7 +21,7 @@ from capo_testbed.experiment import METHODS, SEEDS, SFT, ExperimentScale, run_al
 from capo_trainer.paths import testbed_folder
 
 OUT = Path("build/bench")
-NAMES = ("grpo", "grpo-genorm", "capo-majority")
+NAMES = ("grpo", "capo-majority")
 
 
 def main() -> None:

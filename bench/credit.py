@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds")
     seeds = SEEDS[: parser.parse_args().seeds]
-    testbed(folder=None, quick=False, seed=0, again=False)
+    testbed(folder=None, quick=False, seed=0, force=False)
     settings = (SFT, *(setting for setting in METHODS if setting.name in NAMES))
     run_all(settings, seeds, ExperimentScale(), testbed_folder(), OUT / "credit", workers=2)
     found = report.collect(OUT / "credit", settings, seeds)

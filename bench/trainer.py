@@ -32,7 +32,7 @@ ROUNDS, STEPS = 3, 6
 
 
 def main() -> None:
-    testbed(folder=None, quick=False, seed=0, again=False)
+    testbed(folder=None, quick=False, seed=0, force=False)
     work = OUT / "trainer"
     shutil.rmtree(work, ignore_errors=True)
     setting = next(s for s in METHODS if s.name == "capo-majority")

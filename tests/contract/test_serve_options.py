@@ -44,7 +44,7 @@ def asked(line: str, code: int = 0) -> str:
 
 # Every form of `capo serve` that pages and recipes had before options had names of their own.
 FORMER = {
-    "": {"model": "demo"},
+    "": {"model": "demo", "critique_style": "verdict", "prefill": False},
     "--engine symbolic": {"engine": "symbolic"},
     "--model embedded --port 0": {"model": "embedded", "port": 0},
     "--model testbed": {"model": "testbed", "critique_style": "verdict", "prefill": False},

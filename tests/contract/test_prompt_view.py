@@ -35,7 +35,7 @@ def test_the_prompt_is_the_judges_but_for_its_nonce(tmp_path: Path) -> None:
         return '{"incorrect_steps": []}'
 
     engine = ScriptedEngine(script)
-    chosen = settings(tmp_path, critique_style="verdict")
+    chosen = settings(tmp_path, critique_style="verdict", model="scripted")
     voting = {"method": "average", "n": 3, "seed": 7, "early_stop": False, "temperature": 0.5}
     with serving(engine, chosen) as service:
         ask(service.url, "/credit", voting=voting)

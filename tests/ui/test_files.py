@@ -340,6 +340,21 @@ def test_a_service_that_refuses_is_told(browser: Browser, tmp_path: Path) -> Non
         expect(page.locator(".crediting [role=status]")).to_contain_text("0 of 4 are credited")
 
 
+def test_a_rollout_that_is_too_large_does_not_stop_its_batch(
+    browser: Browser, tmp_path: Path
+) -> None:
+    small = settings(tmp_path, max_body_bytes=20_000)
+    with serving(ScriptedEngine(), small) as limited, browsing(browser) as page:
+        visit(page, limited.url)
+        page.click("#tab-rollouts")
+        large = {**RIGHT, "id": "large", "reference": "14", "response": "1 + 1 = 2. " * 3000}
+        opened(page, jsonl(tmp_path / "input.jsonl", [*ROLLOUTS, large]))
+        page.get_by_role("button", name="Credit 5 shown").click()
+        expect(page.locator(".crediting [role=status]")).to_have_text(
+            "4 rollouts credited, 1 failed."
+        )
+
+
 def label(page: Page, *labels: str) -> None:
     """Label the steps of the opened rollout by the keyboard."""
     for i, key in enumerate(labels):

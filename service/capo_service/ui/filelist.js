@@ -11,9 +11,10 @@ export function fileList(root, progress) {
   const bad = files.reduce((total, opened) => total + opened.bad.count, 0);
   const problems = files.filter((opened) => opened.problem).length;
   const words = [many(files.length, "file"), bad && `${many(bad, "line")} could not be read`, problems && `${many(problems, "file")} could not be read`].filter(Boolean).join(", ");
-  const open = root.querySelector("details.all")?.open ?? files.length <= FEW;
+  const chosen = root.dataset.open; // what the reader chose
+  const open = chosen ? chosen === "yes" : files.length <= FEW;
   root.hidden = !files.length;
-  root.replaceChildren(h("details", { class: "all", open: files.length <= FEW || open }, h("summary", {}, words), h("ul", {}, files.map((opened) => item(opened, progress)))));
+  root.replaceChildren(h("details", { class: "all", open }, h("summary", { onclick: (event) => (root.dataset.open = event.target.parentElement.open ? "no" : "yes") }, words), h("ul", {}, files.map((opened) => item(opened, progress)))));
 }
 
 function item(opened, progress) {

@@ -326,3 +326,26 @@ def test_examples_may_load_what_they_name_from_the_hub(chart: Chart, path: Path)
         assert 443 in ports, "the download would be refused"
     if "tokenizer" in config:
         assert config["prompt_form"] == "tokens", "stated, so that a reader sees what is sent"
+
+
+def test_the_values_of_the_guide_render(chart: Chart) -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    [text] = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    values = yaml.safe_load(text.replace("sha256:...", f"sha256:{'0' * 64}"))
+    documents = render(chart, values | {"image": values["image"] | IMAGE["image"]})
+    assert one(documents, "Deployment")["spec"]["replicas"] == 2
+    assert one(documents, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_every_secret_that_the_examples_name_is_made_in_the_guide() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    made = {
+        name: set(re.findall(r"--from-(?:file|literal)=([\w.]+)", line))
+        for name, line in re.findall(r"create secret \w+ (\S+) (.*)", page)
+    }
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())["secrets"]
+    for path in EXAMPLES:
+        for kind, secret in values_of(path).get("secrets", {}).items():
+            assert secret["name"] in made, secret
+            if "key" in defaults[kind]:
+                assert made[secret["name"]] == {defaults[kind]["key"]}

@@ -58,7 +58,7 @@ function shown({ messages, opening, prompt_tokens: tokens, sampling, seeds }, ex
   return [
     h("ul", { class: "facts" }, facts.map((fact) => h("li", {}, fact))),
     exact ? null : h("p", { class: "note" }, "This result was not requested here: the prompt is the one that this service would send with its default options, without a reference."),
-    h("p", {}, "The code in the step tags is a stand-in of the same form. The real one is secret, because a rollout that knew it could forge steps."),
+    h("p", {}, "Where the template puts a code into the step tags, the one here is a stand-in of the same form. The real one is secret, because a rollout that contained it could forge steps."),
     messages.map(({ role, content }) => block(role, content)),
     opening ? block("assistant (start of each critique)", opening) : null,
   ].flat().filter(Boolean);

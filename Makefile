@@ -9,7 +9,7 @@ BIN := .venv/bin
 setup:
 	@$(PYTHON) tools/setup.py
 
-# What the demo needs (1.5 GB); `make setup` adds the rest to it.
+# What the demo needs (1.6 GB); `make setup` adds the rest to it.
 setup-demo:
 	@$(PYTHON) tools/setup.py demo
 

@@ -85,6 +85,8 @@ def test_the_testbeds_judges_have_their_own_style_and_say_how_they_are_made(
     assert Settings(model="testbed").critique_style == "verdict"
     assert Settings(model="testbed-f60").critique_style == "verdict"
     assert Settings(model="testbed", critique_style="brief").critique_style == "brief"
+    assert Settings().critique_style == "verdict" and not Settings().prefill
+    assert Settings(engine="symbolic").critique_style == "brief", "no model, so no model's style"
     assert Settings(model="another").critique_style == "brief"
     assert Settings().critique_style == "verdict", "of the demo judge"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -20,8 +20,12 @@ EngineName = Literal["vllm", "openai", "symbolic"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
 
 
+def _gives_verdicts_only(given: Mapping[str, Any]) -> bool:
+    return given.get("engine") != "symbolic" and given.get("model") in _VERDICTS_ONLY
+
+
 def _default_style(given: Mapping[str, Any]) -> Literal["verdict", "brief"]:
-    return "verdict" if given.get("model") in _VERDICTS_ONLY else "brief"
+    return "verdict" if _gives_verdicts_only(given) else "brief"
 
 
 class JudgeSettings(BaseModel):
@@ -78,7 +82,7 @@ class JudgeSettings(BaseModel):
     prefill: Annotated[
         bool, When("the judge was trained to write its whole answer, opening included")
     ] = Field(
-        default_factory=lambda given: given.get("model") not in _VERDICTS_ONLY,
+        default_factory=lambda given: not _gives_verdicts_only(given),
         description="Prefill the fixed start of the JSON answer to save output tokens. Default: "
         "yes (no for `demo` and `testbed`, which were trained without it).",
     )

@@ -1,152 +1,42 @@
-"""Run the build steps of deploy/docker/Dockerfile.cpu without a container engine, then its command.
+"""Build deploy/docker/Dockerfile.cpu with podman, then run the image and the chart's Deployment.
 
-    python tools/image.py          (as root; some minutes)
+    python tools/image.py          (as root on Debian, x86-64; ten to twenty minutes on two cores)
 
-Each stage's RUN lines run by chroot in a clean Debian root made by debootstrap, with Debian's own
-Python in the place of the base image's. Then `capo serve` runs there as the image's user, with
-nothing but /cache and /tmp to write to, its health check is asked, a rollout is credited, and it is
-stopped. Not covered: the base image itself, layers, and registries.
+No registry of images is needed: the base image is a minimal Debian made by debootstrap, with
+Debian's Python. The container runs as docs/docker.md runs it, and the Deployment that the chart
+renders runs by `podman kube play`. Both must become healthy, credit a rollout, refuse a wrong key,
+be unable to write outside of their volumes, and stop with 0.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import debian
+import httpx
+import podman
+import yaml
+from helm_python import Chart
+
+from capo_client import CreditClient, Rollout, UnauthorizedError
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "build" / "image"
-PACKAGES = "python3,python3-venv,ca-certificates"
+WORK = podman.WORK
+BASE = "python:3.11.7-slim-bookworm"
+IMAGE = "localhost/capo-credit:0.1.0-cpu"
 PORT = 18080
-
-
-@dataclass
-class Stage:
-    """What a FROM begins: its name, its root, and its state so far."""
-
-    name: str
-    root: Path
-    variables: dict[str, str] = field(default_factory=dict)
-    folder: str = "/"
-    user: str = "0:0"
-    command: list[str] = field(default_factory=list)
-    health: list[str] = field(default_factory=list)
-
-
-def instructions(path: Path) -> list[tuple[str, str]]:
-    """(keyword, rest) of every instruction; continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
-    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if line.strip()]
+KEY = "a-key-for-this-run"
 
 
 def say(text: str) -> None:
     print(f"image: {text}", flush=True)
-
-
-def clean_root(target: Path) -> None:
-    """A fresh minimal Debian, from one that is made once."""
-    base = WORK / "base"
-    if not (base / "done").exists():
-        say("debootstrap")
-        folder = debian.unpack(["debootstrap"])
-        command = [debian.program("debootstrap"), "--variant=minbase", f"--include={PACKAGES}"]
-        environment = {**os.environ, "DEBOOTSTRAP_DIR": str(folder / "usr/share/debootstrap")}
-        subprocess.run([*command, "bookworm", str(base)], check=True, env=environment)
-        (base / "done").touch()
-    shutil.rmtree(target, ignore_errors=True)
-    subprocess.run(["cp", "--archive", str(base), str(target)], check=True)
-    shutil.copy("/etc/resolv.conf", target / "etc/resolv.conf")
-
-
-def fetch_wheels() -> Path:
-    """Everything that the image's pip will ask for, by this machine's pip."""
-    folder = WORK / "wheels"
-    say("fetching what is pinned")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--dest", str(folder)]
-    # Apart, as pip asks hashes of everything once one requirement has them.
-    for wanted in (["-r", str(ROOT / "requirements/cpu.txt")], ["setuptools>=77,<81", "wheel"]):
-        subprocess.run([*command, *wanted], check=True)
-    return folder
-
-
-def run(stage: Stage, line: str) -> None:
-    say(f"[{stage.name}] {line[:100]}")
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    environment |= stage.variables
-    command = ["chroot", str(stage.root), "sh", "-c", f"cd {stage.folder} && {line}"]
-    subprocess.run(command, check=True, env=environment)
-
-
-def copy(stage: Stage, stages: dict[str, Stage], line: str) -> None:
-    parts = shlex.split(line)
-    source = ROOT
-    if parts[0].startswith("--from="):
-        source = stages[parts.pop(0).removeprefix("--from=")].root
-    *names, target = parts
-    into = stage.root / os.path.join(stage.folder, target).lstrip("/")
-    for name in names:
-        found = source / name.lstrip("/")
-        place = into / found.name if target.endswith("/") or len(names) > 1 else into
-        if target == "./":
-            place = stage.root / stage.folder.lstrip("/") / found.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if found.is_dir():
-            shutil.copytree(found, place, symlinks=True, dirs_exist_ok=True)
-        else:
-            shutil.copy2(found, place)
-
-
-def build(path: Path) -> Stage:
-    """All stages; the last is what the image would be."""
-    stages: dict[str, Stage] = {}
-    wheels = fetch_wheels()
-    stage = Stage("", WORK)
-    for keyword, rest in instructions(path):
-        match keyword:
-            case "FROM":
-                name = rest.split(" AS ")[1] if " AS " in rest else "image"
-                stage = stages[name] = Stage(name, WORK / name)
-                clean_root(stage.root)
-                if name == "build":
-                    shutil.copytree(wheels, stage.root / "wheels")
-                    stage.variables |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
-            case "ENV":
-                for pair in shlex.split(rest):
-                    key, _, value = pair.partition("=")
-                    stage.variables[key] = value.replace("$PATH", "/usr/local/bin:/usr/bin:/bin")
-            case "WORKDIR":
-                stage.folder = rest
-                (stage.root / rest.lstrip("/")).mkdir(parents=True, exist_ok=True)
-            case "RUN":
-                run(stage, rest)
-            case "COPY":
-                copy(stage, stages, rest)
-            case "USER":
-                stage.user = rest
-            case "ENTRYPOINT" | "CMD":
-                stage.command += json.loads(rest)
-            case "HEALTHCHECK":
-                stage.health = json.loads(rest[rest.index("CMD") + 3 :])
-            case "ARG" | "LABEL" | "VOLUME" | "EXPOSE" | "STOPSIGNAL":
-                pass
-            case _:
-                sys.exit(f"image: {keyword} is not known here")
-    return stage
 
 
 def check(condition: bool, otherwise: str) -> None:
@@ -154,59 +44,171 @@ def check(condition: bool, otherwise: str) -> None:
         sys.exit(f"image: {otherwise}")
 
 
-@contextmanager
-def machine(root: Path) -> Iterator[None]:
-    """What an engine gives every container: /proc, /sys, and shared memory."""
-    shared = root / "dev/shm"
-    shared.mkdir(parents=True, exist_ok=True)
-    shared.chmod(0o1777)
-    mounted: list[str] = []
-    try:
-        for kind, name in (("proc", "proc"), ("sysfs", "sys")):
-            place = str(root / name)
-            subprocess.run(["mount", "-t", kind, "-o", "ro,nosuid", kind, place], check=True)
-            mounted.append(place)
-        yield
-    finally:
-        for place in mounted:
-            subprocess.run(["umount", place], check=True)
+class Engine:
+    """podman, with its environment."""
 
+    def __init__(self) -> None:
+        self._environment = podman.prepare()
 
-def try_out(stage: Stage) -> None:
-    """Serve, look healthy, credit, and stop, as the image's user."""
-    environment = {**stage.variables, "CAPO_PORT": str(PORT), "CAPO_HOST": "127.0.0.1"}
-    inside = ["chroot", f"--userspec={stage.user}", str(stage.root), "env", "-i"]
-    inside += [f"{key}={value}" for key, value in environment.items()]
-    written = subprocess.run(
-        [*inside, "sh", "-c", "touch /opt/capo/x /etc/x /x"], capture_output=True, text=True
-    )
-    check(written.stderr.count("Permission denied") == 3, f"it can write: {written.stderr}")
-    log = (WORK / "serve.log").open("w")
-    say("serving")
-    process = subprocess.Popen([*inside, *stage.command], stdout=log, stderr=log)
-    try:
-        until = time.monotonic() + 300
-        while subprocess.run([*inside, *stage.health], capture_output=True).returncode:
-            if process.poll() is not None or time.monotonic() > until:
-                sys.exit("image: it does not become healthy\n" + (WORK / "serve.log").read_text())
-            time.sleep(1)
-        body = {"rollouts": [{"question": "1+1?", "response": "2\n\n3", "outcome": 1}]}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{PORT}/credit", json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+    def __call__(self, *arguments: str, fails: bool = False, **given: Any) -> str:
+        """Run a command of podman; its output.
+
+        Args:
+            arguments: of podman.
+            fails: whether it may fail.
+            given: for subprocess.run.
+        """
+        done = subprocess.run(
+            podman.command(*arguments), env=self._environment, capture_output=True, text=True,
+            check=False, **given,
         )  # fmt: skip
-        [result] = json.load(urllib.request.urlopen(request, timeout=120))["results"]
-        check(result["status"] == "ok" and len(result["steps"]) == 2, f"it answered {result}")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
-    check(code == 0, f"it ended with {code}")
-    size = subprocess.run(["du", "-sm", str(stage.root / "opt")], capture_output=True, text=True)
-    say(f"healthy, credited a rollout, stopped with 0; /opt has {size.stdout.split()[0]} MB")
+        check(fails or done.returncode == 0, f"podman {arguments[0]}: {done.stderr[-2000:]}")
+        return done.stdout.strip()
+
+
+def base_image(engine: Engine) -> None:
+    """A minimal Debian with Python, made once."""
+    if engine("images", "--quiet", "localhost/capo-base"):
+        return
+    say("debootstrap")
+    folder = debian.unpack(["debootstrap"])
+    target = WORK / "base"
+    shutil.rmtree(target, ignore_errors=True)
+    scripts = {"DEBOOTSTRAP_DIR": str(folder / "usr/share/debootstrap")}
+    packages = "--include=python3,python3-venv,ca-certificates"
+    command = [debian.program("debootstrap"), "--variant=minbase", packages, "bookworm"]
+    subprocess.run([*command, str(target)], check=True, env=debian.environment() | scripts)
+    archive = WORK / "base.tar"
+    subprocess.run(["tar", "-C", str(target), "-cf", str(archive), "."], check=True)
+    engine("import", str(archive), "localhost/capo-base:latest")
+    shutil.rmtree(target)
+    archive.unlink()
+
+
+def wheels() -> None:
+    """All packages that the build installs, by this machine's pip, which knows its index."""
+    say("fetching what is pinned")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--dest", str(WORK / "wheels")]
+    # Separately: pip wants hashes of all requirements once one has them.
+    for wanted in (["-r", str(ROOT / "requirements/cpu.txt")], ["setuptools>=77,<81", "wheel"]):
+        subprocess.run([*command, *wanted], check=True)
+    (WORK / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
+
+
+def build(engine: Engine) -> None:
+    base_image(engine)
+    wheels()
+    say("building Dockerfile.cpu")
+    engine(
+        "build", "--format", "docker", "--network", "host", "--tag", IMAGE,
+        "--file", str(ROOT / "deploy/docker/Dockerfile.cpu"),
+        "--build-context", f"{BASE}=container-image://localhost/capo-base:latest",
+        "--volume", f"{WORK}/wheels:/wheels:ro", "--volume", f"{WORK}/pip.conf:/etc/pip.conf:ro",
+        str(ROOT),
+    )  # fmt: skip
+    say(f"built: {engine('images', '--format', '{{.Size}}', IMAGE)}")
+
+
+@contextmanager
+def container(engine: Engine) -> Iterator[str]:
+    """As docs/docker.md runs it, on another port."""
+    say("podman run")
+    engine(
+        "run", "--detach", "--replace", "--name", "capo", "--read-only", "--tmpfs=/tmp",
+        "--cap-drop", "all", "--security-opt", "no-new-privileges", "--shm-size", "2g",
+        "--volume", "capo-cache:/cache", "--publish", f"127.0.0.1:{PORT}:8000",
+        "--env", f"CAPO_API_KEY={KEY}", IMAGE,
+    )  # fmt: skip
+    yield "capo"
+    engine("rm", "--force", "capo")
+
+
+def deployment() -> str:
+    """The chart's objects that podman knows, as YAML."""
+    repository, tag = IMAGE.split(":")
+    values = {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
+        "modelCache": {"persistent": True, "size": "1Gi"},
+        "extraEnv": [{"name": "CAPO_API_KEY", "value": KEY}],
+    }
+    chart = Chart.load(ROOT / "deploy/helm/capo")
+    chart.validate_schema(values=values)
+    files = chart.render(values=values, name="capo", namespace="default").items()
+    texts = [text for name, text in files if not name.endswith("NOTES.txt")]
+    found = [document for text in texts for document in yaml.safe_load_all(text) if document]
+    kinds = ["ConfigMap", "PersistentVolumeClaim", "Deployment"]
+    known = [document for kind in kinds for document in found if document["kind"] == kind]
+    [serving] = known[-1]["spec"]["template"]["spec"]["containers"]
+    serving["ports"][0] |= {"hostIP": "127.0.0.1", "hostPort": PORT}
+    del serving["livenessProbe"]  # podman would run curl, which the image has not
+    return yaml.safe_dump_all(known)
+
+
+@contextmanager
+def pod(engine: Engine) -> Iterator[str]:
+    say("podman kube play, of the chart's Deployment")
+    path = WORK / "chart.yaml"
+    path.write_text(deployment())
+    engine("kube", "down", str(path), fails=True)
+    engine("volume", "rm", "--force", "capo-models", fails=True)
+    engine("kube", "play", str(path))
+    name = "capo-pod-0-capo"
+    # Kubernetes makes an emptyDir that all may write to; this podman makes it root's.
+    for volume in ("tmp", "shared-memory"):
+        Path(engine("volume", "inspect", "--format", "{{.Mountpoint}}", volume)).chmod(0o1777)
+    engine("restart", "--time", "5", name)
+    yield name
+    engine("kube", "down", str(path))
+
+
+def try_out(engine: Engine, name: str) -> None:
+    """Wait until it is healthy, credit, and stop it."""
+    began = time.monotonic()
+    url = f"http://127.0.0.1:{PORT}"
+    while not is_ready(url):
+        running = engine("inspect", "--format", "{{.State.Running}}", name)
+        late = time.monotonic() > began + 600
+        if running != "true" or late:
+            sys.exit(f"image: {name} does not become ready\n{engine('logs', name, fails=True)}")
+        time.sleep(1)
+    say(f"ready after {time.monotonic() - began:.0f} s")
+    engine("exec", name, "python3", "-m", "capo_service.cli.healthcheck")
+    rollout = Rollout(
+        question="Tom has 12 apples. Tom buys 8. How many apples has Tom?",
+        response="12 + 8 = 21\n\nThe answer is 21",
+        reference="20",
+    )
+    with CreditClient(url, api_key=KEY) as client:
+        [credit] = client.credit([rollout], voting={"n": 4}).raise_for_errors().credited
+    check(len(credit.steps) == 2, f"it answered {credit}")
+    say(f"credited: steps {[step.wrong for step in credit.steps]} are wrong")
+    try:
+        with CreditClient(url, api_key="another") as client:
+            client.info()
+        check(False, "it takes any key")
+    except UnauthorizedError:
+        pass
+    for path in ("/opt/capo/x", "/etc/x", "/x"):
+        engine("exec", name, "sh", "-c", f"! touch {path} 2> /dev/null")
+    check(engine("exec", name, "id", "-u") == "10001", "it does not run as user 10001")
+    engine("stop", "--time", "60", name)
+    code = engine("inspect", "--format", "{{.State.ExitCode}}", name)
+    check(code == "0", f"it ended with {code}")
+    say("stopped with 0")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 if __name__ == "__main__":
     WORK.mkdir(parents=True, exist_ok=True)
-    image = build(ROOT / "deploy/docker/Dockerfile.cpu")
-    with machine(image.root):
-        try_out(image)
+    engine = Engine()
+    build(engine)
+    for place in (container, pod):
+        with place(engine) as started:
+            try_out(engine, started)

@@ -75,13 +75,14 @@ def test_vllm_logs_json_where_we_do(capsys: pytest.CaptureFixture[str]) -> None:
         ({"model": "Q/7B"}, "INFO"),
         ({"model": "Q/7B", "log_level": "debug"}, "INFO"),
         ({"model": "Q/7B", "log_level": "error"}, "ERROR"),
-        ({"model": "embedded"}, "WARNING"),
+        ({"model": "embedded"}, "ERROR"),
         ({"model": "embedded", "log_level": "debug"}, "INFO"),
-        ({}, "WARNING"),
+        ({}, "ERROR"),
     ],
 )
 def test_the_level_is_ours_and_built_in_judges_are_quiet(given: dict[str, Any], level: str) -> None:
     assert configured(**given)["loggers"]["vllm"]["level"] == level
+    assert logging.getLogger("vllm").level == getattr(logging, level), "before vLLM is imported"
 
 
 @pytest.mark.parametrize("name", ["VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING"])

@@ -75,10 +75,12 @@ def _set_up_vllm(settings: Settings) -> None:
     if _on_several_machines(settings.engine_args):  # which do not have the file
         os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         return
+    config = _vllm_config(settings)
+    logging.getLogger("vllm").setLevel(config["loggers"]["vllm"]["level"])  # of its first lines
     try:
         _vllm_folder = _vllm_folder or TemporaryDirectory(prefix="capo-log-")
         file = Path(_vllm_folder.name) / "vllm.json"
-        file.write_text(json.dumps(_vllm_config(settings)), "utf-8")
+        file.write_text(json.dumps(config), "utf-8")
     except OSError as error:
         log.warning("vLLM logs in its own format, because a file cannot be written: %s", error)
     else:
@@ -100,7 +102,7 @@ def _vllm_config(settings: Settings) -> dict[str, Any]:
     if settings.log_level == "debug":
         level = "INFO"
     elif settings.log_level == "info" and settings.model in BUILT_IN_JUDGES:
-        level = "WARNING"  # their sizes and memory are known, and first users should see little
+        level = "ERROR"  # vLLM would warn of how we run such small models
     handler = {
         "class": "logging.StreamHandler",
         "stream": "ext://sys.stderr",

@@ -151,12 +151,11 @@ def test_a_full_disk_under_the_cache_of_models_is_explained(tmp_path: Path) -> N
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 
     done = subprocess.run(
-        [sys.executable, "-m", "capo_client", "serve", "--port", str(free_port())],
+        [sys.executable, "-m", "capo_client", "serve", "embedded", "--port", str(free_port())],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, preexec_fn=no_room,
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 4
-    assert "no --model is given: this serves the demo's judge" in done.stderr
     assert "the judge cannot be loaded: the embedded model cannot be unpacked" in done.stderr
     assert "XDG_CACHE_HOME" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.safetensors")), "what was begun is taken away"

@@ -65,7 +65,7 @@ def instance(service: Running) -> str:
 @pytest.fixture(scope="module")
 def topology(debian: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
     folder = tmp_path_factory.mktemp("topology")
-    command, port = capo_serve("--critique-style", "verdict")
+    command, port = capo_serve("embedded", "--critique-style", "verdict")
     other = free_port()
     values = json.dumps({"port": other, "verify_workers": 1, "model": "scripted"})
     scripted_command = [sys.executable, str(SCRIPTED), values, "0.05"]

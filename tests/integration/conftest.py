@@ -17,7 +17,7 @@ from kit_engine import Running, capo_serve, running, vllm_server
 @pytest.fixture(scope="session")
 def vllm_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """vLLM in process, with the shortest critiques: most tests run here."""
-    command, port = capo_serve("--critique-style", "verdict")
+    command, port = capo_serve("embedded", "--critique-style", "verdict")
     log = tmp_path_factory.mktemp("logs") / "capo-vllm.log"
     with running(command, port, "/health/ready", log, "vllm") as service:
         yield service

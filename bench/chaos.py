@@ -60,8 +60,8 @@ class Platform:
     def _start(self) -> subprocess.Popen[bytes]:
         self.starts += 1
         settings = {
-            "CAPO_MODEL": "embedded", "CAPO_CRITIQUE_STYLE": "verdict", "CAPO_NONCE_SECRET": "bench",
-            "CAPO_READ_SECONDS": "5", "CAPO_CANARY_SECONDS": "10",
+            "CAPO_MODEL": "embedded", "CAPO_CRITIQUE_STYLE": "verdict",
+            "CAPO_NONCE_SECRET": "bench", "CAPO_READ_SECONDS": "5", "CAPO_CANARY_SECONDS": "10",
             "OMP_NUM_THREADS": str(os.cpu_count()),
         }  # fmt: skip
         command = [sys.executable, "-m", "capo_client", "serve", "--port", str(self.port)]

@@ -8,8 +8,7 @@ its policy, in build/pictures-run; it is made once.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,10 @@ import browser
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
+from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of
 from capo_testbed.serving import serving
+from capo_trainer.paths import testbed_folder
+from capo_trainer.train import train as run_training
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 RUN = PICTURES.parent.parent / "build" / "pictures-run"
@@ -29,6 +31,8 @@ LUCKY = "37 + 25 = 52\n\n52 - 8 = 54\n\n54 / 2 = 27\n\nThe answer is \\boxed{27}
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     settings = {"CAPO_LIVE_ROLLOUTS": "100", "CAPO_CANARY_SECONDS": "1", "CAPO_SYMBOLIC_VOTES": "4"}
+    RUN.mkdir(parents=True, exist_ok=True)
+    settings["CAPO_CANARY_FILE"] = str(probes())
     path = browser.find()
     run = next(RUN.rglob("metrics.jsonl"), None) or train()
     log = RUN / "service.log"
@@ -74,8 +78,40 @@ def take(page: Page, url: str, run: Path) -> None:
     page.click("#tab-training")
     page.set_input_files("#run-files", [run / "metrics.jsonl", run / "rollouts.jsonl"])
     page.wait_for_selector("#run-step")
+    page.locator("#view-training .files summary").first.click()
     page.evaluate("scrollTo(0, 0)")
-    picture("training", full_page=True)
+    picture("training")
+    page.click("#tab-rollouts")
+    page.wait_for_selector("#view-rollouts tbody tr")
+    picture("rollouts")
+    label(page)
+    picture("labels")
+
+
+def label(page: Page) -> None:
+    """Credit a story in the Rollouts view, and label its first steps."""
+    story = {"id": "story-1", "question": QUESTION, "response": LUCKY, "reference": "27"}
+    (RUN / "stories.jsonl").write_text(json.dumps(story) + "\n")
+    page.set_input_files("#rollout-files", RUN / "stories.jsonl")
+    page.get_by_role("button", name="Credit 1 shown").click()
+    page.fill("#view-rollouts [name=text]", "story-1")
+    page.wait_for_selector("#view-rollouts .count-of-rows >> text=1 of")
+    page.locator("#view-rollouts button.open").click()
+    page.get_by_label("label steps").check()
+    for step, key in enumerate("wwr"):
+        page.locator("#view-rollouts .step").nth(step).focus()
+        page.keyboard.press(key)
+
+
+def probes() -> Path:
+    """Known-answer probes that the testbed's judge was trained for."""
+    lines = [
+        {"question": QUESTION, "steps": text.split("\n\n"), "wrong_steps": wrong}
+        for text, wrong in ((GOOD, []), (LUCKY, [0, 1]))
+    ]
+    path = RUN / "probes.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 def busy(url: str) -> None:
@@ -90,10 +126,11 @@ def busy(url: str) -> None:
 
 
 def train() -> Path:
-    """A short run of the testbed's policy, by the command that users have for it."""
-    module = "capo_testbed.demo"
-    command = [sys.executable, "-m", module, "--out", str(RUN), "--steps", "8"]
-    subprocess.run(command, check=True)
+    """A short run of the testbed's policy, with the testbed's judge."""
+    setting = next(setting for setting in METHODS if setting.name == "capo-majority")
+    scale = ExperimentScale(steps=8, every=2)
+    with serving("testbed", RUN / "service.log") as url:
+        run_training(recipe_of(setting, 0, scale, testbed_folder(), RUN, url))
     return next(RUN.rglob("metrics.jsonl"))
 
 

@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from capo_service.pipeline.critics import SymbolicCritic
 from kit_browser import browsing, launch, visit
@@ -90,6 +90,22 @@ def test_the_live_view(page: Page, service: Service) -> None:
     expect(page.locator("#view-live .step")).to_have_count(3)
     page.get_by_role("button", name="Open in Inspect").click()
     expect(page.locator("#view-inspect .step")).to_have_count(3)
+
+
+def serve(answer: dict[str, Any]) -> Callable[[Route], None]:
+    return lambda route: route.fulfill(json=answer)
+
+
+def test_the_live_view_says_how_far_back_it_goes(browser: Browser, service: Service) -> None:
+    latest = httpx.get(f"{service.url}/live").json()
+    sample = {**latest["samples"][-1], "canary_good": None}
+    for count, told in ((20, "last minute"), (150, "last 5 minutes")):
+        answer = {**latest, "samples": [{**sample, "at": 1e9 + 2 * i} for i in range(count)]}
+        with browsing(browser) as page:
+            visit(page, service.url)
+            page.route("**/live?*", serve(answer))
+            page.click("#tab-live")
+            expect(page.locator("#view-live [role=status]").first).to_have_text(f"symbolic, {told}")
 
 
 def test_a_link_opens_a_live_rollout(browser: Browser, service: Service) -> None:
@@ -202,6 +218,7 @@ def test_several_runs_in_one_chart(
         page.locator("#run-smoothing").fill("0.8")
         expect(chart.locator("path.faint")).to_have_count(2)
         assert chart.locator("path.faint").first.get_attribute("d") == before
+        assert chart.locator("path.line:not(.faint)").first.get_attribute("d") != before
         page.get_by_label("logarithmic axis").check()
         expect(chart.locator("text", has_text="%, log")).to_have_count(1)
         page.get_by_label("Add a curve").select_option("train.grad_norm")

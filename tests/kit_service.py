@@ -68,7 +68,7 @@ def settings(folder: Path, **given: object) -> Settings:
         tokenizers[kind] = str(path)
     defaults: dict[str, object] = {
         "tokenizers": tokenizers, "verify_workers": 1, "drain_seconds": 1, "nonce_secret": "s",
-        "result_cache": "none", "critique_style": "brief", "prefill": True,
+        "result_cache": "none", "model": "embedded",  # whose template and style are the built-in ones
     }  # fmt: skip
     return Settings(**{**defaults, **given})  # type: ignore[arg-type]
 

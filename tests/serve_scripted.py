@@ -21,5 +21,5 @@ def script(prompt: str, sampling: CritiqueSampling) -> str:
 if __name__ == "__main__":
     engine = ScriptedEngine(script, delay=float(sys.argv[2]))
     serve.make_backend = lambda settings: engine
-    style = {"critique_style": "brief", "prefill": True}  # and not those of the demo judge
-    sys.exit(serve.run(Settings(**style | json.loads(sys.argv[1]))))
+    model = {"model": "embedded"}  # its template and style are the built-in ones
+    sys.exit(serve.run(Settings(**model | json.loads(sys.argv[1]))))

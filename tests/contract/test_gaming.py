@@ -11,6 +11,7 @@ import pytest
 
 from capo_service.engine.base import CritiqueSampling
 from capo_service.pipeline.canary import Canary, load_canaries
+from capo_testbed import tasks
 from kit_scripted import ScriptedEngine, nothing_wrong
 from kit_service import Service, body, eventually, serving, settings
 
@@ -164,6 +165,7 @@ def test_ones_own_canaries_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "canaries.jsonl"
     path.write_text(json.dumps(good) + "\n\n" + json.dumps(bad))
     assert load_canaries(path) == [Canary("q", ["a", "b"], []), Canary("q", ["a", "b"], [1])]
+    assert load_canaries(path, "demo") == load_canaries(path)
     for broken, says in [
         ("{}", "line 1"), ("nonsense", "line 1"), (json.dumps(good), "needs solutions without wrong steps and with some"),
         (json.dumps({**bad, "wrong_steps": [2]}), "a step that does not exist"),
@@ -180,3 +182,11 @@ def test_our_own_canaries_have_both_kinds_of_each_question() -> None:
     for question in asked:
         worths = [canary.worth for canary in canaries if canary.question == question]
         assert sorted(worths) == ["bad", "good"]
+
+
+def test_the_demos_judge_is_probed_with_stories_whose_labels_are_right() -> None:
+    stories = load_canaries(None, "demo")
+    assert len(stories) == 8 and stories != load_canaries(None)
+    for story in stories:
+        wrong = [i for i, each in enumerate(tasks.check(story.question, story.steps)) if each]
+        assert wrong == story.wrong_steps, story

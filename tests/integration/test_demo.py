@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import capo_wire as wire
@@ -21,7 +24,8 @@ STEP_F1 = 0.9  # 0.95 when it was trained, on 400 other stories; each vote of fo
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving("demo", tmp_path_factory.mktemp("service") / "log") as url:
+    log = tmp_path_factory.mktemp("service") / "log"
+    with serving("demo", log, CAPO_CANARY_SECONDS="1") as url:
         yield url
 
 
@@ -57,9 +61,7 @@ def test_the_demos_judge_is_as_good_as_its_documentation_says(url: str) -> None:
         common.Solution(task, tasks.demonstrate(task, rng, kinds[i % 2]))
         for i, task in enumerate(common.make_tasks(rng, 200))
     ]
-    rollouts = [
-        Rollout(question=s.task.question, response=s.response, outcome=0.0) for s in solved
-    ]
+    rollouts = [Rollout(question=s.task.question, response=s.response, outcome=0.0) for s in solved]
     with CreditClient(url) as client:
         batch = client.credit(rollouts, voting={"n": 4})
     hits = named = actual = 0
@@ -83,6 +85,17 @@ def test_text_that_the_demos_judge_cannot_hold_is_refused_in_its_place(url: str)
     refused, credited = batch
     assert isinstance(refused, wire.Failed) and refused.error.status == 413, refused
     assert isinstance(credited, wire.Credited)
+
+
+def test_its_probes_are_stories_that_it_can_read(url: str) -> None:
+    found: dict[str, float] = {}
+    until = time.monotonic() + 60
+    while len(found) < 2 and time.monotonic() < until:
+        text = httpx.get(f"{url}/metrics", timeout=10).text
+        pattern = r'capo_canary_accuracy_ratio\{worth="(\w+)"\} ([\d.]+)'
+        found = {kind: float(value) for kind, value in re.findall(pattern, text)}
+        time.sleep(0.5)
+    assert set(found) == {"good", "bad"} and min(found.values()) >= 0.75, found
 
 
 def test_the_weights_are_small() -> None:

@@ -22,6 +22,7 @@ from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.batch import CritiqueTokens, estimated_tokens
 from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.scheduling.admission import Ticket
+from capo_service.settings.fields import STORY_JUDGES
 from capo_wire.jsonlines import read_lines
 
 log = logging.getLogger(__name__)
@@ -56,14 +57,14 @@ class Canary:
         return bool(called & set(self.wrong_steps)) if self.wrong_steps else not called
 
 
-def load_canaries(path: Path | None) -> list[Canary]:
-    """The probes in a file, or the built-in ones.
+def load_canaries(path: Path | None, judge: str = "") -> list[Canary]:
+    """The probes in a file, or the built-in ones of the kind that the judge can read.
 
     Raises:
         ValueError: a line is not a probe, with its number; or one kind is missing.
     """
     canaries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, judge), 1):
         if not line.strip():
             continue
         try:
@@ -79,9 +80,10 @@ def load_canaries(path: Path | None) -> list[Canary]:
     return canaries
 
 
-def _lines(path: Path | None) -> Iterable[str]:
+def _lines(path: Path | None, judge: str) -> Iterable[str]:
     if path is None:
-        ours = resources.files("capo_service.pipeline") / "canaries.jsonl"
+        name = "story_canaries.jsonl" if judge in STORY_JUDGES else "canaries.jsonl"
+        ours = resources.files("capo_service.pipeline") / name
         return ours.read_text("utf-8").split("\n")
     return read_lines(path)
 

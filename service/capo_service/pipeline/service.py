@@ -83,8 +83,9 @@ class Service:
             telemetry,
             explain,
         )
+        judge = settings.model if settings.engine == "vllm" else ""
         self._canaries = (
-            CanaryWatch(load_canaries(settings.canary_file), telemetry)
+            CanaryWatch(load_canaries(settings.canary_file, judge), telemetry)
             if settings.canary_seconds
             else None
         )

@@ -14,6 +14,7 @@ from pydantic_settings import (
 from capo_service.settings import checks, environment
 from capo_service.settings.judge import (
     DEMO_JUDGE,
+    STORY_JUDGES,
     TESTBED_JUDGES,
     JudgeSettings,
     UpstreamSettings,
@@ -26,7 +27,7 @@ from capo_service.settings.server import (
     ServerSettings,
 )
 
-__all__ = ["DEMO_JUDGE", "GROUPS", "TESTBED_JUDGES", "Settings"]
+__all__ = ["DEMO_JUDGE", "GROUPS", "STORY_JUDGES", "TESTBED_JUDGES", "Settings"]
 
 # In the order in which they are shown; the docstring of each is its title.
 GROUPS: tuple[type[BaseModel], ...] = (

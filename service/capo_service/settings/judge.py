@@ -14,14 +14,15 @@ from capo_service.settings.metadata import When
 TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60"})
 DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
 BUILT_IN_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE, "embedded"}
-_VERDICTS_ONLY = TESTBED_JUDGES | {DEMO_JUDGE}
+# They read arithmetic stories only, and know bare verdicts only.
+STORY_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE}
 
 EngineName = Literal["vllm", "openai", "symbolic"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
 
 
 def _gives_verdicts_only(given: Mapping[str, Any]) -> bool:
-    return given.get("engine") != "symbolic" and given.get("model") in _VERDICTS_ONLY
+    return given.get("engine") != "symbolic" and given.get("model") in STORY_JUDGES
 
 
 def _default_style(given: Mapping[str, Any]) -> Literal["verdict", "brief"]:

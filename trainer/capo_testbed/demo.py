@@ -26,12 +26,12 @@ def main(
         bool, typer.Option(help="If there is no testbed yet, make a smaller one (six minutes).")
     ] = True,
 ) -> None:
-    """Make the testbed if it does not exist, serve the judge `demo`, and train the policy."""
+    """Make the testbed if it does not exist, serve its judge, and train its policy."""
     testbed(quick=quick)
     shutil.rmtree(out, ignore_errors=True)
     scale = ExperimentScale(steps=steps, every=max(steps // 3, 1))
-    typer.echo("starting the service with the judge `demo` (about 20 s)")
-    with serving("demo", out / "service.log") as url:
+    typer.echo("starting the service with the testbed's judge (about 20 s)")
+    with serving("testbed", out / "service.log") as url:
         train(recipe_of(_SETTING, 0, scale, testbed_folder(), out, url))
     typer.echo(f"metrics are in {out}/{_SETTING.name}/seed-0/metrics.jsonl")
 

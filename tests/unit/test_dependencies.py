@@ -1,4 +1,4 @@
-"""What pyproject.toml requires without an extra is enough for what README shows of the client."""
+"""What pyproject.toml requires without an extra is enough for what the first pages show."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ def answer(method: str, path: str, body: bytes) -> Answer:
     return credited(body)
 
 
-def test_readme_s_examples_run_without_an_extra() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_the_first_examples_of_the_client_run_without_an_extra() -> None:
+    pages = (ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "any-framework.md")
+    text = "".join(page.read_text("utf-8") for page in pages)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     ours = [each for each in blocks if "capo_client import" in each and "adapters" not in each]
     assert ours
     with stub(answer) as service:

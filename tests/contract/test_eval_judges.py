@@ -149,7 +149,7 @@ def test_the_report_names_judge_style_format_template_and_sampling(tmp_path: Pat
         (["--set", "max_tokens=0"], "max_tokens: Input should be greater"),
         (["--set", "critique_style=long"], "critique_style: Input should be 'verdict'"),
         (["--temperature", "0"], "raise temperature, or use method greedy"),
-        (["--seed", "-1"], "seed: Input should be greater"),
+        (["--seed", "-1"], "'--seed': Input should be greater"),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_anything_is_asked(

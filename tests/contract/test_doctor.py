@@ -156,7 +156,7 @@ def test_a_key_that_is_not_asked_for(
 ) -> None:
     assert "not needed" in examine(capsys, service.url, api_key="k").checks["key"][1]
     monkeypatch.setattr("capo_client.cli.doctor.service.is_local", lambda url: False)
-    examine(capsys, service.url).warns("key", "whoever reaches", "--api-key")
+    examine(capsys, service.url).warns("key", "any client that reaches", "--api-key")
     assert address.is_local("http://localhost:1") and address.is_local("http://[::1]")
     assert not address.is_local("http://judge") and not address.is_local("http://10.0.0.1:8000")
 

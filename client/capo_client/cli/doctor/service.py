@@ -102,7 +102,7 @@ def _no_key_needed(report: Report, key: str | None) -> None:
     else:
         report.warn(
             "key",
-            f"{said}: whoever reaches {report.url} can use the judge",
+            f"{said}: any client that reaches {report.url} can use the judge",
             "start it with capo serve --api-key KEY, or let only the trainer reach it",
         )
 

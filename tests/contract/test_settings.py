@@ -92,6 +92,8 @@ def test_a_typo_is_still_refused(
         ),
         ({"port": 99999}, "port: Input should be less than or equal to 65535, not 99999"),
         ({"api_keys": {"a": 1}}, """(write a list: --set 'api_keys=["a", "b"]')"""),
+        ({"api_keys": [""]}, "api_keys: a key must be printable ASCII"),
+        ({"api_keys": ["a", "b "]}, "api_keys: a key must be printable ASCII"),
         ({"api_keys": "[secret"}, 'api_keys: write JSON, for example ["a", "b"], or one plain'),
         ({"tokenizers": "gpt2"}, "(write --tokenizer NAME=PATH)"),
         ({"suspicion": "off"}, """(write an object: --set 'suspicion={"name": "value"}')"""),
@@ -115,6 +117,7 @@ def test_secrets_are_not_in_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     for given in (
         {"api_keys": {"hush": 1}},
         {"api_keys": "[hush"},
+        {"api_keys": ["hush "]},
         {"nonce_secret": ["hush"]},
         {"result_cache": "redis:hush"},
     ):

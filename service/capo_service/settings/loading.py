@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from capo_service.settings import environment
 from capo_service.settings.fields import Settings
+from capo_service.settings.server import can_be_sent
 from capo_wire.validation import message_of
 
 # pydantic's error about a default that depends on a field which has an error itself.
@@ -61,7 +62,7 @@ def _with_client_key(settings: Settings, key: str) -> Settings:
     """The settings with the key of the client's variable, unless other keys are set."""
     if not key or settings.api_keys or settings.api_keys_file is not None:
         return settings
-    if key != key.strip() or not key.isascii() or not key.isprintable():
+    if not can_be_sent(key):
         raise SettingsError(
             f"{environment.API_KEY} cannot be sent in a header: it must be printable ASCII without "
             "white space at the ends"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from capo_service.settings.metadata import When
@@ -13,6 +13,19 @@ from capo_service.settings.text_lists import as_list
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+
+
+def can_be_sent(key: str) -> bool:
+    """Whether clients can send a key in a header, and not by leaving it out."""
+    return key == key.strip() and key.isascii() and key.isprintable() and key != ""
+
+
+def _check_keys(keys: list[SecretStr]) -> list[SecretStr]:
+    if not all(can_be_sent(key.get_secret_value()) for key in keys):
+        raise ValueError(
+            "a key must be printable ASCII without white space at the ends, and not empty"
+        )
+    return keys
 
 
 class ServerSettings(BaseModel):
@@ -42,6 +55,7 @@ class AccessSettings(BaseModel):
         list[SecretStr],
         NoDecode,
         BeforeValidator(as_list),
+        AfterValidator(_check_keys),
         When("other people or machines can reach the service"),
     ] = Field(
         [],

@@ -183,6 +183,14 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f'# api_keys = ["{HIDDEN}"]  # CAPO_API_KEY' in shown
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://user:hu@sh@redis/1", "rediss://redis?password=hush&a=b"]
+)
+def test_no_part_of_a_password_is_printed(url: str) -> None:
+    shown = as_toml(Settings(result_cache=url), {})
+    assert "sh@" not in shown and "hush" not in shown and HIDDEN in shown
+
+
 def test_what_toml_lacks_is_a_comment() -> None:
     settings = Settings(engine_args={"x": None}, model="m")
     shown = as_toml(settings, {"engine_args": ["command line"]})

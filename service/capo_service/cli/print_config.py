@@ -19,7 +19,8 @@ _HEAD = """\
 """
 HIDDEN = "<hidden>"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_USER = re.compile(r"(?<=://)[^/@\s]+@")  # user and password in a URL
+_USER = re.compile(r"(?<=://)[^/\s]+@")  # user and password in a URL; a password may have an @
+_PASSWORD = re.compile(r"(?<=[?&]password=)[^&\s]+")  # as Redis clients take it
 _SECRET_ARGUMENT = re.compile(r"(^|_)(token|key|secret|password)$")  # such as hf_token
 
 
@@ -58,7 +59,7 @@ def _plain(value: Any, name: str = "") -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str):
-        return _USER.sub(f"{HIDDEN}@", value)
+        return _PASSWORD.sub(HIDDEN, _USER.sub(f"{HIDDEN}@", value))
     if isinstance(value, Mapping):
         return {key: _plain(each, str(key)) for key, each in value.items()}
     if isinstance(value, list | tuple | set):

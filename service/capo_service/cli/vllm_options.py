@@ -16,10 +16,13 @@ from functools import cache
 from textwrap import shorten
 from typing import Any, NoReturn
 
+import typer
 from typer.core import TyperCommand
 
 from capo_service.settings import Settings
 
+# Typer publishes click's BadParameter, and not its base class.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
 _NOT_GIVEN = object()  # a default that vLLM does not have
 _LONGEST = 300  # characters of vLLM's errors; those of nested values list every backend
 _MODEL = "MODEL"  # the positional argument, which vLLM's options may precede
@@ -55,7 +58,11 @@ class ServeCommand(TyperCommand):
             if name.startswith("-")
         }
         ours, others = split(args, takes_value)
-        super().parse_args(ctx, ours)
+        try:
+            super().parse_args(ctx, ours)
+        except _UsageError as error:
+            error.ctx = error.ctx or ctx  # the parser does not know the command
+            raise
         ctx.args = others
         return others
 

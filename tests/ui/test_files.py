@@ -440,6 +440,43 @@ def test_labels_survive_a_reload_and_are_imported(
 HOSTILE = "<img src=x onerror=\"document.title='x'\"><script>document.title='x'</script>"
 
 
+def test_fields_of_another_type_spoil_one_line_and_no_other(page: Page, tmp_path: Path) -> None:
+    credit = {"id": "0", "status": "ok", "steps": []}
+    step = {
+        "index": 0,
+        "span": [0, 1],
+        "wrong": False,
+        "votes": {"wrong": 0, "valid": 2},
+        "reward": 0,
+    }
+    good = {"question": "q", "response": "r", "credit": credit}
+    spoilt = [
+        {**good, "response": None},
+        {**good, "question": 7},
+        {**good, "credit": {**credit, "suspicion": [{"reason": {}}]}},
+        {**good, "credit": {**credit, "steps": [step, {}]}},
+        {"text": "t", "result": credit, "title": ["x"]},
+    ]
+    kept = [
+        {**good, "id": "numbers", "run": 3, "step": "4", "outcome": {"toLocaleString": 1}},
+        {
+            **good,
+            "id": "critiques",
+            "run": 5,
+            "credit": {**credit, "steps": [step], "critiques": 7},
+        },
+    ]
+    rows = opened(page, jsonl(tmp_path / "types.jsonl", [*spoilt, *kept]))
+    expect(rows).to_have_count(len(kept))
+    told = page.locator("#view-rollouts .files")
+    expect(told).to_contain_text(f"{len(spoilt)} lines could not be read")
+    assert cells(page, "step") == ["4", "–"] and cells(page, "run") == ["3", "5"]
+    page.get_by_role("button", name="Open critiques").click()
+    expect(page.locator("#view-rollouts .opened")).to_contain_text("cannot be shown")
+    page.get_by_role("button", name="Previous").click()
+    expect(page.locator("#view-rollouts .opened h2")).to_have_text("numbers")
+
+
 def test_hostile_texts_stay_texts(page: Page, tmp_path: Path) -> None:
     title = page.title()
     long = "<b>a</b> " * 22_222

@@ -126,6 +126,23 @@ def test_a_link_opens_a_live_rollout(browser: Browser, service: Service) -> None
         expect(page.locator("#view-live")).to_contain_text("%E0 is not among the rollouts")
 
 
+def test_a_link_that_is_followed_while_an_answer_is_awaited_shows_nothing_twice(
+    browser: Browser, service: Service
+) -> None:
+    one = ask(service, WRONG)
+    with browsing(browser) as page:
+        visit(page, service.url)
+        page.route("**/live?*", lambda route: (page.wait_for_timeout(300), route.continue_()))
+        page.click("#tab-live")
+        page.evaluate("name => { location.hash = `r=${name}`; }", one)
+        expect(page.locator("#view-live .rollout h2")).to_have_text(f"{one}/0")
+        page.keyboard.press("Escape")
+        page.locator("#view-live input[type=search]").fill(one)
+        expect(page.locator("#view-live .count-of-rows")).to_have_text(
+            re.compile(r"^1 (of|rollouts)")
+        )
+
+
 def test_the_live_view_keeps_no_rollouts_by_default(page: Page, tmp_path: Path) -> None:
     with serving(SymbolicCritic(), settings(tmp_path)) as service:
         ask(service, WRONG)

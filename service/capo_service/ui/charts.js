@@ -63,7 +63,7 @@ function tick(value, unit) {
 }
 
 /** [least, greatest] without spreading, as there may be many points. */
-function range(values) {
+export function range(values) {
   let [least, most] = [Infinity, -Infinity];
   for (const value of values) {
     if (value < least) least = value;

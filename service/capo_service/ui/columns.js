@@ -78,7 +78,8 @@ export function textOf(value) {
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const isNumbers = (value) => Array.isArray(value) && value.length > 0 && value.every((each) => typeof each === "number");
 
-function numberOf(value) {
+/** A number, also of text, a truth value or numbers by token; null of anything else. */
+export function numberOf(value) {
   if (typeof value === "boolean") return Number(value);
   if (isNumbers(value)) return sum(value); // per token; the reward of the rollout is their sum
   const number = typeof value === "string" && value.trim() ? Number(value) : value;

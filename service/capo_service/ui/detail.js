@@ -1,4 +1,5 @@
 // One rollout of a table, opened: the view of Inspect, the neighbours in the table, and labels of steps.
+import { range } from "./charts.js";
 import { h, number } from "./dom.js";
 import { bind } from "./keys.js";
 import { groupButton } from "./group_button.js";
@@ -90,7 +91,11 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     toInspect.hidden = !loaded.result;
     toGroup.offer(rows, row);
     toInspect.onclick = () => inspect({ title: row.id, question: row.question, text: loaded.text, tokens: loaded.tokens, result: loaded.result, timing: null }, loaded.method ? { method: loaded.method } : {});
-    show(row, loaded);
+    try {
+      show(row, loaded);
+    } catch (error) {
+      view.replaceChildren(h("p", { class: "note" }, `The rollout cannot be shown: a field has another type than expected (${error.message}).`));
+    }
     (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus
   }
 
@@ -163,7 +168,7 @@ function plainRollout(root, row, text, steps, tokenRewards, { onStep, labels }) 
   const facts = [
     row.outcome === null ? "outcome unknown" : `outcome ${number(row.outcome)}`,
     row.reward === null ? null : `reward ${number(row.reward, 4)}`,
-    tokenRewards ? `${number(tokenRewards.length)} token rewards, ${number(Math.min(...tokenRewards.slice(0, MOST)), 4)} to ${number(Math.max(...tokenRewards.slice(0, MOST)), 4)}` : null,
+    tokenRewards ? `${number(tokenRewards.length)} token rewards, ${range(tokenRewards).map((each) => number(each, 4)).join(" to ")}` : null,
     `${many(steps.length, "step")}${row.isLabels ? "" : " (cut at blank lines)"}`,
     row.state === "failed" ? "failed" : "not credited",
   ].filter(Boolean);

@@ -27,19 +27,11 @@ export function start(root, inspect) {
   const progress = (text) => (status.textContent = text);
   root.replaceChildren(
     h("h2", {}, "Rollouts"),
-    dropZone("rollout-files", "Open rollouts or results (JSON or JSON lines): output and input of capo credit, rollouts.jsonl of a run, dumps of verl, TRL or other programs, exported labels.", opened),
+    dropZone("rollout-files", "Open rollouts or results (JSON or JSON lines): output and input of capo credit, rollouts.jsonl of a run, dumps of verl, TRL or other programs, exported labels.", (given) => open(given, progress)),
     status, list, credit.element, labels.element, table);
   const rollouts = rolloutTable(table, { label: "Rollouts of the files", inspect, reading: hiding, changed: (found) => (credit.offer(found, rollouts?.selected), labels.draw()) });
   listen(redraw);
   redraw();
-
-  async function opened(given) {
-    try {
-      await open(given, progress);
-    } finally {
-      progress("");
-    }
-  }
 
   function redraw() {
     const rows = allRows();

@@ -54,10 +54,13 @@ function create(root, inspect) {
   let shown = null; // rows that match the filters
   const table = rolloutTable(recent, { label: "Recent rollouts", inspect, link: linkTo, reading: (isOpen) => root.classList.toggle("reading", isOpen), changed: (found) => ((shown = found), draw(charts, shown)) });
   let timer = null;
+  let busy = false; // two answers to the same question would show its rollouts twice
 
   async function tick() {
+    if (busy) return;
     clearTimeout(timer);
     if (root.hidden) return;
+    busy = true;
     try {
       const changed = await update();
       const minutes = Math.round((known.samples.length * known.seconds) / 60);
@@ -72,6 +75,8 @@ function create(root, inspect) {
       const advice = error instanceof Problem ? error.advice : "";
       status.textContent = `${error.title || "No response"}: ${error.message} ${advice}`;
       timer = setTimeout(tick, 5000);
+    } finally {
+      busy = false;
     }
   }
 

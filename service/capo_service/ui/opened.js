@@ -58,7 +58,9 @@ export async function remap(opened, mapping, progress) {
   remember(opened.columns, mapping);
   const again = await read(opened.file, opened.name, mapping, progress);
   for (const row of again.rows) row.run ??= opened.run;
-  files.splice(files.indexOf(opened), 1, { ...again, run: opened.run });
+  const at = files.indexOf(opened);
+  if (at < 0) return; // closed meanwhile
+  files.splice(at, 1, { ...again, run: opened.run });
   tell();
 }
 
@@ -72,7 +74,8 @@ export function rename(from, to) {
 }
 
 export function close(opened) {
-  files.splice(files.indexOf(opened), 1);
+  const at = files.indexOf(opened);
+  if (at >= 0) files.splice(at, 1);
   tell();
 }
 

@@ -1,6 +1,6 @@
 // Rollouts of files and of the live view as rows of a table: what is filtered, sorted and searched
 // stays in memory; critiques and token rewards are read from the file when a row is opened.
-import { readFields, textOf } from "./columns.js";
+import { numberOf, readFields, textOf } from "./columns.js";
 import { readPlace } from "./jsonfile.js";
 
 /**
@@ -94,8 +94,19 @@ const tokensOf = (record) => (record.token_offsets ?? record.response_token_ids)
  * @param {object} place of the record
  * @param {{mapping?: object, number?: number}} [given]
  * @returns {Row | null} null if the record has no text of a rollout
+ * @throws {TypeError} a field of this project's own formats has another type
  */
-export function makeRow(record, kind, place, { mapping = null, number = 0 } = {}) {
+export function makeRow(record, kind, place, given = {}) {
+  const row = rawRow(record, kind, place, given);
+  if (!row) return null;
+  for (const name of ["id", "question", "response"]) if (typeof row[name] !== "string") throw new TypeError(`${name} is no text`);
+  if (row.flags.some((flag) => typeof flag !== "string")) throw new TypeError("a reason is no text");
+  for (const name of ["reference", "run"]) if (row[name] !== null) row[name] = String(row[name]);
+  for (const name of ["outcome", "reward", "steps", "wrong", "agreement", "tokens", "step"]) row[name] = numberOf(row[name]);
+  return row;
+}
+
+function rawRow(record, kind, place, { mapping = null, number = 0 }) {
   const row = { ...EMPTY, place, number };
   if (kind === "result") {
     const credit = creditOf(record);

@@ -18,6 +18,7 @@ import pytest
 import trustme
 import typer
 
+from capo_client import errors
 from capo_client.cli.doctor import address, rollouts
 from capo_client.cli.doctor.report import Report
 from capo_client.cli.doctor.run import doctor
@@ -404,6 +405,16 @@ def test_several_services(service: Service, capsys: pytest.CaptureFixture[str]) 
     assert [report["url"] for report in reports] == [gone, service.url]
     assert ended.value.exit_code == 3
     assert [checked(report)["port"][0] for report in reports] == ["failed", "ok"]
+
+
+def test_a_service_that_goes_away_during_the_measurement_is_reported(
+    service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise errors.UnavailableError("connection refused")
+
+    monkeypatch.setattr(rollouts, "measure", gone)
+    examine(capsys, service.url).failed("connection", 3, "connection refused", "again")
 
 
 def test_a_url_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import httpx
 import typer
 from rich.console import Console
 
+from capo_client import errors
 from capo_client._http import PROBE_SECONDS, tls
 from capo_client.addresses import parse_urls, proxy_for
 from capo_client.async_client import DEFAULT_URL
@@ -64,7 +65,7 @@ def _examine(
         code = report.code
     except CannotGoOn as stopped:
         code = stopped.code
-    except httpx.TransportError as error:  # it answered before
+    except (httpx.TransportError, errors.UnavailableError) as error:  # it answered before
         advice = "run this command again; if this repeats, see the service's log"
         report.fail("connection", f"the connection was lost: {error}", advice)
         code = UNAVAILABLE

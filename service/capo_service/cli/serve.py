@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.cli import vllm_options
 from capo_service.cli.demo_notice import gpu_is_here, notice
 from capo_service.cli.options import JUDGE_PANEL, StyleOption, TemplateOption
+from capo_service.cli.overrides import add_engine_args, add_tokenizers, name_model
 from capo_service.cli.print_config import as_toml
 from capo_service.concurrency import gc_tuning
 from capo_service.concurrency.process import prepare_process
@@ -201,13 +201,9 @@ def serve(
     }
     try:
         overrides |= parse_pairs(setting, "--set")
-        _merge(overrides, "tokenizers", _tokenizers(tokenizer))
-        _name_model(overrides, judge, model)
-        settings = load(config, **overrides)
-        if context.args:
-            _merge(overrides, "engine_args", _for_vllm(settings, context.args, overrides))
-        _merge(overrides, "engine_args", parse_pairs(engine_arg, "--engine-arg"))
-        settings = load(config, **overrides)
+        name_model(overrides, judge, model)
+        add_tokenizers(overrides, tokenizer)
+        settings = add_engine_args(overrides, config, context.args, engine_arg)
     except ValueError as error:
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
@@ -218,57 +214,6 @@ def serve(
 
 
 serve.command_class = vllm_options.ServeCommand  # type: ignore[attr-defined]  # `capo` asks for it
-
-
-def _name_model(overrides: dict[str, Any], *names: str | None) -> None:
-    """Set the model to the one that MODEL and --model name.
-
-    Raises:
-        ValueError: they name different ones.
-    """
-    given = sorted({name for name in names if name is not None})
-    if len(given) > 1:
-        raise ValueError(f"two models are given, {' and '.join(given)}: name one")
-    if given:
-        overrides.setdefault("model", given[0])
-
-
-def _merge(overrides: dict[str, Any], name: str, values: Mapping[str, Any]) -> None:
-    """Add to a setting that is a table."""
-    before = overrides.get(name, {})
-    if values and isinstance(before, dict):
-        overrides[name] = {**before, **values}
-
-
-def _tokenizers(given: Iterable[str] | None) -> dict[str, str]:
-    found = {}
-    for pair in given or ():
-        name, equals, path = (part.strip() for part in pair.partition("="))
-        if not (name and equals and path):
-            raise ValueError(
-                f"--tokenizer {pair}: write NAME=PATH, with the name that rollouts have in "
-                "`tokenizer`. The judge's own: --engine-arg tokenizer=PATH (engine vllm), --set "
-                "tokenizer=PATH (engine openai)"
-            )
-        found[name] = path
-    return found
-
-
-def _for_vllm(settings: Settings, args: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Engine arguments from vLLM's own options; MODEL may stand among them.
-
-    Raises:
-        ValueError: an option is not known, or the engine is another.
-    """
-    if settings.engine != "vllm":
-        raise ValueError(
-            f"no such option: {args[0]}. If it is one of vLLM's: the engine is {settings.engine}, "
-            "which takes none"
-        )
-    logs.set_up(settings)  # vLLM takes its log's format when it is imported
-    model, arguments = vllm_options.parse(args)
-    _name_model(overrides, overrides.get("model"), model)
-    return arguments
 
 
 def run(settings: Settings) -> int:

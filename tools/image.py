@@ -120,8 +120,10 @@ def container(engine: Engine) -> Iterator[str]:
         "--volume", "capo-cache:/cache", "--publish", f"127.0.0.1:{PORT}:8000",
         "--env", f"CAPO_API_KEY={KEY}", IMAGE,
     )  # fmt: skip
-    yield "capo"
-    engine("rm", "--force", "capo")
+    try:
+        yield "capo"
+    finally:
+        engine("rm", "--force", "capo", fails=True)
 
 
 def deployment() -> str:
@@ -158,8 +160,10 @@ def pod(engine: Engine) -> Iterator[str]:
     for volume in ("tmp", "shared-memory"):
         Path(engine("volume", "inspect", "--format", "{{.Mountpoint}}", volume)).chmod(0o1777)
     engine("restart", "--time", "5", name)
-    yield name
-    engine("kube", "down", str(path))
+    try:
+        yield name
+    finally:
+        engine("kube", "down", str(path), fails=True)
 
 
 def try_out(engine: Engine, name: str) -> None:

@@ -87,6 +87,13 @@ VERSIONS = {
     "deploy/helm/capo/Chart.yaml": r"^appVersion: (\S+)",
     "deploy/docker/Dockerfile": r"^ARG VERSION=(\S+)",
     "deploy/docker/Dockerfile.cpu": r"^ARG VERSION=(\S+)",
+    "deploy/compose/compose.yaml": r"^ +image: capo-credit:([^-\s]+)",
+    "deploy/compose/compose.gpu.yaml": r"^ +image: capo-credit:([^-\s]+)",
+    "deploy/helm/examples/demo.yaml": r"^ +tag: ([^-\s]+)",
+    "deploy/helm/examples/gpu-7b.yaml": r"^ +tag: ([^-\s]+)",
+    "deploy/helm/examples/gpu-72b-tensor-parallel.yaml": r"^ +tag: ([^-\s]+)",
+    "deploy/helm/examples/gpu-multi-node.yaml": r"^ +tag: ([^-\s]+)",
+    "deploy/helm/examples/upstream.yaml": r"^ +tag: ([^-\s]+)",
 }
 
 

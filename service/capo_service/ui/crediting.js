@@ -65,7 +65,10 @@ async function patiently(call, signal, note) {
       if (!(error instanceof Problem) || ![429, 503].includes(error.status) || tries >= RETRIES) throw error;
       const seconds = Math.min(error.retryAfter ?? 3, 60);
       note(`${error.title}: retrying in ${seconds} s`);
-      await new Promise((go) => setTimeout(go, seconds * 1000));
+      await new Promise((go) => {
+        const timer = setTimeout(go, seconds * 1000);
+        signal.addEventListener("abort", () => (clearTimeout(timer), go()), { once: true });
+      });
       if (signal.aborted) throw new DOMException("canceled", "AbortError");
     }
   }

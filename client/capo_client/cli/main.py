@@ -29,8 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",  # which joins the lines of a paragraph
     pretty_exceptions_show_locals=False,
-    epilog="CAPO_URL and CAPO_API_KEY stand for --url and --api-key (`capo demo` starts a service of "
-    "its own unless it is given --url).\n\nExit codes: "
+    epilog="CAPO_URL and CAPO_API_KEY stand for --url and --api-key (`capo demo` starts a service "
+    "of its own unless it is given --url).\n\nExit codes: "
     + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()),
     context_settings={"help_option_names": ["-h", "--help"]},
 )

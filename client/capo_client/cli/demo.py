@@ -102,7 +102,9 @@ def demo(
     ] = None,
     method: MethodOption = DEFAULT_METHOD,
     n: CritiquesOption = DEFAULT_CRITIQUES,
-    keep: Annotated[bool, typer.Option(help="Keep the started service running.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", metavar="", help="Keep the started service running.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Credit a few example rollouts and show their steps, votes and token rewards."""

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import capo_wire as wire
 from capo_client import CreditClient
@@ -22,17 +22,9 @@ from capo_client.cli.file_job import FileJob
 from capo_service.pipeline.canary import load_canaries
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_wire.aggregate import agreement, mean_reward
-from kit_browser import browsing, launch, visit
+from kit_browser import browsing, visit
 from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +138,13 @@ def test_filters_search_and_sorting(page: Page, service: Service, tmp_path: Path
     expect(rows).to_have_count(4)
     show = page.locator("#view-rollouts [name=shown]")
     for choice, expected in {
-        "lucky": ["lucky"], "unexplained": ["silent"], "right": ["right", "lucky"],
-        "wrong": ["wrong", "silent"], "unknown": [], "waiting": [],
-    }.items():  # fmt: skip
+        "lucky": ["lucky"],
+        "unexplained": ["silent"],
+        "right": ["right", "lucky"],
+        "wrong": ["wrong", "silent"],
+        "unknown": [],
+        "waiting": [],
+    }.items():
         show.select_option(choice)
         assert ids(page) == expected
     show.select_option("all")
@@ -167,11 +163,24 @@ def test_filters_search_and_sorting(page: Page, service: Service, tmp_path: Path
 
 def test_agreement_and_reward_hacking_flags_filter(page: Page, tmp_path: Path) -> None:
     def result(name: str, wrong: int, *reasons: str) -> dict[str, Any]:
-        step = {"index": 0, "span": [0, 1], "token_span": None, "wrong": wrong > 2, "penalty": 0.0,
-                "votes": {"wrong": wrong, "valid": 4, "asked": 4}, "reward": 0.0}  # fmt: skip
+        step = {
+            "index": 0,
+            "span": [0, 1],
+            "token_span": None,
+            "wrong": wrong > 2,
+            "penalty": 0.0,
+            "votes": {"wrong": wrong, "valid": 4, "asked": 4},
+            "reward": 0.0,
+        }
         flags = [{"reason": each, "detail": "d", "action": "flag"} for each in reasons]
-        return {"id": name, "status": "ok", "outcome": None, "steps": [step], "suspicion": flags,
-                "usage": {"critiques_run": 4}}  # fmt: skip
+        return {
+            "id": name,
+            "status": "ok",
+            "outcome": None,
+            "steps": [step],
+            "suspicion": flags,
+            "usage": {"critiques_run": 4},
+        }
 
     records = [result("sure", 0), result("split", 2, "padding"), result("odd", 4, "hidden_text")]
     rows = opened(page, jsonl(tmp_path / "results.jsonl", records))
@@ -209,17 +218,50 @@ def test_neighbours_by_keys(page: Page, service: Service, tmp_path: Path) -> Non
 
 
 FOREIGN = {
-    "verl": [{"input": "user\n1 + 1?", "output": "2", "gts": "2", "score": 1.0, "step": 7, "acc": True}],
-    "trl": [{"step": 7, "prompt": [{"role": "user", "content": "1 + 1?"}],
-             "completion": [{"role": "assistant", "content": "2"}], "format_reward": 1.0, "advantage": 0.5}],
+    "verl": [
+        {"input": "user\n1 + 1?", "output": "2", "gts": "2", "score": 1.0, "step": 7, "acc": True}
+    ],
+    "trl": [
+        {
+            "step": 7,
+            "prompt": [{"role": "user", "content": "1 + 1?"}],
+            "completion": [{"role": "assistant", "content": "2"}],
+            "format_reward": 1.0,
+            "advantage": 0.5,
+        }
+    ],
     "openrlhf": [{"input": "1 + 1?", "output": "2", "reward": 1.0, "step": 7}],
-    "skyrl": [{"input_prompt": "1 + 1?", "output_response": "2", "score": [0.0, 0.25, 0.75], "step": 7}],
-    "swift": [{"step": [7, 7], "prompt": ["1 + 1?", "1 + 1?"], "completion": ["2", "2"], "reward": [1.0, 1.0]}],
-    "chat": [{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}],
-              "reward": 1, "step": 7}],
-    "nested": [{"prompt": "1 + 1?", "response": "2", "reward_model": {"ground_truth": "2"}, "score": 1,
-                "global_step": 7}],
-}  # fmt: skip
+    "skyrl": [
+        {"input_prompt": "1 + 1?", "output_response": "2", "score": [0.0, 0.25, 0.75], "step": 7}
+    ],
+    "swift": [
+        {
+            "step": [7, 7],
+            "prompt": ["1 + 1?", "1 + 1?"],
+            "completion": ["2", "2"],
+            "reward": [1.0, 1.0],
+        }
+    ],
+    "chat": [
+        {
+            "messages": [
+                {"role": "user", "content": "1 + 1?"},
+                {"role": "assistant", "content": "2"},
+            ],
+            "reward": 1,
+            "step": 7,
+        }
+    ],
+    "nested": [
+        {
+            "prompt": "1 + 1?",
+            "response": "2",
+            "reward_model": {"ground_truth": "2"},
+            "score": 1,
+            "global_step": 7,
+        }
+    ],
+}
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -244,9 +286,12 @@ def test_columns_are_chosen_and_remembered(page: Page, tmp_path: Path) -> None:
     files = page.locator("#view-rollouts .files")
     expect(files).to_contain_text("no column with a response was recognized")
     for label, column in {
-        "Question": "frage", "Response": "antwort", "Reward": "punkte", "Training step": "schritt",
+        "Question": "frage",
+        "Response": "antwort",
+        "Reward": "punkte",
+        "Training step": "schritt",
         "Token rewards": "je_token",
-    }.items():  # fmt: skip
+    }.items():
         page.locator("#view-rollouts .mapping label", has_text=label).first.locator(
             "select"
         ).select_option(column)
@@ -279,8 +324,10 @@ def test_bad_lines_are_counted_and_shown(page: Page, tmp_path: Path) -> None:
 
 def test_files_that_are_no_json_say_what_to_do(page: Page, tmp_path: Path) -> None:
     for name, start, advice in (
-        ("a.parquet", b"PAR1", "to_json"), ("b.jsonl.gz", b"\x1f\x8b\x08", "gunzip"), ("c.jsonl", b"", "empty"),
-    ):  # fmt: skip
+        ("a.parquet", b"PAR1", "to_json"),
+        ("b.jsonl.gz", b"\x1f\x8b\x08", "gunzip"),
+        ("c.jsonl", b"", "empty"),
+    ):
         (tmp_path / name).write_bytes(start)
         page.set_input_files("#rollout-files", tmp_path / name)
         expect(page.locator("#view-rollouts .files")).to_contain_text(advice)
@@ -481,9 +528,21 @@ def test_hostile_texts_stay_texts(page: Page, tmp_path: Path) -> None:
     title = page.title()
     long = "<b>a</b> " * 22_222
     records: list[dict[str, Any]] = [
-        {"id": HOSTILE, "question": HOSTILE, "response": HOSTILE + "\n\n\u202egnp.exe", "run": HOSTILE, "reference": HOSTILE},
-        {"id": "\u202elong", "question": long, "response": long, "run": "constructor", "__proto__": {"a": 1}},
-    ]  # fmt: skip
+        {
+            "id": HOSTILE,
+            "question": HOSTILE,
+            "response": HOSTILE + "\n\n\u202egnp.exe",
+            "run": HOSTILE,
+            "reference": HOSTILE,
+        },
+        {
+            "id": "\u202elong",
+            "question": long,
+            "response": long,
+            "run": "constructor",
+            "__proto__": {"a": 1},
+        },
+    ]
     path = tmp_path / "a\u202egnp.jsonl"
     expect(opened(page, jsonl(path, records))).to_have_count(2)
     accessible(page)
@@ -588,7 +647,11 @@ def test_records_are_cut_as_json_cuts_them(
     else:
         text = json.dumps(records, ensure_ascii=False, indent=1 if form == "indented" else None)
     text = text.encode("utf-8", "replace").decode()
-    expected = json.loads(f"[{text.replace(chr(10), ',')}]") if form in ("lines", "ascii") else json.loads(text)  # fmt: skip
+    expected = (
+        json.loads(f"[{text.replace(chr(10), ',')}]")
+        if form in ("lines", "ascii")
+        else json.loads(text)
+    )
     found, again, bad = plain_page.evaluate(STUB, [text, size])
     assert (found, again, bad) == (expected, expected, [])
 
@@ -608,8 +671,16 @@ def test_agreement_and_reward_are_those_of_the_service(
     for index, ((wrong, valid), size, reward) in enumerate(steps):
         votes = wire.Votes(wrong=wrong, valid=valid, asked=8)
         made.append(
-            wire.Step(index=index, span=(at, at + size), token_span=None, wrong=False, penalty=0.0, votes=votes, reward=reward)
-        )  # fmt: skip
+            wire.Step(
+                index=index,
+                span=(at, at + size),
+                token_span=None,
+                wrong=False,
+                penalty=0.0,
+                votes=votes,
+                reward=reward,
+            )
+        )
         at += size
     result = wire.Credited(
         id="0", outcome=None, steps=made, token_rewards=tokens, usage=wire.Usage()

@@ -18,34 +18,20 @@ from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from capo_service.core import rewards
 from capo_service.core.voting import VoteCount
 from capo_service.engine.base import EngineStatus
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.scheduling.api_keys import make_key
-from kit_browser import browsing, launch, visit
+from kit_browser import browsing, visit
 from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
 QUESTION = "A bakery bakes 12 trays with 8 rolls each and sells 75. How many are left?"
 RIGHT = "It bakes 12 * 8 = 96 rolls.\n\nThen 96 - 75 = 21 are left.\n\n#### 21"
 WRONG = "It bakes 12 * 8 = 86 rolls 🥐.\n\nThen 86 - 75 = 11 are left.\n\n#### 11"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    with browsing(browser) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

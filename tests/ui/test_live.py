@@ -13,29 +13,15 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 
 from capo_service.pipeline.critics import SymbolicCritic
-from kit_browser import browsing, launch, visit
+from kit_browser import browsing, visit
 from kit_service import Service, serving, settings
 
 QUESTION = "A bakery bakes 12 trays with 8 rolls each and sells 75. How many are left?"
 WRONG = "It bakes 12 * 8 = 86 rolls 🥐.\n\nThen 86 - 75 = 11 are left.\n\n#### 11"
 RIGHT = "It bakes 12 * 8 = 96 rolls.\n\nThen 96 - 75 = 21 are left.\n\n#### 21"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    with browsing(browser) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -154,24 +140,67 @@ def test_the_live_view_keeps_no_rollouts_by_default(page: Page, tmp_path: Path) 
 def run_files(folder: Path, share: float = 0.2, steps: int = 3) -> list[Path]:
     """What a trainer wrote of a few steps; tests/trainer writes real ones and the demo looks at them."""
     metrics: list[dict[str, Any]] = [
-        {"kind": "train", "step": step, "rollouts": 4, "accuracy": share * step, "wrong_step_rate": 0.5 / step,
-         "mean_tokens": 40.0, "loss": 0.1, "uncredited": 1, "grad_norm": 2.0, "judge_completion_tokens": 100, "judge_prompt_tokens": 400}
+        {
+            "kind": "train",
+            "step": step,
+            "rollouts": 4,
+            "accuracy": share * step,
+            "wrong_step_rate": 0.5 / step,
+            "mean_tokens": 40.0,
+            "loss": 0.1,
+            "uncredited": 1,
+            "grad_norm": 2.0,
+            "judge_completion_tokens": 100,
+            "judge_prompt_tokens": 400,
+        }
         for step in range(1, steps + 1)
-    ]  # fmt: skip
-    metrics.append({"kind": "evaluation", "step": steps, "greedy_accuracy": 0.7, "greedy_wrong_step_rate": 0.1})  # fmt: skip
+    ]
+    metrics.append(
+        {"kind": "evaluation", "step": steps, "greedy_accuracy": 0.7, "greedy_wrong_step_rate": 0.1}
+    )
     votes = {"valid": 1, "asked": 1}
     rollouts = [
         {
-            "step": step, "question": QUESTION, "response": WRONG, "tokens": 9, "method": "majority", "w_whole": 2.0, "w_process": 1.0,
+            "step": step,
+            "question": QUESTION,
+            "response": WRONG,
+            "tokens": 9,
+            "method": "majority",
+            "w_whole": 2.0,
+            "w_process": 1.0,
             "credit": {
-                "id": "0", "status": "ok", "outcome": {"value": 0.0, "source": "caller"}, "usage": {"critiques_run": 1, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0},
-                "steps": [{"index": 0, "span": [0, len(WRONG)], "token_span": None, "wrong": step < 3, "penalty": float(step < 3),
-                           "votes": {"wrong": int(step < 3), **votes}, "reward": 0.0}],
-                "critiques": [{"text": "x", "wrong_steps": [0] if step < 3 else [], "valid": True, "finish_reason": "stop"}],
+                "id": "0",
+                "status": "ok",
+                "outcome": {"value": 0.0, "source": "caller"},
+                "usage": {
+                    "critiques_run": 1,
+                    "prompt_tokens": 0,
+                    "completion_tokens": 0,
+                    "cached_tokens": 0,
+                },
+                "steps": [
+                    {
+                        "index": 0,
+                        "span": [0, len(WRONG)],
+                        "token_span": None,
+                        "wrong": step < 3,
+                        "penalty": float(step < 3),
+                        "votes": {"wrong": int(step < 3), **votes},
+                        "reward": 0.0,
+                    }
+                ],
+                "critiques": [
+                    {
+                        "text": "x",
+                        "wrong_steps": [0] if step < 3 else [],
+                        "valid": True,
+                        "finish_reason": "stop",
+                    }
+                ],
             },
         }
         for step in (1, 1, 2, 3)
-    ]  # fmt: skip
+    ]
     folder.mkdir(exist_ok=True)
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(each) + "\n" for each in metrics) + '{"kind": "tr'
@@ -191,7 +220,9 @@ def test_the_training_view(page: Page, service: Service, tmp_path: Path) -> None
     expect(chart).to_be_visible()
     # Units and the name of x stand at the axes.
     expect(chart.locator("text", has_text="training step")).to_have_count(1)
-    expect(page.locator(".chart", has_text="Judge tokens").locator("text", has_text="tokens")).to_have_count(1)  # fmt: skip
+    expect(
+        page.locator(".chart", has_text="Judge tokens").locator("text", has_text="tokens")
+    ).to_have_count(1)
     expect(page.get_by_role("img", name="(fallback): 25%")).to_be_visible()
     expect(page.locator(".slider .range")).to_have_text(["1", "3"])
     told = page.locator("#view-training output[for=run-step]")

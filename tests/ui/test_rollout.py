@@ -16,12 +16,12 @@ from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from capo_service.engine.base import CritiqueSampling
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_trainer.algorithm import advantages
-from kit_browser import ROOT, browsing, launch, visit
+from kit_browser import ROOT, browsing, visit
 from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings
 
@@ -38,20 +38,6 @@ RIGHT = "He earns 5 + 7 = 12.\n\nThe answer is \\boxed{6}."
 def flag_first(prompt: str, sampling: CritiqueSampling) -> str:
     wrong = "0" if "13" in prompt else ""
     return f'{{"analysis": "See step 0.", "incorrect_steps": [{wrong}]}}'
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    with browsing(browser) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +165,21 @@ def find(page: Page, text: str) -> list[str]:
 @pytest.mark.parametrize(
     "text",
     [
-        "$5 and $7", "It costs $5, or 10$ in all", "$1,000 to $2,000", "$5-$7", "She earns $18 * $2 = $36 daily",
-        "$20 for 3 apples$ yes", "10$/kg and 5$/kg", "\\$5 and \\$6", "a $ b $ c", "\\boxed{", "\\( open", "$", "$$",
+        "$5 and $7",
+        "It costs $5, or 10$ in all",
+        "$1,000 to $2,000",
+        "$5-$7",
+        "She earns $18 * $2 = $36 daily",
+        "$20 for 3 apples$ yes",
+        "10$/kg and 5$/kg",
+        "\\$5 and \\$6",
+        "a $ b $ c",
+        "\\boxed{",
+        "\\( open",
+        "$",
+        "$$",
     ],
-)  # fmt: skip
+)
 def test_no_formula_is_found_in(page: Page, service: Service, text: str) -> None:
     if not page.url.startswith(service.url):
         visit(page, service.url)
@@ -206,11 +203,21 @@ def test_formulas_are_found(page: Page, service: Service, text: str, found: list
 
 
 HOSTILE = [
-    "\\def\\a{\\a}\\a", "\\def\\a{\\a\\a}\\a", "\\href{javascript:alert(1)}{x}", "\\htmlStyle{position:fixed}{x}",
-    "\\includegraphics{http://example.com/x.png}", "\\rule{9999em}{9999em}", "{" * 400 + "}" * 400,
-    "\\frac" * 150, "^{" * 200 + "}" * 200, "\\sqrt{" * 120 + "x" + "}" * 120, "\\kern-9999em x",
-    "\\text{<img src=x onerror=alert(1)>}", "\\begin{matrix}" + "&" * 900 + "\\end{matrix}", "\\color{red}" * 80,
-]  # fmt: skip
+    "\\def\\a{\\a}\\a",
+    "\\def\\a{\\a\\a}\\a",
+    "\\href{javascript:alert(1)}{x}",
+    "\\htmlStyle{position:fixed}{x}",
+    "\\includegraphics{http://example.com/x.png}",
+    "\\rule{9999em}{9999em}",
+    "{" * 400 + "}" * 400,
+    "\\frac" * 150,
+    "^{" * 200 + "}" * 200,
+    "\\sqrt{" * 120 + "x" + "}" * 120,
+    "\\kern-9999em x",
+    "\\text{<img src=x onerror=alert(1)>}",
+    "\\begin{matrix}" + "&" * 900 + "\\end{matrix}",
+    "\\color{red}" * 80,
+]
 
 
 def test_hostile_formulas_neither_hang_nor_inject(page: Page, service: Service) -> None:
@@ -475,11 +482,22 @@ def test_a_narrow_screen(browser: Browser, service: Service) -> None:
 def test_a_view_can_show_a_rollout_and_hear_of_steps(page: Page, service: Service) -> None:
     visit(page, service.url)
     result: dict[str, Any] = {
-        "response": "One.\n\nTwo.", "outcome": None, "critiques": None,
-        "steps": [{"index": i, "span": span, "token_span": None, "wrong": False, "penalty": 0.0,
-                   "votes": {"wrong": 0, "valid": 1, "asked": 1}, "reward": 0.0}
-                  for i, span in enumerate(([0, 6], [6, 10]))],
-    }  # fmt: skip
+        "response": "One.\n\nTwo.",
+        "outcome": None,
+        "critiques": None,
+        "steps": [
+            {
+                "index": i,
+                "span": span,
+                "token_span": None,
+                "wrong": False,
+                "penalty": 0.0,
+                "votes": {"wrong": 0, "valid": 1, "asked": 1},
+                "reward": 0.0,
+            }
+            for i, span in enumerate(([0, 6], [6, 10]))
+        ],
+    }
     page.evaluate(
         """async (result) => {
             const { renderRollout } = await import("/ui/rollout.js");

@@ -59,9 +59,13 @@ class Engine:
             given: for subprocess.run.
         """
         done = subprocess.run(
-            podman.command(*arguments), env=self._environment, capture_output=True, text=True,
-            check=False, **given,
-        )  # fmt: skip
+            podman.command(*arguments),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            **given,
+        )
         check(fails or done.returncode == 0, f"podman {arguments[0]}: {done.stderr[-2000:]}")
         return done.stdout.strip()
 
@@ -101,12 +105,23 @@ def build(engine: Engine) -> None:
     wheels()
     say("building Dockerfile.cpu")
     engine(
-        "build", "--format", "docker", "--network", "host", "--tag", IMAGE,
-        "--file", str(ROOT / "deploy/docker/Dockerfile.cpu"),
-        "--build-context", f"{BASE}=container-image://localhost/capo-base:latest",
-        "--volume", f"{WORK}/wheels:/wheels:ro", "--volume", f"{WORK}/pip.conf:/etc/pip.conf:ro",
+        "build",
+        "--format",
+        "docker",
+        "--network",
+        "host",
+        "--tag",
+        IMAGE,
+        "--file",
+        str(ROOT / "deploy/docker/Dockerfile.cpu"),
+        "--build-context",
+        f"{BASE}=container-image://localhost/capo-base:latest",
+        "--volume",
+        f"{WORK}/wheels:/wheels:ro",
+        "--volume",
+        f"{WORK}/pip.conf:/etc/pip.conf:ro",
         str(ROOT),
-    )  # fmt: skip
+    )
     say(f"built: {engine('images', '--format', '{{.Size}}', IMAGE)}")
 
 
@@ -115,11 +130,27 @@ def container(engine: Engine) -> Iterator[str]:
     """As docs/docker.md runs it, on another port."""
     say("podman run")
     engine(
-        "run", "--detach", "--replace", "--name", "capo", "--read-only", "--tmpfs=/tmp",
-        "--cap-drop", "all", "--security-opt", "no-new-privileges", "--shm-size", "2g",
-        "--volume", "capo-cache:/cache", "--publish", f"127.0.0.1:{PORT}:8000",
-        "--env", f"CAPO_API_KEY={KEY}", IMAGE,
-    )  # fmt: skip
+        "run",
+        "--detach",
+        "--replace",
+        "--name",
+        "capo",
+        "--read-only",
+        "--tmpfs=/tmp",
+        "--cap-drop",
+        "all",
+        "--security-opt",
+        "no-new-privileges",
+        "--shm-size",
+        "2g",
+        "--volume",
+        "capo-cache:/cache",
+        "--publish",
+        f"127.0.0.1:{PORT}:8000",
+        "--env",
+        f"CAPO_API_KEY={KEY}",
+        IMAGE,
+    )
     try:
         yield "capo"
     finally:

@@ -34,9 +34,13 @@ def capo(folder: Path, *arguments: object, **environment: str) -> subprocess.Com
     (folder / "labelled.jsonl").write_text(LABELLED)
     return subprocess.run(
         [sys.executable, "-m", "capo_client", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
         env={**os.environ, "COLUMNS": "200", **environment},
-    )  # fmt: skip
+    )
 
 
 def parsed(command: str, *arguments: str) -> dict[str, Any]:
@@ -59,7 +63,11 @@ FORMER = [
     ("credit", [*FILES, "--no-critiques", "--no-retry-errors"], FILES),
     ("credit", [*FILES, "--critiques", "--no-critiques"], FILES),
     ("credit", [*FILES, "--hide-reference", "--no-hide-reference"], FILES),
-    ("credit", ["--critiques", *FILES, "--hide-reference"], [*FILES, "--hide-reference", "--critiques"]),
+    (
+        "credit",
+        ["--critiques", *FILES, "--hide-reference"],
+        [*FILES, "--hide-reference", "--critiques"],
+    ),
     ("credit", [*FILES, "--n", "2"], [*FILES, "-k", "2"]),
     ("credit", ["--out", "o", "--", "--deadline"], ["--out", "o", "--", "--deadline"]),
     ("eval", ["f", "--deadline", "5"], ["f", "--timeout", "5"]),
@@ -67,7 +75,7 @@ FORMER = [
     ("demo", ["--keep", "--no-keep"], []),
     ("testbed", ["--again", "--no-quick"], ["--force"]),
     ("testbed", ["--again", "--no-again"], []),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("command", "former", "today"), FORMER, ids=str)

@@ -345,10 +345,20 @@ def test_a_proxy_in_the_way(
 
 
 INFO: dict[str, Any] = {
-    "service": "capo-credit", "version": "9.0", "wire": 1, "model": "m", "engine": "vllm",
-    "context_length": 2048, "critique_style": "brief", "critique_format": "json", "tokenizers": [],
-    "voting_methods": [], "reward_schemes": [], "segment_methods": [], "limits": {},
-}  # fmt: skip
+    "service": "capo-credit",
+    "version": "9.0",
+    "wire": 1,
+    "model": "m",
+    "engine": "vllm",
+    "context_length": 2048,
+    "critique_style": "brief",
+    "critique_format": "json",
+    "tokenizers": [],
+    "voting_methods": [],
+    "reward_schemes": [],
+    "segment_methods": [],
+    "limits": {},
+}
 
 
 def fake(**changed: Any) -> Callable[[str, str, bytes], Answer]:

@@ -183,9 +183,7 @@ def test_secrets_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f'# api_keys = ["{HIDDEN}"]  # CAPO_API_KEY' in shown
 
 
-@pytest.mark.parametrize(
-    "url", ["redis://user:hu@sh@redis/1", "rediss://redis?password=hush&a=b"]
-)
+@pytest.mark.parametrize("url", ["redis://user:hu@sh@redis/1", "rediss://redis?password=hush&a=b"])
 def test_no_part_of_a_password_is_printed(url: str) -> None:
     shown = as_toml(Settings(result_cache=url), {})
     assert "sh@" not in shown and "hush" not in shown and HIDDEN in shown
@@ -217,10 +215,17 @@ def test_the_file_of_the_settings_page_can_be_loaded(tmp_path: Path) -> None:
 def test_help_shows_choices_defaults_and_examples() -> None:
     shown = " ".join(asked("--help").replace("│", " ").split())
     for part in (
-        "vllm|openai|symbolic", "verdict|brief|full", "debug|info|warning|error", "text|json",
-        "[default: (127.0.0.1)]", "[default: (demo)]", "[env var: CAPO_CONFIG]", "--base-url",
-        "capo serve Qwen/Qwen2.5-7B-Instruct --max-model-len 16384", "docs/settings.md",
-    ):  # fmt: skip
+        "vllm|openai|symbolic",
+        "verdict|brief|full",
+        "debug|info|warning|error",
+        "text|json",
+        "[default: (127.0.0.1)]",
+        "[default: (demo)]",
+        "[env var: CAPO_CONFIG]",
+        "--base-url",
+        "capo serve Qwen/Qwen2.5-7B-Instruct --max-model-len 16384",
+        "docs/settings.md",
+    ):
         assert part in shown, part
 
 

@@ -110,6 +110,11 @@ def test_nothing_is_written_into_the_package(url: str) -> None:
 
     names = {path.name for path in Path(testbed.folder("demo")).iterdir()}
     assert names == {
-        "chat_template.jinja", "config.json", "generation_config.json", "judge.j2",
-        "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "judge.j2",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }

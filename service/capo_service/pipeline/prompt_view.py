@@ -17,8 +17,8 @@ class PromptViewer:
     """Shows the judge's prompt for a rollout.
 
     The step tags of the shown text have a nonce that is drawn for this one view. The judge's own is
-    not shown, in no form that a template may give it: whoever knew it could forge step tags in a
-    rollout of the same question. The number of tokens is that of the judge's own prompt.
+    not shown in any form: a policy that knew it could forge step tags in a rollout of the same
+    question. The number of tokens is that of the judge's own prompt.
 
     Args:
         preparer: makes the judge's own prompt.

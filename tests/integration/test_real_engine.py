@@ -166,12 +166,25 @@ def test_every_attack_of_the_corpus_is_judged_within_the_structure(service: Runn
         assert critique.valid and critique.finish_reason == "stop", rollout.id
 
 
+def wait_until_idle(service: Running) -> None:
+    idle = [r"^capo_running 0\.0$"]
+    if service.engine == "vllm":
+        idle += [rf"^vllm:num_requests_{state}\{{.*\}} 0\.0$" for state in ("running", "waiting")]
+    until = time.monotonic() + 30
+    while not all(
+        re.search(each, httpx.get(f"{service.url}/metrics").text, re.MULTILINE) for each in idle
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running) -> None:
     body = {
         "rollouts": [{"question": "q", "response": f"a\n\n{i}", "outcome": 1} for i in range(40)]
     }
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{service.url}/credit", json=body, timeout=1.0)
+    wait_until_idle(service)  # or the next is refused on arrival, by the rate of a busy judge
     late = httpx.post(f"{service.url}/credit", json={**body, "deadline_ms": 200}, timeout=60)
     if late.status_code == 200:
         assert 504 in {r["error"]["status"] for r in late.json()["results"] if "error" in r}
@@ -183,15 +196,7 @@ def test_a_caller_that_hangs_up_and_a_deadline_free_the_engine(service: Running)
         "POST", f"{service.url}/credit", json=changed, headers=ndjson, timeout=60
     ) as answer:
         assert json.loads(next(answer.iter_lines()))["status"] == "ok"  # then hang up
-    idle = [r"^capo_running 0\.0$"]
-    if service.engine == "vllm":
-        idle += [rf"^vllm:num_requests_{state}\{{.*\}} 0\.0$" for state in ("running", "waiting")]
-    until = time.monotonic() + 30
-    while not all(
-        re.search(each, httpx.get(f"{service.url}/metrics").text, re.MULTILINE) for each in idle
-    ):
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_until_idle(service)
     with CreditClient(service.url) as client:
         assert client.credit([{**body["rollouts"][0], "outcome": 0}]).credited
 

@@ -63,6 +63,8 @@ def test_without_a_model_there_is_text_only_and_every_example_works(tmp_path: Pa
     assert code == 0 and len(prompts) == 8
     assert all(prompt["prompt_token_ids"] is None for prompt in prompts)
     assert all(prompt["opening"] == "" for prompt in prompts)
+    # The built-in template, and not that of the default judge `demo`.
+    assert all("You are a careful maths teacher" in p["messages"][0]["content"] for p in prompts)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import capo_wire as wire
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate
+from capo_service.engine import embedded
 from capo_service.engine.base import ChatPrompt, JudgePrompt
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.judge_template import load_template
@@ -25,8 +26,6 @@ from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
-# Without a judge, and not as for the demo judge, which is the default of `capo serve`.
-_NO_JUDGE = {"critique_style": "brief", "prefill": True}
 _TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
 
 
@@ -58,8 +57,8 @@ def prompt(
         overrides |= parse_pairs(setting, "--set")
         settings = load(None, **overrides)
         if "model" not in settings.model_fields_set:
-            missing = _NO_JUDGE.keys() - settings.model_fields_set
-            settings = load(None, **overrides | {name: _NO_JUDGE[name] for name in missing})
+            # The built-in template, style and form, and not those of the default judge `demo`.
+            settings = load(None, **overrides | {"model": embedded.NAME})
         rendered = judge_prompts(
             file, load_template(settings.template, settings.model), settings, model
         )

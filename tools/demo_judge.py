@@ -2,7 +2,6 @@
 
     .venv/bin/python tools/demo_judge.py            (about 20 minutes on one core)
     .venv/bin/python tools/demo_judge.py --check    (the same, and compares with what is there)
-    .venv/bin/python tools/demo_judge.py --from FOLDER    (of a testbed that was built with seed 0)
 
 The testbed is built from scratch (seed 0, one thread, deterministic algorithms), its best judge is
 rounded to bfloat16, and its files are written. The same versions of torch and transformers on the
@@ -41,13 +40,11 @@ SEED, THREADS = 0, 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    parser.add_argument("--from", dest="testbed", type=Path, help="a testbed that was built")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        testbed = options.testbed or Path(scratch) / "testbed"
-        if options.testbed is None:
-            torch.set_num_threads(THREADS)
-            build(testbed, Sizes(), SEED, print)
+        testbed = Path(scratch) / "testbed"
+        torch.set_num_threads(THREADS)
+        build(testbed, Sizes(), SEED, print)
         made = Path(scratch) / "judge"
         pack(testbed / "judge", made)
         print(json.dumps(json.loads((testbed / "testbed.json").read_text())["judges"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import pytest
 import kit_docs
 import kit_installed
 from capo_client.cli import main
+from capo_service.pipeline.judge_template import load_template
 from kit_service import Service
 
 pytestmark = pytest.mark.slow  # a process for each command
@@ -203,6 +205,10 @@ def test_a_service_alone_serves_its_api_and_its_page_where_the_last_line_says(
         assert "weights" not in "".join(lines), "this judge has none"
         for path in ("/", "/docs", "/metrics"):
             assert httpx.get(url + path).status_code == 200
+        info = httpx.get(f"{url}/info").json()
+        assert info["critique_style"] == "brief", "and nothing else of the demo's judge"
+        built_in = load_template(None, None).source.encode()
+        assert info["template"] == hashlib.sha256(built_in).hexdigest()[:16]
         body = {"rollouts": [{"question": "q", "response": "1 + 1 = 3.", "outcome": 1}]}
         done = httpx.post(f"{url}/credit", json=body, timeout=60)
         assert done.json()["results"][0]["steps"][0]["wrong"]

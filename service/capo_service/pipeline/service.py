@@ -74,7 +74,9 @@ class Service:
         self._parts = ServiceParts(
             settings,
             backend,
-            load_template(settings.template, settings.model),
+            load_template(
+                settings.template, None if settings.engine == "symbolic" else settings.model
+            ),
             Verifier(settings.verify_workers, settings.verify_timeout),
             make_cache(settings, telemetry.cache_lookups.labels("error").inc),
             self.admission,

@@ -211,7 +211,9 @@ def serving(python: str) -> Iterator[str]:
 
 def ask(url: str, body: object = None) -> str:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    # As a browser: `/` is the page for those who accept HTML.
+    headers = {"Content-Type": "application/json", "Accept": "text/html, */*"}
+    request = urllib.request.Request(url, data, headers)
     # No proxy: the service listens on this machine alone.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capo_service.engine import embedded, testbed
-from capo_service.settings.fields import DEMO_JUDGE, TESTBED_JUDGES
+from capo_service.settings.fields import STORY_JUDGES
 
 TEMPLATE = "judge.j2"
 
@@ -33,7 +33,7 @@ def local_model(model: str) -> tuple[str, dict[str, Any]]:
     """
     if model == embedded.NAME:
         return str(embedded.folder()), dict(_EMBEDDED_ARGUMENTS)
-    if model == DEMO_JUDGE or model in TESTBED_JUDGES:
+    if model in STORY_JUDGES:
         return str(testbed.folder(model)), dict(testbed.ARGUMENTS)
     return model, {}
 

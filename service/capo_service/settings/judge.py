@@ -13,9 +13,9 @@ from capo_service.settings.metadata import When
 # Judges that `capo testbed` trains. They only know bare verdicts, written from the first character.
 TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60"})
 DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
-BUILT_IN_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE, "embedded"}
 # They read arithmetic stories only, and know bare verdicts only.
 STORY_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE}
+BUILT_IN_JUDGES = STORY_JUDGES | {"embedded"}
 
 EngineName = Literal["vllm", "openai", "symbolic"]
 CritiqueStyle = Literal["verdict", "brief", "full"]

@@ -32,7 +32,7 @@ from capo_service.api.credit_response import (
 )
 from capo_service.api.parsing import parse
 from capo_service.api.problems import ProblemError
-from capo_service.api.request_body import read_body
+from capo_service.api.request_body import openapi_body, read_body
 from capo_service.engine.base import Engine
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.pipeline.service import Service
@@ -143,12 +143,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             },
             **problems.openapi_responses(),
         },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": _ref("CreditRequest")}}},
-            }
-        },
+        openapi_extra=openapi_body({"$ref": _ref("CreditRequest")}),
         summary="Credit rollouts",
     )
     async def credit(request: Request) -> Response:

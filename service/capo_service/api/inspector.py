@@ -16,7 +16,7 @@ import capo_wire as wire
 from capo_service import version
 from capo_service.api import problems
 from capo_service.api.auth import require
-from capo_service.api.request_body import read_body
+from capo_service.api.request_body import openapi_body, read_body
 from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.core import alignment
 from capo_service.pipeline.prepare import limit
@@ -90,14 +90,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         response_model=wire.Tokens,
         summary="Tokenize a text, or align token ids to their text",
         responses=problems.openapi_responses(),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/TokensRequest"}}
-                },
-            }
-        },
+        openapi_extra=openapi_body({"$ref": "#/components/schemas/TokensRequest"}),
     )
     async def tokens(request: Request) -> wire.Tokens:
         may_credit(request)

@@ -10,7 +10,7 @@ import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.auth import require
 from capo_service.api.parsing import parse
-from capo_service.api.request_body import read_body
+from capo_service.api.request_body import openapi_body, read_body
 from capo_service.concurrency.cpu_thread import off_loop
 from capo_service.pipeline.service import Service
 
@@ -28,14 +28,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         response_model=wire.Prompt,
         summary="The judge's prompt for one rollout, with another nonce; nothing is judged",
         responses=problems.openapi_responses(),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/CreditRequest"}}
-                },
-            }
-        },
+        openapi_extra=openapi_body({"$ref": "#/components/schemas/CreditRequest"}),
     )
     async def prompt(request: Request) -> wire.Prompt:
         may_credit(request)

@@ -21,7 +21,7 @@ import capo_wire as wire
 from capo_service.api import problems
 from capo_service.api.auth import require
 from capo_service.api.credit_response import CreditCall, counted, until_disconnect
-from capo_service.api.request_body import read_body
+from capo_service.api.request_body import openapi_body, read_body
 from capo_service.pipeline.batch import BatchCreditor
 from capo_service.pipeline.service import Service
 from capo_service.pipeline.types import RolloutBatch
@@ -240,4 +240,4 @@ def _metrics(result: wire.Credited) -> dict[str, float]:
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return openapi_body(schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -14,6 +15,11 @@ _GZIP = ("gzip", "x-gzip")
 # Each end of a member copies what is left of its piece: with the whole body as one piece, a million
 # empty members would take minutes.
 _GZIP_PIECE = 4096
+
+
+def openapi_body(schema: dict[str, Any]) -> dict[str, Any]:
+    """The description, in OpenAPI, of a JSON body that a route reads by itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:

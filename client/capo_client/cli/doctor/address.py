@@ -207,7 +207,7 @@ def _what_answers(http: httpx.Client, response: httpx.Response) -> tuple[str, st
 
 
 def _model_server(http: httpx.Client) -> tuple[str, str] | None:
-    """The kind of an OpenAI-compatible server and its first model; None if it is none."""
+    """The kind of an OpenAI-compatible server and its first model; None if it is another server."""
     models, version = _get_json(http, "/v1/models"), _get_json(http, "/version")
     listed = models.get("data") if models.get("object") == "list" else None
     first = listed[0] if isinstance(listed, list) and listed else {}

@@ -46,6 +46,7 @@ def content_end(text: str, end_tokens: Sequence[str] = END_TOKENS) -> int:
 
 
 _BLANK = r"\s"
+_BLANKS = re.compile(r"\s*")
 
 
 @lru_cache(maxsize=16)
@@ -99,6 +100,22 @@ def after_thoughts(text: str) -> str | None:
         elif marker["opening"] is not None:
             is_open = True
     return None if is_open else text[start:]
+
+
+def thought_boundaries(text: str) -> list[int]:
+    """Where thoughts begin and end inside a text, in ascending order.
+
+    A thought ends behind the white space that follows its closing marker.
+    """
+    found = []
+    for marker in _MARKER.finditer(text):
+        if marker["end"] is not None:
+            blanks = _BLANKS.match(text, marker.end())
+            found.append(blanks.end() if blanks else marker.end())
+        elif marker["opening"] is not None:
+            found.append(marker.start())
+    first = len(text) - len(text.lstrip())
+    return sorted({position for position in found if first < position < len(text)})
 
 
 def without_thought_markers(text: str) -> str:

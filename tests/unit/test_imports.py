@@ -29,7 +29,10 @@ ALLOWED = {
     "capo_client.cli": ("capo_client capo_wire httpx pydantic rich typer", "matplotlib"),
     "capo_service": ("", ""),
     # No pydantic, so of the wire only what has no models.
-    "capo_service.core": ("capo_wire.segmentation capo_wire.special_text jinja2 re2", ""),
+    "capo_service.core": (
+        "capo_wire.segment_merging capo_wire.segmentation capo_wire.special_text jinja2 re2",
+        "",
+    ),
     "capo_service.concurrency": ("", ""),
     "capo_service.settings": (
         "capo_service.core capo_wire pydantic pydantic_settings",

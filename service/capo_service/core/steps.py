@@ -11,9 +11,10 @@ from typing import Literal
 import re2
 
 from capo_service.core.errors import InputError
+from capo_wire.segment_merging import merged
 from capo_wire.segmentation import Span, blank_line, newline, sentence, tile
 
-__all__ = ["Span", "blank_line", "by_pattern", "given", "newline", "sentence"]
+__all__ = ["Span", "blank_line", "by_pattern", "given", "merged", "newline", "sentence"]
 
 
 def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "before") -> list[Span]:

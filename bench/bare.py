@@ -15,13 +15,13 @@ import time
 from typing import Any
 
 import capo_wire as wire
-from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import JudgePrompt, TokenPrompt
-from capo_service.engine.local_models import local_model
+from capo_service.engine.local_models import local_model, own_template
 from capo_service.engine.prompt_encoder import PromptEncoder
+from capo_service.engine.thinking import structural_tag
 from capo_service.engine.vllm import CPU_WORKER
+from capo_service.judges.loading import load_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
-from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 
 
@@ -68,10 +68,10 @@ def preparer(path: str, model: str, style: Any, secret: str) -> Preparer:
     encoder = PromptEncoder(path, {})
 
     def encode(prompt: JudgePrompt) -> TokenPrompt:
-        return TokenPrompt(encoder.encode(prompt), prompt.opening)
+        return encoder.encode(prompt)
 
-    template: PromptTemplate = load_template(None, model)
-    prompter = JudgePrompter(encode, None, template, secret.encode(), prefill=True)
+    profile = load_profile("default", own_template(model))
+    prompter = JudgePrompter(encode, None, profile, "structural_tag", secret.encode(), prefill=True)
     return Preparer(prompter, {}, CritiquePolicy(style=style))
 
 
@@ -84,7 +84,9 @@ def sampled(one: Any) -> Any:
         top_p=one.top_p,
         max_tokens=one.max_tokens,
         seed=one.seed,
-        structured_outputs=StructuredOutputsParams(grammar=one.grammar),
+        structured_outputs=StructuredOutputsParams(
+            structural_tag=structural_tag(None, 0, one.constraint)
+        ),
     )
 
 

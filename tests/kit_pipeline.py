@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import capo_wire as wire
 from capo_service.engine.base import EncodedPrompt, JudgePrompt
+from capo_service.judges.loading import load_profile
 from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.critics import Critic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.judge_prompt import JudgePrompter
-from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.prepare import CritiquePolicy, Prepared, Preparer
 
 
@@ -21,7 +21,7 @@ def make_preparer(
     prefill: bool = False,
 ) -> Preparer:
     """For a judge with the built-in template and a context without end."""
-    prompter = JudgePrompter(encode, None, load_template(None, "embedded"), secret, prefill)
+    prompter = JudgePrompter(encode, None, load_profile(), "structural_tag", secret, prefill)
     return Preparer(prompter, {}, policy)
 
 

@@ -16,11 +16,12 @@ SpanField = tuple[PositionField, PositionField]
 TokenIdField = Annotated[StrictInt, Field(ge=0)]
 
 VotingMethod = Literal["greedy", "intersection", "majority", "union", "average"]
-RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
+RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive", "criteria"]
 SegmentMethod = Literal["blank_line", "newline", "sentence", "regex", "given"]
 Priority = Literal["training", "evaluation"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
-Include = Literal["token_rewards", "critiques", "response"]
+CriterionKind = Literal["pitfall", "requirement", "bonus"]
+Include = Literal["token_rewards", "critiques", "thinking", "response"]
 
 VERSION = 1  # of the wire; a change other than adding fields needs a new version
 

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from capo_wire.base import (
+    CriterionKind,
     CritiqueStyle,
     Include,
     Priority,
@@ -48,6 +49,23 @@ class ChatTurn(RequestModel):
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
+
+
+class Criterion(RequestModel):
+    """A criterion that a rollout is judged by, in addition to the correctness of its steps."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="Names the criterion in the result; unique within the rollout."
+    )
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+        description="What must hold, as one sentence. The judge sees it as data."
+    )
+    kind: CriterionKind = Field(
+        default="requirement",
+        description="pitfall: a mistake to avoid; requirement: what the whole response must do; "
+        "bonus: what earns extra reward.",
+    )
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
 
 
 class Rollout(RequestModel):
@@ -93,6 +111,10 @@ class Rollout(RequestModel):
     )
     steps: list[SpanField] | None = Field(
         default=None, description="The caller's own step spans, used instead of `segment`."
+    )
+    criteria: list[Criterion] | None = Field(
+        default=None,
+        description="What this response is judged by, in addition to the correctness of its steps.",
     )
 
     @field_validator("response_token_ids", "token_offsets", "steps", mode="wrap")
@@ -168,9 +190,22 @@ class Voting(RequestModel):
     early_stop: bool = Field(
         default=True, description="Skip critiques that can no longer change any step's penalty."
     )
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
-    max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = 2048
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        default=None, description="Default: the judge profile's (0.7 in `default`)."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="Default: the judge profile's (0.9 in `default`)."
+    )
+    max_tokens: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = Field(
+        default=2048,
+        description="Maximum tokens of a critique without its thought; an analysis is shortened to "
+        "fit.",
+    )
+    thinking_tokens: Annotated[StrictInt, Field(ge=0, le=1 << 20)] | None = Field(
+        default=None,
+        description="Maximum tokens that the judge may think before each critique, in addition to "
+        "`max_tokens`; 0: none. Default: the service's setting.",
+    )
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 53)] | None = None
     critique_style: CritiqueStyle | None = Field(
         default=None, description="Length of a critique's analysis. Default: the service's setting."
@@ -217,6 +252,12 @@ class Segment(RequestModel):
     )
     cut: Literal["before", "after"] = Field(
         default="before", description="For method `regex`: cut before or after each match."
+    )
+    max_steps: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description="Merge short neighbouring steps until there are at most so many."
+    )
+    min_characters: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description="Merge steps that are shorter than this with a neighbour."
     )
 
     @model_validator(mode="after")

@@ -63,6 +63,13 @@ class Critique(ResponseModel):
     """One critique of the judge, or of the arithmetic checker."""
 
     text: str
+    thinking: str | None = Field(
+        default=None, description="The judge's thought; only if `include` names `thinking`."
+    )
+    thinking_tokens: int = 0
+    thinking_truncated: bool = Field(
+        default=False, description="Whether the thought reached its budget and was ended there."
+    )
     wrong_steps: list[int] | None = Field(description="Null if it could not be parsed.")
     valid: bool
     finish_reason: str
@@ -81,6 +88,9 @@ class Usage(ResponseModel):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thinking_tokens: int = Field(
+        default=0, description="Tokens of thoughts; `completion_tokens` includes them."
+    )
     critiques_run: int = 0
 
     def __add__(self, other: Usage) -> Usage:
@@ -88,6 +98,7 @@ class Usage(ResponseModel):
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
+            thinking_tokens=self.thinking_tokens + other.thinking_tokens,
             critiques_run=self.critiques_run + other.critiques_run,
         )
 

@@ -19,7 +19,7 @@ import pytest
 import kit_docs
 import kit_installed
 from capo_client.cli import main
-from capo_service.pipeline.judge_template import load_template
+from capo_service.judges.loading import load_profile
 from kit_service import Service
 
 pytestmark = pytest.mark.slow  # a process for each command

@@ -16,7 +16,7 @@ from capo_service.core import critique_format, rewards, steps
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
 from capo_service.core.voting import VoteCount
-from capo_service.pipeline.judge_template import load_template
+from capo_service.judges.loading import load_profile
 
 TEMPLATE = "{% block system %}S{% endblock %}{% block user %}{{ question }}" + (
     "{% for s in steps %}{{ s.open }}{{ s.text }}{{ s.close }}{% endfor %}{% endblock %}"

@@ -14,7 +14,7 @@ from capo_client.cli.evaluate.formats import read
 from capo_service.cli.check_alignment import Checker
 from capo_service.cli.dump_prompts import judge_prompts
 from capo_service.pipeline.canary import load_canaries
-from capo_service.pipeline.judge_template import load_template
+from capo_service.judges.loading import load_profile
 from capo_service.settings import Settings
 from capo_trainer.data import read_prompts
 from capo_wire.jsonlines import read_lines

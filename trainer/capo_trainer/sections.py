@@ -93,9 +93,12 @@ class CreditSection(Section):
     method: wire.VotingMethod = _VOTING.method
     n: int | None = Field(_VOTING.n, description="Critiques, k.")
     early_stop: bool = _VOTING.early_stop
-    temperature: float = _VOTING.temperature
-    top_p: float = _VOTING.top_p
+    temperature: float | None = _VOTING.temperature
+    top_p: float | None = _VOTING.top_p
     max_tokens: int = _VOTING.max_tokens
+    thinking_tokens: int | None = Field(
+        _VOTING.thinking_tokens, description="Thinking budget of the judge. Default: the service's."
+    )
     seed: int | None = _VOTING.seed
     segment: wire.SegmentMethod = _SEGMENT.method
     w_whole: float = _REWARD.w_whole
@@ -127,6 +130,7 @@ class CreditSection(Section):
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
+            thinking_tokens=self.thinking_tokens,
             seed=self.seed,
         )
 

@@ -61,7 +61,7 @@ def credit(
         float | None,
         typer.Option(
             help=TEMPERATURE_HELP,
-            show_default=f"{DEFAULT_TEMPERATURE:g}",
+            show_default=DEFAULT_TEMPERATURE,
             rich_help_panel=_VOTING,
         ),
     ] = None,

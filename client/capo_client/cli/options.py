@@ -10,7 +10,7 @@ from capo_client.async_client import DEFAULT_URL
 from capo_wire import DEFAULT_CRITIQUES, MOST_CRITIQUES, Voting, VotingMethod
 
 DEFAULT_METHOD: VotingMethod = Voting().method
-DEFAULT_TEMPERATURE = Voting().temperature
+DEFAULT_TEMPERATURE = "the judge profile's"
 
 METHOD_HELP = "How the critiques' votes on a step are combined."
 TEMPERATURE_HELP = "Sampling temperature of the judge, 0 to 2."

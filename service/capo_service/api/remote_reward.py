@@ -44,7 +44,8 @@ class RemoteOptions(BaseModel):
 
     method: wire.VotingMethod = _VOTING.method
     n: int | None = _VOTING.n
-    temperature: float = _VOTING.temperature
+    temperature: float | None = _VOTING.temperature
+    thinking_tokens: int | None = _VOTING.thinking_tokens
     seed: int | None = _VOTING.seed
     scheme: wire.RewardScheme = _REWARD.scheme
     w_whole: float = _REWARD.w_whole
@@ -56,7 +57,11 @@ class RemoteOptions(BaseModel):
     def credit_options(self) -> wire.CreditOptions:
         """The options of `POST /credit`."""
         voting = wire.Voting(
-            method=self.method, n=self.n, temperature=self.temperature, seed=self.seed
+            method=self.method,
+            n=self.n,
+            temperature=self.temperature,
+            thinking_tokens=self.thinking_tokens,
+            seed=self.seed,
         )
         reward = wire.Reward(scheme=self.scheme, w_whole=self.w_whole, w_process=self.w_process)
         return wire.CreditOptions(

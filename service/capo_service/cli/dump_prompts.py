@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +16,11 @@ import typer
 import capo_wire as wire
 from capo_service.cli.options import StyleOption, TemplateOption
 from capo_service.core.errors import InputError
-from capo_service.core.prompt import PromptTemplate
 from capo_service.engine import embedded
 from capo_service.engine.base import ChatPrompt, JudgePrompt
+from capo_service.judges.profile import JudgeProfile
+from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
-from capo_service.pipeline.judge_template import load_template
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
@@ -59,9 +59,7 @@ def prompt(
         if "model" not in settings.model_fields_set:
             # The built-in template, style and form, and not those of the default judge `demo`.
             settings = load(None, **overrides | {"model": embedded.NAME})
-        rendered = judge_prompts(
-            file, load_template(settings.template, settings.model), settings, model
-        )
+        rendered = judge_prompts(file, judge_profile(settings), settings, model)
         count = write(rendered, out)
     except (ValueError, OSError) as error:
         typer.secho(f"capo prompt: {error}", err=True, fg="red")
@@ -74,13 +72,13 @@ def prompt(
 
 
 def judge_prompts(
-    rollouts: Path, template: PromptTemplate, settings: Settings, model: str | None
+    rollouts: Path, profile: JudgeProfile, settings: Settings, model: str | None
 ) -> Iterator[dict[str, Any]]:
     """The prompt for each line of a file of rollouts.
 
     Args:
         rollouts: JSON Lines.
-        template: the prompt template.
+        profile: the judge's profile.
         settings: the service's settings.
         model: the judge whose tokenizer encodes the prompts; None: they are not encoded.
 
@@ -93,9 +91,11 @@ def judge_prompts(
         PromptError: a line is not a rollout, or cannot be judged.
         ValueError: the model's tokenizer cannot be loaded.
     """
-    encoding = _Encoding(model, settings.chat_template_kwargs)
-    prompter = JudgePrompter(encoding, None, template, _secret(settings), settings.prefill)
-    preparer = Preparer(prompter, {}, CritiquePolicy.of(settings))
+    encoding = _Encoding(model, settings)
+    prompter = JudgePrompter(
+        encoding, None, profile, "structural_tag", _secret(settings), settings.prefill
+    )
+    preparer = Preparer(prompter, {}, CritiquePolicy.of(settings, profile))
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"))
     for number, line in enumerate(_lines(rollouts), 1):
         if not line.strip():
@@ -135,7 +135,7 @@ def write(prompts: Iterator[dict[str, Any]], out: Path) -> int:
 class _Encoding:
     """Encodes prompts, if there is a model, and keeps the last one as chat turns."""
 
-    def __init__(self, model: str | None, template_kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, model: str | None, settings: Settings) -> None:
         self.messages: list[dict[str, str]] = []
         self.ids: list[int] | None = None
         self._encoder = None
@@ -143,14 +143,16 @@ class _Encoding:
             from capo_service.engine.local_models import local_model
             from capo_service.engine.prompt_encoder import PromptEncoder
 
-            self._encoder = PromptEncoder(local_model(model)[0], template_kwargs)
+            self._encoder = PromptEncoder(
+                local_model(model)[0], settings.chat_template_kwargs, settings.thinking_markers
+            )
 
     def __call__(self, prompt: JudgePrompt) -> ChatPrompt:
         self.messages = [
             {"role": role, "content": "".join(text for text, _ in segments)}
             for role, segments in (("system", prompt.system), ("user", prompt.user))
         ]
-        self.ids = self._encoder.encode(prompt) if self._encoder else None
+        self.ids = self._encoder.encode(prompt).ids if self._encoder else None
         tokens = len(self.ids) if self.ids else None
         return ChatPrompt(self.messages, prompt.opening if self.ids else "", tokens=tokens)
 

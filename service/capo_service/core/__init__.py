@@ -5,7 +5,7 @@ vocabulary       tokenizer.json -> what each token adds to decoded text
 alignment        token ids -> character spans -> token span of each step
 fuzzy_alignment  the same for tokenizers that normalise text
 prompt           question + tagged steps -> chat turns
-critique_format  the grammar of a critique; critique text -> set of wrong steps
+verdicts         the forms of a verdict: constraint, and critique text -> set of wrong steps
 step_list        a judge's list of steps -> set of step indices
 voting           sets of wrong steps -> penalty of each step
 rewards          outcome + penalties -> step and token rewards

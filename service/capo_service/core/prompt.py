@@ -60,9 +60,10 @@ class PromptTemplate:
     """A Jinja template with the blocks `system` and `user`.
 
     Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
-    (verdict, brief, full) and `format` (json, tag). It is rendered in Jinja's sandbox, because it
-    may come with a downloaded model: it cannot access attributes that begin with an underscore, nor
-    change its variables. Its run time is not limited.
+    (verdict, brief, full), `format` (the name of the verdict's form: json, tag) and `thinking`
+    (whether the judge writes a thought before its verdict). It is rendered in Jinja's sandbox,
+    because it may come with a downloaded model: it cannot access attributes that begin with an
+    underscore, nor change its variables. Its run time is not limited.
 
     Args:
         source: text of the template.
@@ -102,6 +103,7 @@ class PromptTemplate:
         nonce: str,
         style: str,
         format: str,
+        thinking: bool = False,
     ) -> RenderedPrompt:
         """The prompt for a rollout that consists of `steps`."""
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
@@ -115,6 +117,7 @@ class PromptTemplate:
             "nonce": nonce,
             "style": style,
             "format": format,
+            "thinking": thinking,
         }
         context = self._template.new_context(values)
         blocks = self._template.blocks

@@ -17,7 +17,7 @@ from typing import Literal
 
 from capo_service.core.steps import Span
 
-Scheme = Literal["capo", "process_only", "first_error", "flawed_positive"]
+Scheme = Literal["capo", "process_only", "first_error", "flawed_positive", "criteria"]
 
 
 def step_rewards(

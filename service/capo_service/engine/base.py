@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 PromptSegment = tuple[str, bool]  # text, trusted
+# How an engine constrains critiques, from the most to the least exact. `structural_tag`: that of
+# xgrammar, which bounds free text in tokens; `grammar`: GBNF; `json_schema`; `none`: not at all.
+ConstraintForm = Literal["structural_tag", "grammar", "json_schema", "none"]
 FINISHED_EARLY = "abort"
 UNLIMITED = 1_000_000  # `slots` of a judge without a limit of its own
 _PROCESS = re.compile(rb"(# (HELP|TYPE) )?(process|python)_")
@@ -35,25 +38,27 @@ class CritiqueFailedError(Exception):
 class JudgePrompt:
     """The input of an engine: two chat turns of trusted and untrusted segments.
 
-    `opening` is the start of the judge's turn, for engines that support it.
+    `opening` is the start of the judge's turn, for engines that support it. `thinking`: the judge
+    thinks first, and the prompt ends inside its thought.
     """
 
     system: tuple[PromptSegment, ...]
     user: tuple[PromptSegment, ...]
     opening: str = ""
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrompt:
     """A prompt as token ids.
 
-    `opening`: the start of the critique, with which the ids end. `thought`: the marker of a thought
-    that the chat template opens and leaves open.
+    `opening`: the start of the critique, with which the ids end. `closing_tokens`: tokens that end
+    the thought which the ids open; 0 if they open none.
     """
 
     ids: list[int]
     opening: str = ""
-    thought: str = ""
+    closing_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -67,26 +72,47 @@ class ChatPrompt:
 
     messages: list[dict[str, str]]
     opening: str = ""
-    thought: str = ""
+    closing_tokens: int = 0
     tokens: int | None = None
 
 
 EncodedPrompt = TokenPrompt | ChatPrompt
 
 
+class Constraint(Protocol):
+    """What the judge may write after its thought, in the forms that engines take.
+
+    A form that cannot express it is None. Constraints are hashable, equal ones are the same.
+    """
+
+    def __hash__(self) -> int: ...
+
+    def structure(self) -> list[dict[str, Any]]:
+        """The elements of a sequence in an xgrammar structural tag."""
+
+    def grammar(self) -> str | None:
+        """GBNF."""
+
+    def json_schema(self) -> dict[str, Any] | None:
+        """A JSON schema."""
+
+
 @dataclass(frozen=True, slots=True)
 class CritiqueSampling:
     """Sampling parameters of one critique.
 
-    `grammar` (GBNF) and `json_schema` are both set and equivalent, or both None.
+    Attributes:
+        max_tokens: maximum tokens after the thought, the end token included.
+        constraint: what the judge may write after the thought; None: anything.
+        thinking_tokens: maximum tokens of the thought; 0: there is none.
     """
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int | None = None
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
+    constraint: Constraint | None = None
+    thinking_tokens: int = 0
 
     def of_critique(self, position: int) -> CritiqueSampling:
         """The parameters at `position`: with one seed all k critiques would be equal."""
@@ -97,13 +123,25 @@ class CritiqueSampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One critique. `finish_reason` is `stop`, `length`, or `abort` where `abort()` ended it."""
+    """One critique.
+
+    Attributes:
+        text: what the judge wrote after its thought.
+        finish_reason: `stop`, `length`, or `abort` where `abort()` ended it.
+        completion_tokens: all sampled tokens, those of the thought included.
+        thinking: the thought, without its markers.
+        thinking_tokens: its tokens.
+        thinking_truncated: whether it reached its budget and was ended there.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thinking: str = ""
+    thinking_tokens: int = 0
+    thinking_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +152,13 @@ class JudgeLimits:
         slots: critiques that the engine samples concurrently; it queues more.
         context_length: maximum tokens of prompt and critique together; None if unknown.
         tokenizer_json: the text of the judge's `tokenizer.json`, if it has one.
+        constraint: how the engine constrains critiques.
     """
 
     slots: int = UNLIMITED
     context_length: int | None = None
     tokenizer_json: str | None = None
+    constraint: ConstraintForm = "structural_tag"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from capo_service.engine.base import Engine
+from capo_service.engine.base import Constraint, Engine
 from capo_service.settings import Settings
 from capo_wire.proxies import Proxy, proxy_for
 
@@ -15,8 +15,12 @@ _NO_VLLM = (
 )
 
 
-def make_engine(settings: Settings) -> Engine:
+def make_engine(settings: Settings, warm_up: Constraint | None = None) -> Engine:
     """The engine that the settings name.
+
+    Args:
+        settings: of the service.
+        warm_up: a constraint of real critiques, which the engine may compile at its start.
 
     Raises:
         ValueError: a package that it needs is not installed.
@@ -33,8 +37,9 @@ def make_engine(settings: Settings) -> Engine:
             prompt_form=settings.prompt_form,
             tokenizer=settings.tokenizer,
             template_kwargs=settings.chat_template_kwargs,
+            thinking_markers=settings.thinking_markers,
+            warm_up=warm_up,
             concurrency=settings.upstream_concurrency,
-            constrained=settings.critique_format == "json",
             proxy=proxy.url if proxy else None,
             proxy_name=str(proxy or ""),
         )
@@ -50,6 +55,8 @@ def make_engine(settings: Settings) -> Engine:
         settings.engine_args,
         settings.chat_template_kwargs,
         settings.engine_hang_seconds,
+        settings.thinking_markers,
+        warm_up,
     )
 
 

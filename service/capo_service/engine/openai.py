@@ -8,7 +8,7 @@ For servers that only take chat text, control strings in untrusted text are esca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import httpx
@@ -18,6 +18,7 @@ from capo_service.engine.base import (
     FINISHED_EARLY,
     ChatPrompt,
     Completion,
+    Constraint,
     CritiqueSampling,
     EncodedPrompt,
     EngineDeadError,
@@ -48,7 +49,9 @@ class OpenAIEngine:
             ids where the server is vLLM, and text elsewhere.
         tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
         concurrency: maximum number of concurrent calls.
-        constrained: whether critiques are decoded under a grammar.
+        thinking_markers: opening and closing text of the judge's thoughts; None: found.
+        warm_up: a constraint of real critiques, for the check of the server; None: critiques are
+            free text.
         proxy: URL of the proxy for the server; environment variables are not read.
         proxy_name: the proxy and its environment variable, for messages.
         transport: replaces the network in tests.
@@ -66,7 +69,8 @@ class OpenAIEngine:
         tokenizer: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         concurrency: int = 256,
-        constrained: bool = True,
+        thinking_markers: Sequence[str] | None = None,
+        warm_up: Constraint | None = None,
         proxy: str | None = None,
         proxy_name: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
@@ -77,7 +81,8 @@ class OpenAIEngine:
         self._tokenizer = tokenizer or model
         self._names_tokenizer = tokenizer is not None
         self._template_kwargs = dict(template_kwargs or {})
-        self._constrains = constrained
+        self._thinking_markers = thinking_markers
+        self._warm_up = warm_up
         self._encoder: PromptEncoder | None = None
         self._is_vllm = False
         self._calls: dict[str, asyncio.Task[Completion]] = {}
@@ -103,21 +108,22 @@ class OpenAIEngine:
         if self._prompt_form == "tokens" or (self._prompt_form == "auto" and self._is_vllm):
             try:
                 self._encoder = await asyncio.to_thread(
-                    PromptEncoder, self._tokenizer, self._template_kwargs
+                    PromptEncoder, self._tokenizer, self._template_kwargs, self._thinking_markers
                 )
             except ValueError as error:
                 raise no_token_ids(error, card.get("root"), self._tokenizer) from error
         elif self._prompt_form == "auto":
             check_chat_text(self._tokenizer if self._names_tokenizer else None, http.base_url)
-        if self._encoder is not None and self._constrains:
+        if self._encoder is not None and self._warm_up is not None:
             trial = JudgePrompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
-            await check_grammar(http, self.model, self._encoder.encode(trial))
+            await check_grammar(http, self.model, self._encoder.encode(trial).ids)
         self._upstream.watch()
         length = card.get("max_model_len")
         return JudgeLimits(
             slots=self._concurrency,
             context_length=length if type(length) is int and length > 0 else None,
             tokenizer_json=self._encoder.tokenizer_json if self._encoder else None,
+            constraint="grammar" if self._is_vllm else "json_schema",
         )
 
     async def close(self) -> None:
@@ -128,7 +134,7 @@ class OpenAIEngine:
 
     def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
         if self._encoder is not None:
-            return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
+            return self._encoder.encode(prompt)
         turns = [("system", prompt.system), ("user", prompt.user)]
         return ChatPrompt(
             [{"role": role, "content": _text(segments)} for role, segments in turns if segments]
@@ -170,7 +176,7 @@ class OpenAIEngine:
             "max_tokens": sampling.max_tokens,
             **self._constraint(sampling),
         }
-        if sampling.grammar is not None and not self._is_vllm:
+        if sampling.constraint is not None and not self._is_vllm:
             # The token limit is counted from the grammar; a JSON schema also allows blanks and
             # escapes, which take more.
             body["max_tokens"] = 2 * sampling.max_tokens
@@ -186,14 +192,14 @@ class OpenAIEngine:
                 if self._template_kwargs:
                     body["chat_template_kwargs"] = self._template_kwargs
         answer = await self._upstream.post(route, body)
-        return completion_of(answer, constrained=sampling.grammar is not None)
+        return completion_of(answer, constrained=sampling.constraint is not None)
 
     def _constraint(self, sampling: CritiqueSampling) -> dict[str, Any]:
-        if sampling.grammar is None:
+        if sampling.constraint is None:
             return {}
         if self._is_vllm:
-            return {"structured_outputs": {"grammar": sampling.grammar}}
-        schema = {"name": "verdict", "schema": sampling.json_schema, "strict": True}
+            return {"structured_outputs": {"grammar": sampling.constraint.grammar()}}
+        schema = {"name": "verdict", "schema": sampling.constraint.json_schema(), "strict": True}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 

@@ -8,33 +8,56 @@ Untrusted segments are encoded separately by a copy of the tokenizer without add
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from capo_service.engine import control_tokens
-from capo_service.engine.base import JudgePrompt, PromptSegment
+from capo_service.engine.base import JudgePrompt, PromptSegment, TokenPrompt
+from capo_service.engine.thinking import (
+    ThinkingMarkers,
+    ThoughtEnd,
+    find_markers,
+    opened_thoughts,
+)
 
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template contains them
-_LONGEST_MARKER = 60
-_OPENED_THOUGHT = re.compile(
-    r"(?:<[\w:|]{0,20}think\w{0,20}>|\[THINK\]|◁think▷)\s*\Z", re.IGNORECASE
-)
+# Variables by which chat templates switch thinking on and off; others ignore them.
+_SWITCHES = ("enable_thinking", "thinking")
 _SHARED_SEGMENTS = 4096  # template, tags and questions: the same in a question's rollouts
 
 
+class _Frame(NamedTuple):
+    """A chat template's text before the system turn, between the turns, and after the user's."""
+
+    before: str
+    between: str
+    after: str
+
+
 class PromptEncoder:
-    """Encodes prompts for one judge.
+    """Encodes prompts for one judge, and decodes what it writes.
+
+    Args:
+        model: hub name or folder of the judge's tokenizer.
+        template_kwargs: extra variables for its chat template.
+        markers: opening and closing text of the judge's thoughts. Default: found from its chat
+            template and its vocabulary.
 
     Raises:
-        ValueError: the tokenizer cannot be loaded, or its chat template renders no user turn.
+        ValueError: the tokenizer cannot be loaded, its chat template renders no user turn or opens
+            two thoughts, or the markers cannot be told apart.
     """
 
-    def __init__(self, model: str, template_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        template_kwargs: Mapping[str, Any] | None = None,
+        markers: Sequence[str] | None = None,
+    ) -> None:
         try:
             tokenizer = AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError) as error:
@@ -52,22 +75,48 @@ class PromptEncoder:
         self._untrusted = _fresh(plain)
         unknown = self._untrusted.token_to_id(tokenizer.unk_token or "")
         self.control_ids = frozenset(token["id"] for token in added) - {unknown}
-        self.before, self.between, self.after = _frame(tokenizer, dict(template_kwargs or {}))
-        opened = _OPENED_THOUGHT.search(self.after[-_LONGEST_MARKER:])
-        self.thought = opened[0] if opened else ""  # opened by the template and not closed
+        given = dict(template_kwargs or {})
+        plain_frame = _frame(tokenizer, dict.fromkeys(_SWITCHES, False) | given)
+        thinking_frame = _frame(tokenizer, given | dict.fromkeys(_SWITCHES, True))
+        vocabulary = self._trusted.get_vocab()
+        self.markers = _markers(markers, thinking_frame.after, frozenset(vocabulary))
+        self._plain, self._thinking = _with_thought(plain_frame, thinking_frame, self.markers)
+        texts = [self.markers.opening.strip(), self.markers.closing.strip()]
+        self.control_ids |= {vocabulary[text] for text in texts if text in vocabulary}
+        self.thought_end = self._thought_end(tokenizer)
         known = {token["content"] for token in added}
-        frame = self.before + self.between + self.after
-        self._plain_markers = [m for m in control_tokens.template_markers(frame) if m not in known]
+        frame = "".join(self._plain + self._thinking)
+        plain_markers = {*control_tokens.template_markers(frame), *texts} - known
+        self._plain_markers = sorted(plain_markers, key=len, reverse=True)
+        self._anchor = self._trusted.encode("a", add_special_tokens=False).ids
         self._ids = lru_cache(maxsize=_SHARED_SEGMENTS)(self._encode_segment)
 
-    def encode(self, prompt: JudgePrompt) -> list[int]:
-        """The prompt's token ids, up to where the judge begins to write."""
-        segments = [(self.before, True), *prompt.system, (self.between, True), *prompt.user]
-        segments.append((self.after + prompt.opening, True))
+    def _thought_end(self, tokenizer: PreTrainedTokenizerFast) -> ThoughtEnd:
+        ids = self._trusted.encode(self.markers.closing, add_special_tokens=False).ids
+        first = self._trusted.id_to_token(ids[0]) or ""
+        if ids[0] not in self.control_ids or not self.markers.closing.startswith(first):
+            return ThoughtEnd(self.markers.closing)
+        forbidden = (self.control_ids | {tokenizer.eos_token_id}) - {ids[0], None}
+        return ThoughtEnd(self.markers.closing, tuple(ids), tuple(sorted(forbidden)))
+
+    def encode(self, prompt: JudgePrompt) -> TokenPrompt:
+        """The prompt up to where the judge begins to write: inside its thought, if it thinks."""
+        frame = self._thinking if prompt.thinking else self._plain
+        segments = [(frame.before, True), *prompt.system, (frame.between, True), *prompt.user]
+        segments.append((frame.after + prompt.opening, True))
         ids: list[int] = []
         for segment in _merge_trusted(segments):
             ids += self._ids(segment)
-        return ids
+        closing = self.thought_end.max_tokens if prompt.thinking else 0
+        return TokenPrompt(ids, prompt.opening, closing)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled tokens, without control tokens.
+
+        Some decoders leave out a blank at the start of a text, so it is decoded behind a letter.
+        """
+        behind = self._trusted.decode([*self._anchor, *ids], skip_special_tokens=True)
+        return behind[len(self._trusted.decode(self._anchor)) :]
 
     def _encode_segment(self, segment: PromptSegment) -> list[int]:
         text, trusted = segment
@@ -111,10 +160,9 @@ def _merge_trusted(segments: list[PromptSegment]) -> list[PromptSegment]:
     return merged
 
 
-def _frame(tokenizer: Any, kwargs: dict[str, Any]) -> tuple[str, str, str]:
-    """The chat template's text before the system turn's content, between, and after the user's."""
+def _frame(tokenizer: Any, kwargs: dict[str, Any]) -> _Frame:
     if not tokenizer.chat_template:
-        return tokenizer.bos_token or "", "\n\n", "\n\n"
+        return _Frame(tokenizer.bos_token or "", "\n\n", "\n\n")
     turns = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
     merged = [{"role": "user", "content": f"{_SYSTEM}\n\n{_USER}"}]
     for messages in (turns, merged):
@@ -127,8 +175,37 @@ def _frame(tokenizer: Any, kwargs: dict[str, Any]) -> tuple[str, str, str]:
         before, has_system, rest = rendered.partition(_SYSTEM)
         between, has_user, after = rest.partition(_USER)
         if has_system and has_user and _USER not in after and _SYSTEM not in rest:
-            return before, between, after
+            return _Frame(before, between, after)
     raise ValueError(
         "the judge's chat template renders no system or user text; pass --chat-template-kwargs, or "
         "serve the model with a corrected template"
     )
+
+
+def _markers(
+    given: Sequence[str] | None, after: str, vocabulary: frozenset[str]
+) -> ThinkingMarkers:
+    if given is None:
+        return find_markers(after, vocabulary)
+    opening, closing = given
+    return ThinkingMarkers(opening, closing)
+
+
+def _with_thought(
+    plain: _Frame, thinking: _Frame, markers: ThinkingMarkers
+) -> tuple[_Frame, _Frame]:
+    """The frames without a thought, and inside one."""
+    if max(opened_thoughts(frame.after, markers) for frame in (plain, thinking)) > 1:
+        raise ValueError(
+            f"the judge's chat template opens a thought twice ({thinking.after[-80:]!r}); serve "
+            "the model with a corrected template, or set chat_template_kwargs"
+        )
+    if opened_thoughts(plain.after, markers):
+        blank = "\n\n" if markers.closing.endswith("\n") else ""
+        opened = plain.after.rstrip("\n") if blank else plain.after
+        plain = plain._replace(after=opened + blank + markers.closing)
+    elif markers.skipping:
+        plain = plain._replace(after=plain.after + markers.skipping)
+    if not opened_thoughts(thinking.after, markers):
+        thinking = thinking._replace(after=thinking.after + markers.opening)
+    return plain, thinking

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from capo_service.engine import embedded
 from capo_service.engine.base import (
     Completion,
+    Constraint,
     CritiqueSampling,
     EncodedPrompt,
     EngineDeadError,
@@ -54,6 +55,8 @@ class VllmEngine:
         template_kwargs: extra variables for the judge's chat template.
         hang_seconds: seconds without a response after which an engine that uses CPU time counts
             as hanging.
+        thinking_markers: opening and closing text of the judge's thoughts; None: found.
+        warm_up: a constraint of real critiques, compiled before the engine is ready.
     """
 
     kind = "vllm"
@@ -64,11 +67,15 @@ class VllmEngine:
         engine_args: Mapping[str, Any] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         hang_seconds: float = 60.0,
+        thinking_markers: Sequence[str] | None = None,
+        warm_up: Constraint | None = None,
     ) -> None:
         self.model = embedded.TOKENIZER_NAME if model == embedded.NAME else model
         self._source = model
         self._engine_args = dict(engine_args or {})
         self._template_kwargs = dict(template_kwargs or {})
+        self._thinking_markers = thinking_markers
+        self._warm_up = warm_up
         self._arguments: AsyncEngineArgs | None = None
         self._encoder: PromptEncoder | None = None
         self._supervisor: Supervisor[VllmRunner] = Supervisor(self._load, hang_seconds)
@@ -101,7 +108,7 @@ class VllmEngine:
 
     def encode(self, prompt: JudgePrompt) -> TokenPrompt:
         assert self._encoder is not None, "start() comes first"  # noqa: S101
-        return TokenPrompt(self._encoder.encode(prompt), prompt.opening, self._encoder.thought)
+        return self._encoder.encode(prompt)
 
     async def complete(
         self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
@@ -132,7 +139,7 @@ class VllmEngine:
         path, local = local_model(self._source)
         if local and (os.cpu_count() or 1) <= _FEW_CORES:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        self._encoder = PromptEncoder(path, self._template_kwargs)
+        self._encoder = PromptEncoder(path, self._template_kwargs, self._thinking_markers)
         arguments: dict[str, Any] = {
             "model": path,
             "enable_prefix_caching": True,
@@ -162,10 +169,10 @@ class VllmEngine:
             context_length=llm.model_config.max_model_len,
             tokenizer_json=self._encoder.tokenizer_json,
         )
-        runner = VllmRunner(llm)
+        runner = VllmRunner(llm, self._encoder)
         # Triggers vLLM's compilation at first use, and checks that the judge can generate.
         warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
-        sampling = CritiqueSampling(1.0, 0.9, max_tokens=1, seed=0, grammar='root ::= "a"')
+        sampling = CritiqueSampling(1.0, 0.9, max_tokens=1, seed=0, constraint=self._warm_up)
         try:
             await runner.complete("warm-up", warm_up, sampling)
         except BaseException:

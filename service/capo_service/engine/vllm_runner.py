@@ -20,6 +20,9 @@ from capo_service.engine.base import (
     TokenPrompt,
 )
 from capo_service.engine.orphan_reaper import OrphanReaper
+from capo_service.engine.prompt_encoder import PromptEncoder
+from capo_service.engine.thinking import ThoughtEnd, structural_tag
+from capo_service.engine.thought_split import split_thought
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -30,10 +33,12 @@ class VllmRunner:
 
     Args:
         llm: an engine that was just created; its processes are ended with this service.
+        encoder: the judge's tokenizer and thoughts.
     """
 
-    def __init__(self, llm: AsyncLLM) -> None:
+    def __init__(self, llm: AsyncLLM, encoder: PromptEncoder) -> None:
         self._llm = llm
+        self._encoder = encoder
         manager = llm.engine_core.resources.engine_manager
         self._processes = _with_descendants([p.pid for p in getattr(manager, "processes", ())])
         self._reaper = OrphanReaper(process.pid for process in self._processes)
@@ -87,11 +92,11 @@ class VllmRunner:
 
         final = None
         try:
-            # With a reasoning parser vLLM applies a grammar only after the end of a thought, which
-            # our prompts never contain; no thought is open where the critique begins.
+            # With a reasoning parser vLLM applies a constraint only after the end of a thought,
+            # where ours already bounds the thought.
             async for output in self._llm.generate(
                 tokens_input(prompt.ids),
-                _sampling_params(sampling),
+                _sampling_params(sampling, prompt, self._encoder.thought_end),
                 request,
                 reasoning_ended=True,
             ):
@@ -105,12 +110,17 @@ class VllmRunner:
         if final is None:
             return Completion("", FINISHED_EARLY, prompt.tokens)
         sampled = final.outputs[0]
+        budget = sampling.thinking_tokens
+        written = split_thought(sampled.token_ids, self._encoder, budget)
         return Completion(
-            text=sampled.text,
+            text=written.text,
             finish_reason=str(sampled.finish_reason or FINISHED_EARLY),
             prompt_tokens=prompt.tokens,
             cached_tokens=final.num_cached_tokens or 0,
             completion_tokens=len(sampled.token_ids),
+            thinking=written.thought,
+            thinking_tokens=written.thought_tokens,
+            thinking_truncated=0 < budget <= written.thought_tokens,
         )
 
     async def abort(self, request: str) -> None:
@@ -139,16 +149,20 @@ def _cpu_seconds(process: psutil.Process) -> float | None:
     return float(times.user + times.system)
 
 
-def _sampling_params(sampling: CritiqueSampling) -> Any:
+def _sampling_params(sampling: CritiqueSampling, prompt: TokenPrompt, end: ThoughtEnd) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-    constraint = StructuredOutputsParams(grammar=sampling.grammar) if sampling.grammar else None
+    constraint, budget = None, sampling.thinking_tokens
+    if sampling.constraint is not None:
+        tag = structural_tag(end if budget else None, budget, sampling.constraint)
+        constraint = StructuredOutputsParams(structural_tag=tag)
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
+        max_tokens=budget + prompt.closing_tokens + sampling.max_tokens,
         seed=sampling.seed,
         structured_outputs=constraint,
+        detokenize=False,  # vLLM would decode the prompt too, in this process's event loop
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -112,6 +112,7 @@ def _usage(ballots: Sequence[Ballot], critiques_run: int) -> wire.Usage:
         prompt_tokens=sum(b.completion.prompt_tokens for b in ballots),
         cached_tokens=sum(b.completion.cached_tokens for b in ballots),
         completion_tokens=sum(b.completion.completion_tokens for b in ballots),
+        thinking_tokens=sum(b.completion.thinking_tokens for b in ballots),
         critiques_run=critiques_run,
     )
 
@@ -120,6 +121,9 @@ def _critique(ballot: Ballot) -> wire.Critique:
     wrong = ballot.verdict.wrong
     return wire.Critique(
         text=ballot.completion.text,
+        thinking=ballot.completion.thinking or None,
+        thinking_tokens=ballot.completion.thinking_tokens,
+        thinking_truncated=ballot.completion.thinking_truncated,
         wrong_steps=None if wrong is None else sorted(wrong),
         valid=wrong is not None,
         finish_reason=ballot.completion.finish_reason,

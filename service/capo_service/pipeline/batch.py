@@ -24,7 +24,7 @@ _STARTED_AT_ONCE = 16  # rollouts of a request, between two turns of the event l
 _CHARACTERS_PER_TOKEN = 4  # roughly; a rollout is not tokenized before it is prepared
 
 Explain = Callable[[Exception], wire.Problem]
-CritiqueTokens = Callable[[wire.CritiqueStyle | None], int]
+CritiqueTokens = Callable[[wire.Voting], int]
 
 
 class BatchCreditor:
@@ -35,7 +35,7 @@ class BatchCreditor:
         admission: the queue.
         keys: the quotas.
         live: keeps recent results for the live view.
-        critique_tokens: the expected tokens of a critique in a style; None: the service's default.
+        critique_tokens: the expected tokens of a critique.
         telemetry: metrics.
         explain: turns an error into the problem that the caller gets.
     """
@@ -156,7 +156,7 @@ def estimated_tokens(
     voting = options.voting
     texts = rollout.response, rollout.question, rollout.reference
     read = sum(len(text or "") for text in texts) // _CHARACTERS_PER_TOKEN
-    return 1 + read + critique_tokens(voting.critique_style) * voting.critiques
+    return 1 + read + critique_tokens(voting) * voting.critiques
 
 
 def _by_question(items: Sequence[wire.Rollout | wire.Failed]) -> list[int]:
@@ -178,4 +178,10 @@ def _for_request(judged: Judged, name: str) -> wire.Credited:
 
 def _select(result: wire.Credited, include: Sequence[wire.Include]) -> wire.Credited:
     left_out = {"token_rewards", "critiques", "response"} - set(include)
-    return result.model_copy(update=dict.fromkeys(left_out))
+    changes: dict[str, Any] = dict.fromkeys(left_out)
+    if "thinking" in include:
+        changes.pop("critiques", None)  # a thought is part of its critique
+    elif "critiques" in include:
+        without = {"thinking": None}
+        changes["critiques"] = [c.model_copy(update=without) for c in result.critiques or ()]
+    return result.model_copy(update=changes)

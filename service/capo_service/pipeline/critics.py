@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from capo_service.core import critique_format
-from capo_service.core.critique_format import Verdict
+from capo_service.core.verdicts.base import Verdict
 from capo_service.engine.base import (
     FINISHED_EARLY,
     UNLIMITED,
@@ -21,6 +20,7 @@ from capo_service.engine.base import (
 from capo_service.pipeline.prepare import Prepared
 
 SYMBOLIC = "symbolic"
+_ANALYSIS_CHARACTERS = {"verdict": 0, "brief": 200, "full": 1200}  # of the arithmetic checker
 _NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in an analysis
 
 
@@ -72,15 +72,11 @@ class JudgeCritic:
             sampled = await self._engine.complete(request, task.prompt, sampling)
         except CritiqueFailedError as error:
             return Ballot(error.completion or Completion("", "error"), Verdict(None, str(error)))
-        # Under a grammar a judge is not free to think, whatever its chat template opened.
-        thought = "" if sampling.grammar else task.prompt.thought
-        opening = task.prompt.opening or thought
-        completion = replace(sampled, text=opening + sampled.text)
+        completion = replace(sampled, text=task.prompt.opening + sampled.text)
         if completion.finish_reason == FINISHED_EARLY:
             return Ballot(completion, Verdict(None, "ended early: the vote was decided"))
-        verdict = critique_format.read(
+        verdict = task.shape.read(
             completion.text,
-            len(prepared.spans),
             truncated=completion.finish_reason != "stop",
             rollout=prepared.response,
         )
@@ -117,10 +113,10 @@ class SymbolicCritic:
     async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
         false = prepared.false_equations
         critique: dict[str, object] = {"incorrect_steps": list(false)}
-        if prepared.shape is not None and prepared.shape.analysis_characters:
+        if most := _ANALYSIS_CHARACTERS[prepared.style]:
             sentences = ". ".join(f"Step {step}: {equation}" for step, equation in false.items())
             analysis = _NOT_IN_ANALYSIS.sub("?", sentences) or "No false equation."
-            critique = {"analysis": analysis[: prepared.shape.analysis_characters], **critique}
+            critique = {"analysis": analysis[:most], **critique}
         return Ballot(Completion(json.dumps(critique), "stop"), Verdict(frozenset(false)))
 
     async def abort(self, request: str) -> None:

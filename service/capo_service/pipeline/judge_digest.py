@@ -17,6 +17,8 @@ _SETTINGS = {
     "critique_style",
     "critique_format",
     "prefill",
+    "thinking_tokens",
+    "thinking_markers",
     "suspicion",
     "symbolic_votes",
 }

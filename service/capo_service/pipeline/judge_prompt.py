@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import capo_wire as wire
-from capo_service.core.critique_format import OutputFormat, Style
 from capo_service.core.errors import InputError
-from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.core.prompt import nonce
+from capo_service.core.verdicts.base import ConstraintForm, Style, VerdictShape
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
+from capo_service.judges.profile import JudgeProfile
 
 _LEAST_FREE_TEXT = 64  # minimum tokens of a critique in free text
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeTask:
-    """A prompt, and how each of its critiques is sampled."""
+    """A prompt, how each of its critiques is sampled, and how they are read."""
 
     prompt: EncodedPrompt
     sampling: CritiqueSampling
+    shape: VerdictShape
 
 
 class JudgePrompter:
@@ -28,7 +30,8 @@ class JudgePrompter:
     Args:
         encode: the engine's function that encodes a prompt.
         context_length: maximum tokens of prompt and critique together; None if unknown.
-        template: the prompt template.
+        profile: the judge's profile.
+        constraint: how the engine constrains critiques.
         secret: from which the nonces in step tags are derived.
         prefill: whether the prompt contains the fixed start of each critique.
     """
@@ -37,13 +40,15 @@ class JudgePrompter:
         self,
         encode: Callable[[JudgePrompt], EncodedPrompt],
         context_length: int | None,
-        template: PromptTemplate,
+        profile: JudgeProfile,
+        constraint: ConstraintForm,
         secret: bytes,
         prefill: bool = False,
     ) -> None:
         self._encode = encode
         self._context_length = context_length
-        self._template = template
+        self._profile = profile
+        self._constraint = constraint
         self._secret = secret
         self._prefill = prefill
 
@@ -54,7 +59,7 @@ class JudgePrompter:
         reference: str | None,
         voting: wire.Voting,
         style: Style,
-        shape: OutputFormat | None,
+        thinking_tokens: int,
     ) -> JudgeTask:
         """The task for a rollout. CPU work only; safe in any thread.
 
@@ -64,46 +69,75 @@ class JudgePrompter:
             reference: shown to the judge; None: not shown.
             voting: the request's sampling options.
             style: length of a critique's analysis.
-            shape: the format of critiques; None for free text.
+            thinking_tokens: budget of the thought before each critique; 0: there is none.
 
         Raises:
-            InputError: prompt and critique exceed the judge's context.
+            InputError: prompt and critique exceed the judge's context, or the verdict exceeds the
+                request's `max_tokens`.
         """
-        prompt = self._template.render(
+        shape = self._shape(len(steps), style, voting)
+        prompt = self._profile.template.render(
             question=question,
             steps=steps,
             reference=reference,
             nonce=nonce(self._secret, question),
             style=style,
-            format="json" if shape else "tag",
+            format=shape.name,
+            thinking=thinking_tokens > 0,
         )
-        opening = shape.opening() if shape and self._prefill else ""
-        encoded = self._encode(JudgePrompt(prompt.system, prompt.user, opening))
-        return JudgeTask(encoded, self._sampling(voting, shape, encoded))
+        # A thought comes first, so the fixed start of the critique cannot be in the prompt.
+        opening = shape.opening if self._prefill and not thinking_tokens else ""
+        encoded = self._encode(
+            JudgePrompt(prompt.system, prompt.user, opening, thinking_tokens > 0)
+        )
+        rest = shape.opened() if encoded.opening else shape
+        return JudgeTask(encoded, self._sampling(voting, rest, encoded, thinking_tokens), shape)
+
+    def _shape(self, n_steps: int, style: Style, voting: wire.Voting) -> VerdictShape:
+        shape = self._profile.shape(n_steps, style, voting.max_tokens, self._constraint)
+        if shape is None:
+            bare = self._profile.shape(n_steps, "verdict", 1 << 30, self._constraint)
+            needed = bare.max_tokens(self._constraint) if bare else 0
+            raise InputError(
+                f"a verdict on {n_steps} steps may take {needed} tokens, but voting.max_tokens is "
+                f"{voting.max_tokens}; raise it, or use a segmenter with fewer steps",
+                field="voting.max_tokens",
+            )
+        return shape
 
     def _sampling(
-        self, voting: wire.Voting, shape: OutputFormat | None, prompt: EncodedPrompt
+        self, voting: wire.Voting, shape: VerdictShape, prompt: EncodedPrompt, thinking_tokens: int
     ) -> CritiqueSampling:
         """How critiques are sampled, within the judge's context."""
-        max_tokens = shape.max_tokens() if shape else voting.max_tokens
+        max_tokens = shape.max_tokens(self._constraint)
         context = self._context_length
         if context is not None and prompt.tokens is not None:
-            needed = max_tokens if shape else min(max_tokens, _LEAST_FREE_TEXT)
-            if prompt.tokens + needed > context:
+            least = max_tokens if shape.is_constrained else min(max_tokens, _LEAST_FREE_TEXT)
+            thought = thinking_tokens + prompt.closing_tokens
+            if prompt.tokens + thought + least > context:
                 raise InputError(
-                    f"the judge's prompt has {prompt.tokens} tokens and its critique may take "
-                    f"{needed}, but the judge's context holds {context}; shorten the rollout or "
-                    "use a judge with a longer context",
-                    field="response",
+                    _exceeded(prompt.tokens, thought, least, context),
+                    field="voting.thinking_tokens" if thought + least > context else "response",
                     problem="context-exceeded",
                 )
-            max_tokens = min(max_tokens, context - prompt.tokens)
-        greedy = voting.method == "greedy"
+            max_tokens = min(max_tokens, context - prompt.tokens - thought)
+        profile, greedy = self._profile, voting.method == "greedy"
+        temperature = profile.temperature if voting.temperature is None else voting.temperature
         return CritiqueSampling(
-            temperature=0.0 if greedy else voting.temperature,
-            top_p=1.0 if greedy else voting.top_p,
+            temperature=0.0 if greedy else temperature,
+            top_p=1.0 if greedy else voting.top_p or profile.top_p,
             max_tokens=max_tokens,
             seed=voting.seed,
-            grammar=shape.grammar(opened=bool(prompt.opening)) if shape else None,
-            json_schema=shape.json_schema() if shape else None,
+            constraint=shape if shape.is_constrained or thinking_tokens else None,
+            thinking_tokens=thinking_tokens,
         )
+
+
+def _exceeded(prompt: int, thought: int, critique: int, context: int) -> str:
+    thinks = f" and its thought {thought}" if thought else ""
+    change = "lower the thinking budget, shorten" if thought else "shorten"
+    return (
+        f"the judge's prompt has {prompt} tokens and its critique may take {critique}{thinks}, but "
+        f"the judge's context holds {context}; {change} the rollout or use a judge with a longer "
+        "context"
+    )

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import capo_wire as wire
-from capo_service.core.critique_format import expected_tokens
-from capo_service.core.prompt import PromptTemplate
 from capo_service.engine.base import Engine, JudgeLimits
 from capo_service.engine.factory import make_engine
+from capo_service.judges.profile import JudgeProfile
 from capo_service.observability.live import LiveView
 from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.batch import BatchCreditor, CritiqueTokens, Explain
@@ -20,6 +19,7 @@ from capo_service.pipeline.critics import Critic, JudgeCritic, SymbolicCritic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.deduplication import DeduplicatedJudge
 from capo_service.pipeline.judge_digest import fingerprint
+from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 from capo_service.pipeline.prompt_view import PromptViewer
@@ -31,6 +31,8 @@ from capo_service.scheduling.admission import Admission
 from capo_service.scheduling.api_keys import KeyRing
 from capo_service.settings import Settings
 
+_TYPICAL_STEPS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceParts:
@@ -38,7 +40,7 @@ class ServiceParts:
 
     settings: Settings
     backend: Engine | SymbolicCritic
-    template: PromptTemplate
+    profile: JudgeProfile
     verifier: Verifier
     results: ResultCache
     admission: Admission
@@ -57,7 +59,7 @@ class LoadedService:
         vocabularies: the tokenizers that rollouts may name.
         sampler: samples critiques.
         judge: judges one rollout, never from the cache.
-        critique_tokens: the expected tokens of a critique in a style.
+        critique_tokens: the expected tokens of a critique.
         creditor: credits requests.
         prompts: shows the judge's prompts.
     """
@@ -77,7 +79,11 @@ def make_backend(settings: Settings) -> Engine | SymbolicCritic:
     Raises:
         ValueError: a package that it needs is not installed.
     """
-    return SymbolicCritic() if settings.engine == "symbolic" else make_engine(settings)
+    if settings.engine == "symbolic":
+        return SymbolicCritic()
+    profile = judge_profile(settings)
+    shape = profile.shape(_TYPICAL_STEPS, settings.critique_style, 1 << 20, "structural_tag")
+    return make_engine(settings, shape if shape and shape.is_constrained else None)
 
 
 async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedService:
@@ -102,7 +108,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     critic, prompter = _critic(parts, limits)
     sampler = CritiqueSampler(critic)
     cpu_gate = asyncio.Lock()
-    policy = CritiquePolicy.of(settings)
+    policy = CritiquePolicy.of(settings, parts.profile)
     preparer = Preparer(prompter, tables, policy)
     judge = RolloutJudge(
         preparer,
@@ -115,11 +121,11 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     deduplicated = DeduplicatedJudge(
         judge,
         parts.results,
-        fingerprint(settings, backend, parts.template.source),
+        fingerprint(settings, backend, parts.profile.template.source),
         cpu_gate,
         telemetry,
     )
-    tokens = partial(critique_tokens, settings)
+    tokens = partial(critique_tokens, policy, parts.profile)
     creditor = BatchCreditor(
         deduplicated,
         parts.admission,
@@ -129,7 +135,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         telemetry,
         parts.explain,
     )
-    prompts = PromptViewer(preparer, parts.template, tables, policy, settings.prefill)
+    prompts = PromptViewer(preparer, parts.profile, tables, policy, settings.prefill)
     return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)
 
 
@@ -141,14 +147,17 @@ def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgeProm
     prompter = JudgePrompter(
         backend.encode,
         limits.context_length,
-        parts.template,
+        parts.profile,
+        limits.constraint,
         secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
         parts.settings.prefill,
     )
     return JudgeCritic(backend, limits.slots), prompter
 
 
-def critique_tokens(settings: Settings, style: wire.CritiqueStyle | None = None) -> int:
-    """The expected tokens of a critique; style None is the service's default."""
-    constrained = settings.critique_format == "json"
-    return expected_tokens(style or settings.critique_style, constrained)
+def critique_tokens(policy: CritiquePolicy, profile: JudgeProfile, voting: wire.Voting) -> int:
+    """The expected tokens of a critique, with its thought."""
+    style = voting.critique_style or policy.style
+    shape = profile.shape(_TYPICAL_STEPS, style, voting.max_tokens, "structural_tag")
+    thought = policy.thinking_tokens(voting)
+    return (shape.expected_tokens() if shape else voting.max_tokens) + thought // 2

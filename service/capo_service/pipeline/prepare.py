@@ -9,7 +9,6 @@ import capo_wire as wire
 from capo_service.core import alignment, steps
 from capo_service.core.alignment import Alignment
 from capo_service.core.arithmetic import false_equations
-from capo_service.core.critique_format import OutputFormat, Style
 from capo_service.core.errors import InputError
 from capo_service.core.suspicion import (
     SuspicionAction,
@@ -17,8 +16,10 @@ from capo_service.core.suspicion import (
     SuspicionReason,
     suspicions,
 )
+from capo_service.core.verdicts.base import Style
 from capo_service.core.vocabulary import TokenTable
 from capo_service.core.voting import VoteCount
+from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
 from capo_service.settings import Settings
 
@@ -27,12 +28,15 @@ from capo_service.settings import Settings
 class CritiquePolicy:
     """The operator's settings for critiques, and limits of one rollout.
 
+    `thinking`: the judge's thinking budget in tokens, where the request names none.
+    `max_thinking_tokens`: the most that a request may name.
     `suspicion`: actions for reward-hacking flags, by reason; the default is `flag`.
     `symbolic_votes`: votes of the arithmetic checker against a step with a false equation.
     """
 
     style: Style = "brief"
-    format: str = "json"
+    thinking: int = 0
+    max_thinking_tokens: int = 32_768
     max_characters: int = 200_000
     max_response_tokens: int = 65_536
     max_steps: int = 400
@@ -41,11 +45,13 @@ class CritiquePolicy:
     symbolic_votes: int = 0
 
     @classmethod
-    def of(cls, settings: Settings) -> CritiquePolicy:
-        """The policy in the settings."""
+    def of(cls, settings: Settings, profile: JudgeProfile) -> CritiquePolicy:
+        """The policy in the settings and the judge's profile."""
+        thinking = settings.thinking_tokens
         return cls(
             style=settings.critique_style,
-            format=settings.critique_format,
+            thinking=profile.thinking_tokens if thinking is None else thinking,
+            max_thinking_tokens=settings.max_thinking_tokens,
             max_characters=settings.max_characters,
             max_response_tokens=settings.max_response_tokens,
             max_steps=settings.max_steps,
@@ -53,6 +59,10 @@ class CritiquePolicy:
             suspicion=settings.suspicion,
             symbolic_votes=settings.symbolic_votes,
         )
+
+    def thinking_tokens(self, voting: wire.Voting) -> int:
+        """The thinking budget of a request; 0: the judge does not think."""
+        return self.thinking if voting.thinking_tokens is None else voting.thinking_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class Prepared:
         response: the rollout's text.
         spans: the character span of each step.
         token_spans: the token span of each step; None if no tokens were sent.
-        shape: the format of critiques; None for free text.
+        style: length of a critique's analysis.
         task: the judge's task; None for a critic that needs no prompt.
         suspicion: reward-hacking flags, each with its action.
         false_equations: by step, the false equation in it.
@@ -73,7 +83,7 @@ class Prepared:
     response: str
     spans: list[steps.Span]
     token_spans: list[steps.Span] | None
-    shape: OutputFormat | None = None
+    style: Style = "brief"
     task: JudgeTask | None = None
     suspicion: Sequence[SuspicionFinding] = ()
     false_equations: Mapping[int, str] = field(default_factory=dict)
@@ -122,15 +132,15 @@ class Preparer:
         spans = _split(response, rollout.steps, options.segment)
         limit("response", "steps", len(spans), "max_steps", policy.max_steps)
         style = voting.critique_style or policy.style
-        shape = self._shape(voting, style, len(spans))
+        thinking = policy.thinking_tokens(voting)
         texts = [response[start:end] for start, end in spans]
         reference = rollout.reference if options.show_reference else None
         return Prepared(
             response=response,
             spans=spans,
             token_spans=alignment.token_spans(aligned, spans) if aligned else None,
-            shape=shape,
-            task=prompter.task(question, texts, reference, voting, style, shape)
+            style=style,
+            task=prompter.task(question, texts, reference, voting, style, thinking)
             if prompter
             else None,
             suspicion=suspicions(question, response, spans, policy.suspicion),
@@ -153,6 +163,13 @@ class Preparer:
                 f"{policy.max_critiques} critiques (setting max_critiques)",
                 field="voting.n",
             )
+        limit(
+            "voting.thinking_tokens",
+            "tokens",
+            policy.thinking_tokens(options.voting),
+            "max_thinking_tokens",
+            policy.max_thinking_tokens,
+        )
         if (
             rollout.outcome is None
             and rollout.reference is None
@@ -189,20 +206,6 @@ class Preparer:
                 problem="unknown-tokenizer",
             )
         return alignment.align(table, ids, rollout.response)
-
-    def _shape(self, voting: wire.Voting, style: Style, n_steps: int) -> OutputFormat | None:
-        """The format of critiques; None for free text."""
-        if self._policy.format != "json":
-            return None
-        shape = OutputFormat.fitting(n_steps, style, voting.max_tokens)
-        if shape is None:
-            needed = OutputFormat(n_steps, 0).max_tokens()
-            raise InputError(
-                f"a verdict on {n_steps} steps may take {needed} tokens, but voting.max_tokens is "
-                f"{voting.max_tokens}; raise it, or use a segmenter with fewer steps",
-                field="voting.max_tokens",
-            )
-        return shape
 
 
 def _false_equations(texts: Sequence[str]) -> dict[int, str]:

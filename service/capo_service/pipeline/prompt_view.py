@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Mapping
 
 import capo_wire as wire
-from capo_service.core.prompt import PromptTemplate
 from capo_service.core.vocabulary import TokenTable
 from capo_service.engine.base import ChatPrompt, JudgePrompt
+from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 
@@ -22,7 +22,7 @@ class PromptViewer:
 
     Args:
         preparer: makes the judge's own prompt.
-        template: the prompt template.
+        profile: the judge's profile.
         tables: the vocabularies that rollouts may name.
         policy: the operator's settings.
         prefill: whether the prompt contains the fixed start of each critique.
@@ -31,13 +31,13 @@ class PromptViewer:
     def __init__(
         self,
         preparer: Preparer,
-        template: PromptTemplate,
+        profile: JudgeProfile,
         tables: Mapping[str, TokenTable],
         policy: CritiquePolicy,
         prefill: bool,
     ) -> None:
         self._preparer = preparer
-        self._template = template
+        self._profile = profile
         self._tables = tables
         self._policy = policy
         self._prefill = prefill
@@ -87,6 +87,8 @@ class PromptViewer:
             return ChatPrompt([])
 
         passing = secrets.token_bytes(32)  # never that of the judge's prompts
-        prompter = JudgePrompter(record, None, self._template, passing, self._prefill)
+        prompter = JudgePrompter(
+            record, None, self._profile, "structural_tag", passing, self._prefill
+        )
         Preparer(prompter, self._tables, self._policy).prepare(rollout, options)
         return shown

@@ -21,7 +21,7 @@ from capo_service.pipeline.canary import CanaryWatch, load_canaries
 from capo_service.pipeline.critics import SymbolicCritic
 from capo_service.pipeline.errors import NotReadyError
 from capo_service.pipeline.judge_digest import judge_digest
-from capo_service.pipeline.judge_template import load_template
+from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.loading import LoadedService, ServiceParts, load
 from capo_service.pipeline.prompt_view import PromptViewer
 from capo_service.pipeline.result_cache import make_cache
@@ -74,9 +74,7 @@ class Service:
         self._parts = ServiceParts(
             settings,
             backend,
-            load_template(
-                settings.template, None if settings.engine == "symbolic" else settings.model
-            ),
+            judge_profile(settings),
             Verifier(settings.verify_workers, settings.verify_timeout),
             make_cache(settings, telemetry.cache_lookups.labels("error").inc),
             self.admission,
@@ -132,12 +130,12 @@ class Service:
     @property
     def template_digest(self) -> str:
         """The first 16 digits of the SHA-256 of the judge's prompt template."""
-        return hashlib.sha256(self._parts.template.source.encode()).hexdigest()[:16]
+        return hashlib.sha256(self._parts.profile.template.source.encode()).hexdigest()[:16]
 
     @property
     def judge_digest(self) -> str:
         """See `judge_digest.judge_digest`."""
-        return judge_digest(self.settings, self.backend, self._parts.template.source)
+        return judge_digest(self.settings, self.backend, self._parts.profile.template.source)
 
     @property
     def accepted(self) -> int:

@@ -38,6 +38,17 @@ def _check_engine(settings: Settings) -> None:
         )
 
 
+def _check_thinking(settings: Settings) -> None:
+    if settings.thinking_markers is None:
+        return
+    opening, closing = (text.strip() for text in settings.thinking_markers)
+    if not opening or not closing or closing in opening:
+        raise ValueError(
+            "thinking_markers are two texts that are not blank, and the closing one is not part of "
+            f"the opening one; these are {list(settings.thinking_markers)}"
+        )
+
+
 def _check_tls(settings: Settings) -> None:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ValueError("tls_cert and tls_key go together: give both, or neither")
@@ -65,6 +76,7 @@ def _check_files(settings: Settings) -> None:
 ALL: tuple[Callable[[Settings], None], ...] = (
     _check_upstream,
     _check_engine,
+    _check_thinking,
     _check_tls,
     _check_suspicion,
     _check_files,

@@ -80,6 +80,23 @@ class JudgeSettings(BaseModel):
         description="json: JSON, enforced by a grammar. tag: free text that ends in a tagged list "
         "of wrong steps, as in the paper.",
     )
+    thinking_tokens: Annotated[
+        int | None, When("the judge is a model that thinks (2,048 to 8,192 is a good start)")
+    ] = Field(
+        None,
+        ge=0,
+        le=1 << 20,
+        description="Thinking budget: maximum tokens that the judge may think before a critique, "
+        "where a request names none; 0: none. Default: that of the judge's profile (0 in "
+        "`default`).",
+    )
+    thinking_markers: Annotated[
+        tuple[str, str] | None, When("the judge thinks between texts that are not found")
+    ] = Field(
+        None,
+        description="Opening and closing text of the judge's thoughts, such as "
+        '["<think>\\n", "</think>\\n\\n"]. Default: found from its chat template and vocabulary.',
+    )
     prefill: Annotated[
         bool, When("the judge was trained to write its whole answer, opening included")
     ] = Field(

@@ -140,6 +140,11 @@ class LimitSettings(BaseModel):
     max_critiques: Annotated[int, When("one client must not take the judge's time")] = Field(
         64, ge=1, le=64, description="Maximum critiques per rollout."
     )
+    max_thinking_tokens: Annotated[
+        int, When("requests ask for longer thoughts, or one client must not take the judge's time")
+    ] = Field(
+        32_768, ge=0, description="Maximum thinking budget that a request may name, in tokens."
+    )
     max_queued_tokens: Annotated[
         int, When("training steps get 429 although they may wait, or the queue grows too long")
     ] = Field(

@@ -50,7 +50,9 @@ def evaluate(
     url: UrlOption = None,
     api_key: ApiKeyOption = None,
     n: CritiquesOption = 16,
-    temperature: Annotated[float, typer.Option(help=TEMPERATURE_HELP)] = DEFAULT_TEMPERATURE,
+    temperature: Annotated[
+        float | None, typer.Option(help=TEMPERATURE_HELP, show_default=DEFAULT_TEMPERATURE)
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed of the judge and of the bootstrap.")
     ] = 0,

@@ -1,9 +1,7 @@
-"""The formats of a critique: the grammar that it is decoded under, and the parser.
+"""Critiques in free text, and the tolerant parser for them (CAPO, section 3.2 and appendix).
 
-Two formats exist. `json` is decoded under a grammar: only steps that exist, each once, in
-ascending order, and an analysis of bounded length in printable ASCII, so that `max_tokens` always
-suffices (a token is at least one character). `tag` is the paper's free text, which ends in
-`<incorrect_steps> 3, 5 </incorrect_steps>`. The parser accepts both, whichever was requested.
+A critique ends in `<incorrect_steps> 3, 5 </incorrect_steps>`, or is JSON with the same list. The
+parser accepts both, in the dialects that judges write.
 """
 
 from __future__ import annotations
@@ -12,132 +10,11 @@ import json
 import re
 from collections import deque
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-from capo_service.core.step_list import read_list, read_values
+from capo_service.core.number_list import read_list, read_values
+from capo_service.core.verdicts.base import ConstraintForm, Verdict
 from capo_wire.special_text import after_thoughts
-
-Style = Literal["verdict", "brief", "full"]
-
-ANALYSIS_CHARACTERS: dict[Style, int] = {"verdict": 0, "brief": 200, "full": 1200}
-_EXPECTED_TOKENS: dict[Style, int] = {"verdict": 16, "brief": 64, "full": 320}
-_EXPECTED_TOKENS_OF_FREE_TEXT = 512
-_ANALYSIS = '{"analysis": "'
-_THEN_STEPS = '", "incorrect_steps": ['
-_ONLY_STEPS = '{"incorrect_steps": ['
-_END = "]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A critique's parsed verdict.
-
-    Attributes:
-        wrong: the steps that it calls wrong; None if it cannot be parsed.
-        reason: why it cannot be parsed.
-    """
-
-    wrong: frozenset[int] | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OutputFormat:
-    """The format of a constrained critique, for a number of steps and an analysis length."""
-
-    n_steps: int
-    analysis_characters: int
-
-    @classmethod
-    def fitting(cls, n_steps: int, style: Style, max_tokens: int) -> OutputFormat | None:
-        """The format for a style, with the analysis shortened to fit into `max_tokens`.
-
-        None if the list of steps alone exceeds `max_tokens`.
-        """
-        wanted = ANALYSIS_CHARACTERS[style]
-        bare = cls(n_steps, 0)
-        if bare.max_tokens() > max_tokens:
-            return None
-        if not wanted:
-            return bare
-        spare = max_tokens - cls(n_steps, 1).max_tokens() + 1
-        return cls(n_steps, min(wanted, max(spare, 0)))
-
-    def max_tokens(self) -> int:
-        """Tokens that suffice for every text of this format, the end token included."""
-        steps = sum(len(str(step)) for step in range(self.n_steps)) + 2 * (self.n_steps - 1)
-        frame = (
-            len(_ANALYSIS) + self.analysis_characters + len(_THEN_STEPS)
-            if self.analysis_characters
-            else len(_ONLY_STEPS)
-        )
-        return frame + steps + len(_END) + 1
-
-    def opening(self) -> str:
-        """The fixed start of every text of this format."""
-        return _ANALYSIS if self.analysis_characters else _ONLY_STEPS
-
-    def grammar(self, opened: bool = False) -> str:
-        """The format as a grammar in GBNF, for engines that decode under one.
-
-        Args:
-            opened: whether the opening is in the prompt, so that only the rest is generated.
-        """
-        return _grammar(self.n_steps, self.analysis_characters, opened)
-
-    def json_schema(self) -> dict[str, Any]:
-        """The format as a JSON schema, which also allows repeated and unordered steps."""
-        steps = {
-            "type": "array",
-            "items": {"type": "integer", "minimum": 0, "maximum": self.n_steps - 1},
-            "maxItems": self.n_steps,
-        }
-        properties: dict[str, Any] = {"incorrect_steps": steps}
-        if self.analysis_characters:
-            analysis = {"type": "string", "maxLength": self.analysis_characters}
-            properties = {"analysis": analysis, **properties}
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-
-
-def expected_tokens(style: Style, constrained: bool = True) -> int:
-    """A rough estimate of the tokens of a critique.
-
-    Args:
-        style: length of its analysis.
-        constrained: whether it is JSON under a grammar; free text has one estimate for all styles.
-    """
-    return _EXPECTED_TOKENS[style] if constrained else _EXPECTED_TOKENS_OF_FREE_TEXT
-
-
-@lru_cache(maxsize=256)
-def _grammar(n_steps: int, analysis_characters: int, opened: bool) -> str:
-    # s<i>: at least one step from i on; t<i>: the rest of the list after a step before i.
-    last = n_steps - 1
-    rules = []
-    if analysis_characters:
-        first = "" if opened else _literal(_ANALYSIS)
-        head = f"{first} char{{0,{analysis_characters}}} {_literal(_THEN_STEPS)}"
-        rules.append(r"char ::= [ !#-\[\]-~]")
-    else:
-        head = "" if opened else _literal(_ONLY_STEPS)
-    rules.append(f'root ::= {head} (s0 | "") {_literal(_END)}')
-    for i in range(last):
-        rules.append(f's{i} ::= "{i}" t{i + 1} | s{i + 1}')
-        rules.append(f't{i + 1} ::= ", {i + 1}" t{i + 2} | t{i + 2}')
-    rules.append(f's{last} ::= "{last}"')
-    rules.append(f't{n_steps} ::= ""')
-    return "\n".join(rules)
-
-
-def _literal(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
 
 _KEY = "incorrect_steps"
 _OPEN = re.compile(r"<\s{0,4}incorrect\\{0,2}[_ ]steps\s{0,4}(/?)\s{0,4}>", re.IGNORECASE)
@@ -169,6 +46,48 @@ _QUOTED = 12  # characters before a verdict, without blanks, that are searched f
 _NOT_LAST = "text follows its list of wrong steps, which must come last"
 
 
+_EXPECTED_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class FreeText:
+    """A critique without a fixed form, of at most `limit` tokens."""
+
+    n_steps: int
+    limit: int
+    name: ClassVar[str] = "tag"
+    opening: ClassVar[str] = ""
+    is_constrained: ClassVar[bool] = False
+
+    def opened(self) -> FreeText:
+        """Free text has no fixed start."""
+        return self
+
+    def structure(self) -> list[dict[str, Any]]:
+        """Any text; for what follows a thought."""
+        return [{"type": "any_text", "max_tokens": self.limit}]
+
+    def grammar(self) -> None:
+        """There is none."""
+        return
+
+    def json_schema(self) -> None:
+        """There is none."""
+        return
+
+    def max_tokens(self, form: ConstraintForm) -> int:
+        """The limit, whatever constrains the text."""
+        return self.limit
+
+    def expected_tokens(self) -> int:
+        """A rough estimate."""
+        return min(_EXPECTED_TOKENS, self.limit)
+
+    def read(self, text: str, *, truncated: bool = False, rollout: str = "") -> Verdict:
+        """As `read`."""
+        return read(text, self.n_steps, truncated=truncated, rollout=rollout)
+
+
 def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "") -> Verdict:
     """Parse a critique of a rollout with `n_steps` steps.
 
@@ -190,8 +109,6 @@ def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "")
 
 
 def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[int]:
-    if text.startswith(_THEN_STEPS):  # the engine left out the opening of the analysis
-        text = _ANALYSIS + text
     # LaTeX in a JSON string is often written with single backslashes.
     text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", text)
     # A critique that is one JSON object is a verdict, whatever its strings contain.

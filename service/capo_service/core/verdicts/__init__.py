@@ -1,6 +1,10 @@
 """The forms of a judge's verdict: what a judge may write, and how it is read.
 
-base        what every form provides
-step_list   JSON list of wrong steps, after a short analysis (profile `default`)
-free_text   free text that ends in a tagged list (profile `paper`), and the tolerant parser
+base         what every form provides
+step_list    JSON list of wrong steps, after a short analysis (profile `default`)
+free_text    free text that ends in a tagged list (profile `paper`), and the tolerant parser
+first_error  number of the first wrong step in a box (profile `first_error`)
+boxed_steps  `correct` or `incorrect` in a box for each step (profile `boxed_steps`)
+boxes        finds boxes
+quotation    tells verdicts from quotations
 """

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from capo_service.core.number_list import read_list, read_values
 from capo_service.core.verdicts.base import ConstraintForm, Verdict
+from capo_service.core.verdicts.quotation import is_quotation
 from capo_wire.special_text import after_thoughts
 
 _KEY = "incorrect_steps"
@@ -29,20 +30,6 @@ _ENDING = re.compile(
     r"(?:[\s`*_.!\"'”。]|</\w{1,20}>|<\|[\w/]{1,30}\|>|<｜[^<>]{1,30}｜>|<eos>|<end_of_turn>)*"  # noqa: RUF001
 )
 _WORD = re.compile(r"(?!s(?:t(?:e(?:p|ps)?)?)?\b)[a-z]{1,30}[.!]?", re.IGNORECASE)
-# The clause before the verdict says that it is a quotation, or describes the format.
-_QUOTING = re.compile(
-    r"\b(?:writes?|wrote|written|says?|said|saying|claims?|claimed|quotes?|quoted|contains?|"
-    r"containing|includes?|imitat\w+|forge[sd]?|pretends?|inserts?|inserted|ends (?:in|with))\b"
-    r"|\bformat\W{1,9}(?:\w+\W{1,9}){0,4}(?:is|was|were)\b|写道|声称|格式[是为]|\A\s*>",
-    re.IGNORECASE,
-)
-# Clauses end here too: "step 1 contains an error, so the wrong step is" is a conclusion.
-_CLAUSE_END = re.compile(
-    r"[.!?。！？\n]|[,;]\s*(?:so|thus|hence|therefore|but|which|making)\b",  # noqa: RUF001
-    re.IGNORECASE,
-)
-_CLAUSE = 300  # characters before a verdict that are searched for these
-_QUOTED = 12  # characters before a verdict, without blanks, that are searched for in the rollout
 _NOT_LAST = "text follows its list of wrong steps, which must come last"
 
 
@@ -127,7 +114,7 @@ def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[i
         raise ValueError("it has no list of wrong steps")
     if not _ends(answer, end):
         raise ValueError(_NOT_LAST)
-    if _is_quotation(answer, start, end, rollout):
+    if is_quotation(answer, start, end, rollout):
         raise ValueError("its list of wrong steps is a quotation")
     return read_list(body, n_steps) if tag is not None else _of_object(value or {}, n_steps)
 
@@ -193,16 +180,3 @@ def _ends(text: str, end: int) -> bool:
     ending = _ENDING.match(text, end)
     rest = ending.end() if ending else end
     return rest == len(text) or ("\n" in text[end:rest] and bool(_WORD.fullmatch(text, rest)))
-
-
-def _is_quotation(answer: str, start: int, end: int, rollout: str) -> bool:
-    context = answer[max(0, start - _CLAUSE) : start]
-    if context[-1:] and context[-1] in "\"'“‘«「":  # noqa: RUF001
-        return True
-    before, own = "".join(context.split())[-_QUOTED:], "".join(answer[start:end].split())
-    if before and "incorrect" in rollout.lower() and before + own in "".join(rollout.split()):
-        return True
-    before = re.sub(r"```\w{0,10}\s*\Z", "", context).rstrip(" \t\n*`_")
-    if "\n" in context[len(before) :] and not before.endswith((":", "：")):  # noqa: RUF001
-        return False
-    return _QUOTING.search(_CLAUSE_END.split(before)[-1]) is not None

@@ -20,8 +20,9 @@ from rich.table import Table
 
 from capo_service.api import json_splitting, parsing
 from capo_service.api.problems import ProblemError
-from capo_service.core import critique_format, steps, suspicion
+from capo_service.core import steps, suspicion
 from capo_service.core.errors import InputError
+from capo_service.core.verdicts import free_text
 from capo_service.engine import control_tokens
 from capo_wire.answers import UnfinishedThoughtError, final_answer, reference_answer
 
@@ -46,12 +47,10 @@ HARD = {
 
 
 def _verdict(text: str) -> None:
-    critique_format.read(text, 50, truncated=True)
-    critique_format.read(
-        text + "<incorrect_steps>1</incorrect_steps>", 50, rollout="incorrect" + text
-    )
-    critique_format.read("<incorrect_steps>" + text, 10**6)
-    critique_format.read('{"incorrect_steps": [' + text + "]}", 10**6)
+    free_text.read(text, 50, truncated=True)
+    free_text.read(text + "<incorrect_steps>1</incorrect_steps>", 50, rollout="incorrect" + text)
+    free_text.read("<incorrect_steps>" + text, 10**6)
+    free_text.read('{"incorrect_steps": [' + text + "]}", 10**6)
 
 
 def _regex(text: str) -> None:

@@ -15,8 +15,9 @@ with atheris.instrument_imports(
     include=["capo_service.core", "capo_service.api", "capo_service.core.arithmetic"]
 ):
     from capo_service.api import json_splitting, parsing, problems
-    from capo_service.core import alignment, arithmetic, critique_format, steps, suspicion
+    from capo_service.core import alignment, arithmetic, steps, suspicion
     from capo_service.core.errors import InputError
+    from capo_service.core.verdicts import free_text
     from capo_service.core.vocabulary import TokenTable
 
 import kit
@@ -47,9 +48,9 @@ def read_verdict(raw: bytes) -> None:
     data = atheris.FuzzedDataProvider(raw)
     n_steps = data.ConsumeIntInRange(1, 50)
     text = text_of(data)
-    found = critique_format.read(text, n_steps, truncated=data.ConsumeBool(), rollout=text_of(data))
+    found = free_text.read(text, n_steps, truncated=data.ConsumeBool(), rollout=text_of(data))
     # A thought that was not ended takes back whatever stands before it.
-    assert critique_format.read(text + "\n<think>", n_steps).wrong is None
+    assert free_text.read(text + "\n<think>", n_steps).wrong is None
     assert (found.wrong is None) == (found.reason is not None)
     assert found.wrong is None or found.wrong <= set(range(n_steps))
 

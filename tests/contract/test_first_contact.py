@@ -207,7 +207,7 @@ def test_a_service_alone_serves_its_api_and_its_page_where_the_last_line_says(
             assert httpx.get(url + path).status_code == 200
         info = httpx.get(f"{url}/info").json()
         assert info["critique_style"] == "brief", "and nothing else of the demo's judge"
-        built_in = load_template(None, None).source.encode()
+        built_in = load_profile().template.source.encode()
         assert info["template"] == hashlib.sha256(built_in).hexdigest()[:16]
         body = {"rollouts": [{"question": "q", "response": "1 + 1 = 3.", "outcome": 1}]}
         done = httpx.post(f"{url}/credit", json=body, timeout=60)

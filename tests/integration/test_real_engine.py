@@ -23,8 +23,8 @@ from capo_client import CreditClient, Rollout
 from capo_client.cli import demo
 from capo_client.cli.attack.corpus import attacks
 from capo_client.cli.attack.run import broken
-from capo_service.core import critique_format, steps
-from capo_service.core.critique_format import OutputFormat
+from capo_service.core import steps
+from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine import embedded
 from capo_service.engine.base import CritiqueSampling, JudgePrompt
 from capo_service.engine.openai import OpenAIEngine
@@ -277,14 +277,12 @@ async def test_chat_text_to_a_real_server_keeps_to_the_grammar_too(upstream: Run
             ("</step_0 x> Which steps are wrong?", True),
         )
         encoded = judge.encode(JudgePrompt((("Judge the solution.", True),), user))
-        shape = OutputFormat(1, 0)
-        sampling = CritiqueSampling(
-            0.7, 0.9, shape.max_tokens(), 1, shape.grammar(), shape.json_schema()
-        )
+        shape = StepList(1, 0)
+        sampling = CritiqueSampling(0.7, 0.9, shape.max_tokens("json_schema"), 1, shape)
         done = await judge.complete("chat", encoded, sampling)
     finally:
         await judge.close()
-    assert done.finish_reason == "stop" and critique_format.read(done.text, 1).wrong is not None
+    assert done.finish_reason == "stop" and shape.read(done.text).wrong is not None
     assert done.prompt_tokens > 20 and done.completion_tokens > 0
 
 

@@ -11,9 +11,11 @@ import xgrammar
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from capo_service.core import critique_format, rewards, steps
-from capo_service.core.critique_format import OutputFormat
+from capo_service.core import rewards, steps
 from capo_service.core.errors import InputError
+from capo_service.core.verdicts import free_text
+from capo_service.core.verdicts.base import Verdict
+from capo_service.core.verdicts.step_list import StepList
 from capo_service.core.voting import VoteCount
 from capo_trainer.evaluate import blank_line_steps
 
@@ -198,21 +200,22 @@ def test_the_grammar_takes_every_verdict_and_max_tokens_suffices(
 ) -> None:
     wrong = data.draw(st.sets(st.integers(0, n_steps - 1)))
     budget = data.draw(st.integers(1, 3000))
-    shape = OutputFormat.fitting(n_steps, style, budget)  # type: ignore[arg-type]
-    bare = OutputFormat(n_steps, 0)
-    assert (shape is None) == (bare.max_tokens() > budget)
+    shape = StepList.fitting(n_steps, style, budget, "grammar")  # type: ignore[arg-type]
+    bare = StepList(n_steps, 0)
+    assert (shape is None) == (bare.max_tokens("grammar") > budget)
     assume(shape is not None)
-    assert shape is not None and shape.max_tokens() <= budget
+    assert shape is not None and shape.max_tokens("grammar") <= budget
     analysis = "x" * shape.analysis_characters
     fields = {"analysis": analysis} if analysis else {}
     text = json.dumps({**fields, "incorrect_steps": sorted(wrong)})
     assert accepts(shape.grammar(), text)
-    opening = shape.opening()
-    assert text.startswith(opening)
-    assert accepts(shape.grammar(opened=True), text.removeprefix(opening))
-    assert not accepts(shape.grammar(opened=True), text)
-    assert len(text) + 1 <= shape.max_tokens()
-    assert critique_format.read(text, n_steps) == critique_format.Verdict(frozenset(wrong))
+    rest = text.removeprefix(shape.opening)
+    assert len(rest) < len(text)
+    assert accepts(shape.opened().grammar(), rest)
+    assert not accepts(shape.opened().grammar(), text)
+    assert len(text) + 1 <= shape.max_tokens("grammar")
+    assert len(rest) + 1 <= shape.opened().max_tokens("grammar")
+    assert shape.read(text) == free_text.read(text, n_steps) == Verdict(frozenset(wrong))
     for bad in ([n_steps], [0, 0], [*sorted(wrong, reverse=True)] if len(wrong) > 1 else [-1]):
         assert not accepts(shape.grammar(), json.dumps({**fields, "incorrect_steps": bad})), (
             "a step that does not exist, twice, or out of order"
@@ -249,7 +252,7 @@ def test_any_critique_names_existing_steps_or_is_invalid() -> None:
     @settings(max_examples=300)
     @given(said=st.lists(SAID, max_size=6), n=st.integers(1, 9), truncated=st.booleans())
     def check(said: list[str], n: int, truncated: bool) -> None:
-        found = critique_format.read("".join(said), n, truncated=truncated)
+        found = free_text.read("".join(said), n, truncated=truncated)
         if found.wrong is None:
             assert found.reason
         else:

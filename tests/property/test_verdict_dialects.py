@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capo_service.core import critique_format
+from capo_service.core.verdicts import free_text
 
 N_STEPS = 30
 WORDS = (
@@ -162,11 +162,11 @@ def test_a_verdict_is_read_whole_or_refused(
 ) -> None:
     text, wrong, chatter = case
     for truncated in (False, True):
-        found = critique_format.read(text, N_STEPS, truncated=truncated)
+        found = free_text.read(text, N_STEPS, truncated=truncated)
         assert found.wrong is None or found.wrong == wrong, (text, found)
     # Cut off anywhere behind the chatter, it is the same verdict or none.
     cut = text[: data.draw(st.integers(chatter, len(text)), label="cut")]
-    found = critique_format.read(cut, N_STEPS, truncated=True)
+    found = free_text.read(cut, N_STEPS, truncated=True)
     assert found.wrong is None or found.wrong == wrong, (cut, found)
 
 
@@ -182,4 +182,4 @@ def test_lists_in_one_way_of_writing_are_read(
 ) -> None:
     """So that refusing everything would not do."""
     body = separator.join(word.format(step) for step in wrong) + end
-    assert critique_format.read(f"Verdict: No\n\n{tag.format(body)}", N_STEPS).wrong == set(wrong)
+    assert free_text.read(f"Verdict: No\n\n{tag.format(body)}", N_STEPS).wrong == set(wrong)

@@ -12,9 +12,10 @@ import pytest
 from jinja2 import TemplateError
 
 import capo_wire as wire
-from capo_service.core import critique_format, rewards, steps
+from capo_service.core import rewards, steps
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptTemplate, nonce
+from capo_service.core.verdicts import free_text
 from capo_service.core.voting import VoteCount
 from capo_service.judges.loading import load_profile
 
@@ -85,7 +86,7 @@ def test_a_megabyte_of_any_text_takes_linear_time(text: str) -> None:
     """A quadratic pattern takes hours here and runs into the limit."""
     for segmenter in (steps.blank_line, steps.newline, steps.sentence):
         segmenter(text)
-    critique_format.read(text, 400)
+    free_text.read(text, 400)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_megabyte_of_any_text_takes_linear_time(text: str) -> None:
     ],
 )  # fmt: skip
 def test_verdicts_that_can_be_read(said: str, wrong: set[int]) -> None:
-    assert critique_format.read(said, 10).wrong == wrong
+    assert free_text.read(said, 10).wrong == wrong
 
 
 @pytest.mark.parametrize(
@@ -126,12 +127,12 @@ def test_verdicts_that_can_be_read(said: str, wrong: set[int]) -> None:
     ],
 )  # fmt: skip
 def test_verdicts_that_are_refused(said: str) -> None:
-    assert critique_format.read(said, 10).wrong is None
+    assert free_text.read(said, 10).wrong is None
 
 
 def test_a_list_that_was_cut_off_may_lack_digits() -> None:
-    assert critique_format.read("<incorrect_steps> 3, 1", 20, truncated=True).wrong is None
-    assert critique_format.read("<incorrect_steps> 3, 1\n and", 20, truncated=True).wrong == {1, 3}
+    assert free_text.read("<incorrect_steps> 3, 1", 20, truncated=True).wrong is None
+    assert free_text.read("<incorrect_steps> 3, 1\n and", 20, truncated=True).wrong == {1, 3}
 
 
 def test_a_right_answer_with_one_wrong_step_gives_two_and_one() -> None:
@@ -233,9 +234,9 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
     (tmp_path / "judge.j2").write_text(source)
     if where != "later" or "{% do" in code:
         with pytest.raises(ValueError, match=r"judge.j2 is not a valid template"):
-            load_template(None, str(tmp_path))
+            load_profile("default", tmp_path / "judge.j2")
     else:
-        template = load_template(None, str(tmp_path))
+        template = load_profile("default", tmp_path / "judge.j2").template
         with pytest.raises((TemplateError, ArithmeticError)):
             template.render(
                 question="q",
@@ -251,7 +252,7 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("capo_service.core.prompt, capo_service.core.alignment, capo_service.core.critique_format, "
+        ("capo_service.core.prompt, capo_service.core.alignment, capo_service.core.verdicts.step_list, "
          "capo_service.core.rewards, capo_service.core.voting", "torch numpy transformers httpx pydantic"),
         ("capo_client", "torch transformers numpy fastapi vllm"),
     ],

@@ -33,6 +33,7 @@ ALLOWED = {
         "capo_wire.segment_merging capo_wire.segmentation capo_wire.special_text jinja2 re2",
         "",
     ),
+    "capo_service.judges": ("capo_service.core", ""),
     "capo_service.concurrency": ("", ""),
     "capo_service.settings": (
         "capo_service.core capo_wire pydantic pydantic_settings",
@@ -50,7 +51,7 @@ ALLOWED = {
         "pythonjsonlogger",
     ),
     "capo_service.pipeline": (
-        "capo_service.concurrency capo_service.core capo_service.engine "
+        "capo_service.concurrency capo_service.core capo_service.engine capo_service.judges "
         "capo_service.observability capo_service.scheduling capo_service.settings "
         "capo_service.version capo_wire cachetools pebble pydantic tokenizers",
         "redis transformers",
@@ -64,7 +65,7 @@ ALLOWED = {
     ),
     "capo_service.cli": (
         "capo_service.api capo_service.concurrency capo_service.core capo_service.engine "
-        "capo_service.observability capo_service.pipeline capo_service.scheduling "
+        "capo_service.judges capo_service.observability capo_service.pipeline capo_service.scheduling "
         "capo_service.settings capo_wire pydantic typer",
         "transformers vllm",
     ),

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from capo_client.cli.evaluate.formats import read
 from capo_service.cli.check_alignment import Checker
 from capo_service.cli.dump_prompts import judge_prompts
-from capo_service.pipeline.canary import load_canaries
 from capo_service.judges.loading import load_profile
+from capo_service.pipeline.canary import load_canaries
 from capo_service.settings import Settings
 from capo_trainer.data import read_prompts
 from capo_wire.jsonlines import read_lines
@@ -42,7 +42,7 @@ def by_eval(path: Path, folder: Path) -> list[str]:
 
 
 def by_capo_prompt(path: Path, folder: Path) -> list[str]:
-    asked = list(judge_prompts(path, load_template(None, "x"), Settings(), None))
+    asked = list(judge_prompts(path, load_profile(), Settings(), None))
     assert [each["id"] for each in asked] == ["line-1", "line-3"]
     return [each["messages"][1]["content"] for each in asked]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -92,6 +93,22 @@ def test_former_options_do_what_they_did(service: Service, tmp_path: Path) -> No
     for hidden in ("--deadline", "--no-"):
         assert hidden not in shown
     assert "--show-reference" in shown and "--hide-reference" in shown
+
+
+def test_credit_asks_for_thoughts_and_merged_steps(tmp_path: Path) -> None:
+    engine = ScriptedEngine(thoughts=lambda prompt, sampling: "2 + 2 is 4, not 5." * 2)
+    (tmp_path / "two.jsonl").write_text(
+        json.dumps({"question": "q", "response": "2+2=5\n\nSo 5.", "outcome": 0}) + "\n"
+    )
+    given = ["--thinking-tokens", "20", "--thoughts", "--max-steps", "1", "--min-characters", "3"]
+    with serving(engine, settings(tmp_path)) as service:
+        files = ["two.jsonl", "--out", "out.jsonl", "--url", service.url]
+        done = capo(tmp_path, "credit", *files, *given)
+    assert done.returncode == 0, done.stderr
+    [result] = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    critique = result["critiques"][0]
+    assert critique["thinking"] == "2 + 2 is 4, not 5.2 " and critique["thinking_truncated"]
+    assert len(result["steps"]) == 1
 
 
 CHOICES = [

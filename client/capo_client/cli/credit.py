@@ -74,6 +74,16 @@ def credit(
             rich_help_panel=_VOTING,
         ),
     ] = None,
+    thinking_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Maximum tokens that the judge may think before each critique.",
+            show_default="the service's",
+            rich_help_panel=_VOTING,
+        ),
+    ] = None,
     scheme: Annotated[
         wire.RewardScheme | None,
         typer.Option(
@@ -112,8 +122,33 @@ def credit(
             metavar="REGEX", help="RE2 pattern for --segment regex.", rich_help_panel=_STEPS
         ),
     ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Merge short neighbouring steps until there are at most so many.",
+            show_default="the service's",
+            rich_help_panel=_STEPS,
+        ),
+    ] = None,
+    min_characters: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Merge steps that are shorter than this with a neighbour.",
+            rich_help_panel=_STEPS,
+        ),
+    ] = None,
     critiques: Annotated[
         bool, typer.Option("--critiques", metavar="", help="Write the critiques' texts too.")
+    ] = False,
+    thoughts: Annotated[
+        bool,
+        typer.Option(
+            "--thoughts", metavar="", help="Write the critiques' texts and the judge's thoughts."
+        ),
     ] = False,
     show_reference: Annotated[
         bool,
@@ -160,12 +195,20 @@ def credit(
         "temperature": temperature,
         "seed": seed,
         "critique_style": style,
+        "thinking_tokens": thinking_tokens,
     }
     options = {
         "voting": _given(voting),
         "reward": _given({"scheme": scheme, "w_whole": w_whole, "w_process": w_process}),
-        "segment": _given({"method": segment, "pattern": pattern}),
-        "include": ["token_rewards", "critiques"] if critiques else None,
+        "segment": _given(
+            {
+                "method": segment,
+                "pattern": pattern,
+                "max_steps": max_steps,
+                "min_characters": min_characters,
+            }
+        ),
+        "include": _include(critiques, thoughts),
         "show_reference": None if show_reference else False,
     }
     with (
@@ -183,6 +226,12 @@ def credit(
         except (errors.UnavailableError, errors.DeadlineExceededError) as error:
             console.complain("capo credit", error)  # the report follows
     _report(job, as_json)
+
+
+def _include(critiques: bool, thoughts: bool) -> list[str] | None:
+    if not critiques and not thoughts:
+        return None
+    return ["token_rewards", "critiques", *(["thinking"] if thoughts else [])]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

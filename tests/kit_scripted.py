@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,16 +28,25 @@ def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:
     return '{"analysis": "fine", "incorrect_steps": []}'
 
 
+def nothing_to_say(prompt: str, sampling: CritiqueSampling) -> str:
+    """The thought of a judge that ends it at once."""
+    return ""
+
+
 @dataclass
 class ScriptedEngine:
     """Answers each prompt, as text, by `script`, after `delay` seconds.
 
-    One token is one character, so that lengths are easy to read. `kill()` makes it die as a real
-    engine does: waiting critiques fail at once and so does every later one.
+    One token is one character, so that lengths are easy to read. With a thinking budget it thinks
+    what `thoughts` says, cut at the budget. `token_seconds` is the time of each token that it
+    writes; a critique that is aborted has the tokens that were written by then. `kill()` makes it
+    die as a real engine does: waiting critiques fail at once and so does every later one.
     """
 
     script: Script = nothing_wrong
+    thoughts: Script = nothing_to_say
     delay: float = 0.0
+    token_seconds: float = 0.0
     context_length: int | None = 1_000_000
     tokenizer_json: str | None = None
     model: str = "scripted"
@@ -83,10 +93,13 @@ class ScriptedEngine:
         self.prompts.append(message["content"])
         ended = self._aborts.setdefault(request, asyncio.Event())
         self.running += 1
+        budget, began = sampling.thinking_tokens, time.monotonic()
         try:
             text = self.script(message["content"], sampling)
-            if self.delay:
-                await self._pause(ended)
+            thought = self.thoughts(message["content"], sampling)[:budget] if budget else ""
+            seconds = self.delay + self.token_seconds * len(thought + text)
+            if seconds:
+                await self._pause(ended, seconds)
         except asyncio.CancelledError:
             self.cancelled.append(request)
             raise
@@ -95,15 +108,28 @@ class ScriptedEngine:
             del self._aborts[request]
         tokens = prompt.tokens or 0
         if ended.is_set():
-            return Completion("", FINISHED_EARLY, tokens)
+            written = thought[: self._written(time.monotonic() - began)]
+            return Completion("", FINISHED_EARLY, tokens, 0, len(written), written, len(written))
         cut = text[: sampling.max_tokens]
-        reason = "stop" if cut == text else "length"
-        return Completion(cut, reason, tokens, 0, len(cut))
+        return Completion(
+            text=cut,
+            finish_reason="stop" if cut == text else "length",
+            prompt_tokens=tokens,
+            completion_tokens=len(thought + cut),
+            thinking=thought,
+            thinking_tokens=len(thought),
+            thinking_truncated=0 < budget <= len(thought),
+        )
 
-    async def _pause(self, ended: asyncio.Event) -> None:
+    def _written(self, seconds: float) -> int:
+        if not self.token_seconds:
+            return 0
+        return max(int((seconds - self.delay) / self.token_seconds), 0)
+
+    async def _pause(self, ended: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.create_task(event.wait()) for event in (ended, self._dead)]
         try:
-            await asyncio.wait(waits, timeout=self.delay, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

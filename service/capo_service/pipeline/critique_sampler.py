@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import capo_wire as wire
 from capo_service.concurrency.tasks import cancel
 from capo_service.observability.tracing import tracer
 from capo_service.pipeline.critics import Ballot, Critic
 from capo_service.pipeline.prepare import Prepared
+from capo_service.scheduling.thought_lengths import ThoughtLengths
 
 _ABORT_SECONDS = 2.0  # until a critique that was ended early is cancelled outright
 
@@ -26,12 +28,17 @@ class _Running:
 class CritiqueSampler:
     """Samples critiques from one critic.
 
+    Args:
+        critic: the critic.
+        thoughts: where the lengths of its thoughts are recorded, for admission.
+
     Attributes:
         sampling: critiques that the critic works on now, of all rollouts together.
     """
 
-    def __init__(self, critic: Critic) -> None:
+    def __init__(self, critic: Critic, thoughts: ThoughtLengths | None = None) -> None:
         self._critic = critic
+        self._thoughts = thoughts or ThoughtLengths()
         self._numbers = itertools.count()
         self.sampling = 0
 
@@ -83,11 +90,19 @@ class CritiqueSampler:
         name = f"critique-{next(self._numbers)}"
         task = asyncio.create_task(self._critic.critique(name, prepared, position))
         self.sampling += 1
-        task.add_done_callback(self._ended)
+        budget = prepared.task.sampling.thinking_tokens if prepared.task else 0
+        task.add_done_callback(partial(self._ended, budget))
         return _Running(name, task)
 
-    def _ended(self, _: asyncio.Task[Ballot]) -> None:
+    def _ended(self, budget: int, task: asyncio.Task[Ballot]) -> None:
         self.sampling -= 1
+        if not budget or task.cancelled() or task.exception() is not None:
+            return
+        completion = task.result().completion
+        # A thought that was ended early counts by what it took. Nothing is known of a critique that
+        # failed, or that a server dropped without saying what it had sampled.
+        if completion.completion_tokens:
+            self._thoughts.record(budget, completion.thinking_tokens)
 
     async def _end_early(self, running: list[_Running]) -> None:
         if running:

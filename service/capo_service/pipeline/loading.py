@@ -29,6 +29,7 @@ from capo_service.pipeline.served_tokenizers import Vocabulary, load_vocabularie
 from capo_service.pipeline.verifier import Verifier
 from capo_service.scheduling.admission import Admission
 from capo_service.scheduling.api_keys import KeyRing
+from capo_service.scheduling.thought_lengths import ThoughtLengths
 from capo_service.settings import Settings
 
 _TYPICAL_STEPS = 8
@@ -106,7 +107,8 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     )
     tables = {name: vocabulary.table for name, vocabulary in vocabularies.items()}
     critic, prompter = _critic(parts, limits)
-    sampler = CritiqueSampler(critic)
+    thoughts = ThoughtLengths()
+    sampler = CritiqueSampler(critic, thoughts)
     cpu_gate = asyncio.Lock()
     policy = CritiquePolicy.of(settings, parts.profile)
     preparer = Preparer(prompter, tables, policy)
@@ -125,7 +127,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         cpu_gate,
         telemetry,
     )
-    tokens = partial(critique_tokens, policy, parts.profile)
+    tokens = partial(critique_tokens, policy, parts.profile, thoughts)
     creditor = BatchCreditor(
         deduplicated,
         parts.admission,
@@ -155,9 +157,11 @@ def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgeProm
     return JudgeCritic(backend, limits.slots), prompter
 
 
-def critique_tokens(policy: CritiquePolicy, profile: JudgeProfile, voting: wire.Voting) -> int:
-    """The expected tokens of a critique, with its thought."""
+def critique_tokens(
+    policy: CritiquePolicy, profile: JudgeProfile, thoughts: ThoughtLengths, voting: wire.Voting
+) -> int:
+    """The expected tokens of a critique, with its thought: by the mean of recent thoughts."""
     style = voting.critique_style or policy.style
     shape = profile.shape(_TYPICAL_STEPS, style, voting.max_tokens, "structural_tag")
-    thought = policy.thinking_tokens(voting)
-    return (shape.expected_tokens() if shape else voting.max_tokens) + thought // 2
+    thought = thoughts.expected_tokens(policy.thinking_tokens(voting))
+    return (shape.expected_tokens() if shape else voting.max_tokens) + thought

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from capo_wire.base import (
         VERSION,
+        CriterionKind,
         CritiqueStyle,
         Include,
         Priority,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         SegmentMethod,
         VotingMethod,
     )
+    from capo_wire.criteria import Criterion, CriterionAnswer, CriterionCredit, CriterionVotes
     from capo_wire.inspection import (
         Info,
         Live,
@@ -85,6 +87,11 @@ __all__ = [
     "CreditResponse",
     "CreditSummary",
     "Credited",
+    "Criterion",
+    "CriterionAnswer",
+    "CriterionCredit",
+    "CriterionKind",
+    "CriterionVotes",
     "Critique",
     "CritiqueStyle",
     "Failed",
@@ -120,7 +127,7 @@ __all__ = [
     "VotingMethod",
 ]
 
-_MODELS = ("base", "requests", "responses", "inspection")
+_MODELS = ("base", "criteria", "requests", "responses", "inspection")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from capo_wire.base import (
-    CriterionKind,
     CritiqueStyle,
     Include,
     Priority,
@@ -26,6 +25,7 @@ from capo_wire.base import (
     TokenIdField,
     VotingMethod,
 )
+from capo_wire.criteria import Criterion, check_ids
 
 DEFAULT_CRITIQUES = 4
 MOST_CRITIQUES = 64
@@ -49,23 +49,6 @@ class ChatTurn(RequestModel):
         if isinstance(self.content, str):
             return self.content
         return "".join(part.text for part in self.content)
-
-
-class Criterion(RequestModel):
-    """A criterion that a rollout is judged by, in addition to the correctness of its steps."""
-
-    id: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
-        description="Names the criterion in the result; unique within the rollout."
-    )
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
-        description="What must hold, as one sentence. The judge sees it as data."
-    )
-    kind: CriterionKind = Field(
-        default="requirement",
-        description="pitfall: a mistake to avoid; requirement: what the whole response must do; "
-        "bonus: what earns extra reward.",
-    )
-    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
 
 
 class Rollout(RequestModel):
@@ -114,7 +97,8 @@ class Rollout(RequestModel):
     )
     criteria: list[Criterion] | None = Field(
         default=None,
-        description="What this response is judged by, in addition to the correctness of its steps.",
+        description="What this response is judged by, in addition to the correctness of its steps; "
+        "an empty list is the same as none.",
     )
 
     @field_validator("response_token_ids", "token_offsets", "steps", mode="wrap")
@@ -155,6 +139,7 @@ class Rollout(RequestModel):
                     f"response_token_ids has {len(ids)} ids but token_offsets has "
                     f"{len(self.token_offsets)} spans"
                 )
+        check_ids(self.criteria or ())
         return self
 
     def prompt_text(self) -> str:
@@ -210,6 +195,12 @@ class Voting(RequestModel):
     critique_style: CritiqueStyle | None = Field(
         default=None, description="Length of a critique's analysis. Default: the service's setting."
     )
+    criteria_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Probability with which each criterion is left out. Chosen by question and "
+        "`seed`, so that all rollouts of a question are judged by the same ones; at least one "
+        "stays.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -238,6 +229,9 @@ class Reward(RequestModel):
     scheme: RewardScheme = "capo"
     w_whole: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 2.0
     w_process: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = 1.0
+    w_criteria: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = Field(
+        default=1.0, description="Scheme `criteria`: weight of all criteria of a rollout together."
+    )
 
 
 class Segment(RequestModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from capo_wire.base import ResponseModel
+from capo_wire.criteria import CriterionAnswer, CriterionCredit
 
 Unchecked = Literal[
     "no_answer",
@@ -71,6 +72,9 @@ class Critique(ResponseModel):
         default=False, description="Whether the thought reached its budget and was ended there."
     )
     wrong_steps: list[int] | None = Field(description="Null if it could not be parsed.")
+    criteria: list[CriterionAnswer] | None = Field(
+        default=None, description="Its verdict on each criterion that it was asked about."
+    )
     valid: bool
     finish_reason: str
     reason: str | None = Field(default=None, description="Why it could not be parsed.")
@@ -138,7 +142,7 @@ class Credited(ResponseModel):
     id: str
     status: Literal["ok"] = "ok"
     outcome: Outcome | None = Field(
-        description="Null for scheme `process_only` without an outcome."
+        description="Null for the schemes `process_only` and `criteria` without an outcome."
     )
     steps: list[Step]
     token_rewards: list[float] | None = Field(
@@ -149,6 +153,9 @@ class Credited(ResponseModel):
     usage: Usage
     suspicion: list[Suspicion] = Field(
         default=[], description="Reward-hacking checks that the rollout failed."
+    criteria: list[CriterionCredit] | None = Field(
+        default=None, description="The rollout's criteria in their order; null if it has none."
+    )
     )
     cached: bool = Field(
         default=False,

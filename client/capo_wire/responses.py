@@ -148,14 +148,14 @@ class Credited(ResponseModel):
     token_rewards: list[float] | None = Field(
         default=None, description="One reward per token that was sent."
     )
+    criteria: list[CriterionCredit] | None = Field(
+        default=None, description="The rollout's criteria in their order; null if it has none."
+    )
     critiques: list[Critique] | None = None
     response: str | None = None
     usage: Usage
     suspicion: list[Suspicion] = Field(
         default=[], description="Reward-hacking checks that the rollout failed."
-    criteria: list[CriterionCredit] | None = Field(
-        default=None, description="The rollout's criteria in their order; null if it has none."
-    )
     )
     cached: bool = Field(
         default=False,

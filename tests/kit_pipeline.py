@@ -11,7 +11,8 @@ from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.critics import Critic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.judge_prompt import JudgePrompter
-from capo_service.pipeline.prepare import CritiquePolicy, Prepared, Preparer
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from capo_service.pipeline.prepared import Prepared
 
 
 def make_preparer(

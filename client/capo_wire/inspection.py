@@ -61,6 +61,11 @@ class Prompt(ResponseModel):
         description="Length of the prompt that the judge gets; null if only its server knows."
     )
     steps: list[tuple[int, int]] = Field(description="The character span of each step.")
+    windows: int = Field(
+        default=1,
+        description="Number of windows in which the rollout is judged; the prompt is that of the "
+        "first.",
+    )
     sampling: PromptSampling | None = Field(description="Null for the arithmetic checker.")
     seeds: list[int] | None = Field(
         description="The seed of each critique; null if the request has none."
@@ -129,6 +134,9 @@ class Info(ResponseModel):
     context_length: int | None
     critique_style: str
     critique_format: str
+    profile: str | None = Field(
+        default=None, description="Name of the judge's profile: its prompt and form of verdicts."
+    )
     template: str | None = Field(
         default=None,
         description="Digest of the judge's prompt template: first 16 hex digits of its SHA-256.",

@@ -84,6 +84,11 @@ class Critique(ResponseModel):
         "equation and abstains on the others.",
     )
     weight: int = Field(default=1, description="Number of votes that it casts.")
+    window: int = Field(
+        default=0,
+        description="The window that it judged, from 0. `text` counts steps from the window's "
+        "first, `wrong_steps` from the rollout's.",
+    )
 
 
 class Usage(ResponseModel):
@@ -153,6 +158,11 @@ class Credited(ResponseModel):
     )
     critiques: list[Critique] | None = None
     response: str | None = None
+    windows: int = Field(
+        default=1,
+        description="Number of windows of consecutive steps in which it was judged; 1 if it was "
+        "judged as a whole.",
+    )
     usage: Usage
     suspicion: list[Suspicion] = Field(
         default=[], description="Reward-hacking checks that the rollout failed."

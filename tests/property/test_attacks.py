@@ -20,7 +20,8 @@ from capo_service.engine import control_tokens as escaping
 from capo_service.engine.base import ChatPrompt, EncodedPrompt, JudgePrompt, TokenPrompt
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.engine.prompt_encoder import PromptEncoder
-from capo_service.pipeline.prepare import CritiquePolicy, Prepared, Preparer
+from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from capo_service.pipeline.prepared import Prepared
 from kit_judges import TEMPLATES, encoder
 from kit_pipeline import make_preparer
 

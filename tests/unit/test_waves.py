@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import capo_wire as wire
+from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine.base import ChatPrompt, CritiqueSampling
 from capo_service.pipeline.critics import JudgeCritic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.errors import NoValidCritiqueError
 from capo_service.pipeline.judge_prompt import JudgeTask
-from capo_service.pipeline.prepare import Prepared
+from capo_service.pipeline.prepared import Prepared
 from kit_pipeline import credit
 from kit_scripted import ScriptedEngine
 
@@ -31,6 +32,7 @@ def prepared() -> Prepared:
         task=JudgeTask(
             ChatPrompt([{"role": "user", "content": "?"}], tokens=1),
             CritiqueSampling(0.7, 0.9, 1000, seed=5),
+            StepList(STEPS, 0),
         ),
     )
 

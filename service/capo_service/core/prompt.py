@@ -21,6 +21,8 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from capo_service.core.windows import WHOLE, EarlierStep, Surroundings
+
 TemplateSegment = tuple[str, bool]  # text, trusted
 
 _LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -61,9 +63,16 @@ class PromptTemplate:
 
     Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
     (verdict, brief, full), `format` (the name of the verdict's form: json, tag) and `thinking`
-    (whether the judge writes a thought before its verdict). It is rendered in Jinja's sandbox,
-    because it may come with a downloaded model: it cannot access attributes that begin with an
-    underscore, nor change its variables. Its run time is not limited.
+    (whether the judge writes a thought before its verdict). Where the steps are a part of a long
+    rollout, `earlier` has the steps before (of `EarlierStep`), `left_out` is the number of steps
+    before those, and `continues` says whether steps follow; else they are empty, 0 and false.
+
+    It is rendered in Jinja's sandbox, because it may come with a downloaded model: it cannot access
+    attributes that begin with an underscore, nor change its variables. Its run time is not limited.
+
+    Attributes:
+        source: its text.
+        shows_earlier: whether it shows the steps before a part.
 
     Args:
         source: text of the template.
@@ -84,15 +93,23 @@ class PromptTemplate:
         missing = {"system", "user"} - self._template.blocks.keys()
         if missing:
             raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
+        part = Surroundings([EarlierStep(1, "e")], 1, True)
         try:
             trial = self.render(
-                question="q", steps=["s"], reference="r", nonce="b" * 7, style="full", format="json"
+                question="q",
+                steps=["s"],
+                reference="r",
+                nonce="b" * 7,
+                style="full",
+                format="json",
+                around=part,
             )
         except Exception as error:  # its own code may raise anything
             raise ValueError(f"{name} is not a valid template: {error}") from error
         shown = {text for text, trusted in trial.user if not trusted}
         if not {"q", "s"} <= shown:
             raise ValueError(f"{name}: its user block must show the question and every step")
+        self.shows_earlier = "e" in shown
 
     def render(
         self,
@@ -104,9 +121,12 @@ class PromptTemplate:
         style: str,
         format: str,
         thinking: bool = False,
+        around: Surroundings = WHOLE,
     ) -> RenderedPrompt:
-        """The prompt for a rollout that consists of `steps`."""
+        """The prompt for a rollout that consists of `steps`, or for a part of one."""
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
+        first_earlier = len(untrusted)
+        untrusted += [step.text for step in around.earlier]
         values: dict[str, Any] = {
             "question": _slot(0),
             "reference": None if reference is None else _slot(1),
@@ -118,6 +138,12 @@ class PromptTemplate:
             "style": style,
             "format": format,
             "thinking": thinking,
+            "earlier": [
+                EarlierStep(step.index, _slot(first_earlier + i))
+                for i, step in enumerate(around.earlier)
+            ],
+            "left_out": around.left_out,
+            "continues": around.continues,
         }
         context = self._template.new_context(values)
         blocks = self._template.blocks

@@ -60,7 +60,7 @@ class VoteCount:
         """
         if self.valid < 1:
             raise ValueError("no valid critique: a vote needs at least one")
-        return [_penalty(method, wrong, valid) for wrong, valid in self._steps()]
+        return [_penalty(method, wrong, valid) for wrong, valid in self.on_steps()]
 
     def decided(self, method: Method, remaining: int) -> bool:
         """Whether no outcome of the `remaining` critiques can change any step's penalty.
@@ -72,7 +72,7 @@ class VoteCount:
             return True
         if self.valid == 0:
             return False
-        return all(_is_fixed(method, *votes, remaining) for votes in self._steps())
+        return all(_is_fixed(method, *votes, remaining) for votes in self.on_steps())
 
     def next_wave(self, method: Method, remaining: int) -> int:
         """How many of the `remaining` critiques to sample next.
@@ -82,12 +82,47 @@ class VoteCount:
         time and save nothing.
         """
         for size in range(1, remaining):
-            if all(_may_be_fixed(method, *votes, size, remaining) for votes in self._steps()):
+            if all(_may_be_fixed(method, *votes, size, remaining) for votes in self.on_steps()):
                 return size
         return remaining
 
-    def _steps(self) -> Iterator[tuple[int, int]]:
+    def on_steps(self) -> Iterator[tuple[int, int]]:
+        """`on_step` of each step."""
         return map(self.on_step, range(len(self.counts)))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedVotes:
+    """The votes on all steps of a rollout, whose windows were voted on separately.
+
+    Attributes:
+        windows: the votes on each window, in order.
+        first_error_only: the judge names only the first wrong step of what it sees. A later window
+            then says nothing about the first wrong step of the rollout, so that its penalties count
+            only if no step before it was voted wrong.
+    """
+
+    windows: Sequence[VoteCount]
+    first_error_only: bool = False
+
+    @property
+    def silent(self) -> list[int]:
+        """The windows without a readable critique."""
+        return [number for number, votes in enumerate(self.windows) if not votes.valid]
+
+    def on_steps(self) -> list[tuple[int, int]]:
+        """For each step, how many votes call it wrong, and how many there are on it."""
+        return [vote for votes in self.windows for vote in votes.on_steps()]
+
+    def penalties(self, method: Method) -> list[float]:
+        """As `VoteCount.penalties`."""
+        joined: list[float] = []
+        for votes in self.windows:
+            found = votes.penalties(method)
+            if self.first_error_only and any(penalty >= 0.5 for penalty in joined):
+                found = [0.0] * len(found)
+            joined += found
+        return joined
 
 
 def _penalty(method: Method, wrong: int, valid: int) -> float:

@@ -202,7 +202,8 @@ class Telemetry:
         if result.token_rewards is not None:
             self.rollout_tokens.observe(len(result.token_rewards))
         if result.steps:
-            self.saved.inc(result.steps[0].votes.asked - result.usage.critiques_run)
+            asked = result.steps[0].votes.asked * result.windows
+            self.saved.inc(asked - result.usage.critiques_run)
             agreed = agreement(result.steps)
             if agreed is not None:
                 self.agreement.observe(agreed)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import capo_wire as wire
 from capo_service.core import rewards
 from capo_service.core.suspicion import capped
-from capo_service.core.voting import VoteCount
+from capo_service.core.voting import JoinedVotes
 from capo_service.engine.base import FINISHED_EARLY
 from capo_service.pipeline.critics import Ballot
 from capo_service.pipeline.errors import NoValidCritiqueError
-from capo_service.pipeline.prepare import Prepared
+from capo_service.pipeline.prepared import Prepared
+
+_FIRST_ERROR = "first_error"  # form of a verdict that names only the first wrong step
 
 
 def credited(
@@ -26,13 +28,13 @@ def credited(
         NoValidCritiqueError: no critique could be parsed.
     """
     finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
-    critiques = [_critique(ballot) for ballot in finished]
+    windows = prepared.windows
+    critiques = [_critique(ballot, windows[ballot.window].first_step) for ballot in finished]
     usage = _usage(ballots, len(finished))
-    votes = prepared.count_votes([ballot.verdict.wrong for ballot in ballots])
-    if not votes.valid:
-        reasons = "; ".join(sorted({str(ballot.verdict.reason) for ballot in ballots}))
+    votes = _votes(prepared, ballots)
+    if votes.silent:
         raise NoValidCritiqueError(
-            f"none of {options.voting.critiques} critiques could be parsed: {reasons[:500]}",
+            _why_none_is_valid(prepared, options.voting.critiques, votes.silent[0], ballots),
             critiques,
             usage,
         )
@@ -40,7 +42,7 @@ def credited(
         critiques.append(_symbolic_critique(prepared))
     penalties = _penalties(prepared, votes, options.voting.method)
     step_rewards = _step_rewards(prepared, options.reward, outcome, penalties)
-    spans = prepared.token_spans
+    spans, on_steps = prepared.token_spans, votes.on_steps()
     return wire.Credited(
         id="",
         outcome=outcome,
@@ -51,7 +53,7 @@ def credited(
                 token_span=spans[step] if spans is not None else None,
                 wrong=penalties[step] >= 0.5,
                 penalty=penalties[step],
-                votes=_step_votes(votes, step, options.voting.critiques),
+                votes=_step_votes(on_steps[step], options.voting.critiques),
                 reward=step_rewards[step],
             )
             for step, span in enumerate(prepared.spans)
@@ -59,6 +61,7 @@ def credited(
         token_rewards=rewards.token_rewards(step_rewards, spans) if spans is not None else None,
         critiques=critiques,
         response=prepared.response,
+        windows=len(windows),
         usage=usage,
         suspicion=[
             wire.Suspicion(
@@ -72,7 +75,32 @@ def credited(
     )
 
 
-def _penalties(prepared: Prepared, votes: VoteCount, method: wire.VotingMethod) -> list[float]:
+def _votes(prepared: Prepared, ballots: Sequence[Ballot]) -> JoinedVotes:
+    """The votes of each window."""
+    verdicts: list[list[frozenset[int] | None]] = [[] for _ in prepared.windows]
+    for ballot in ballots:
+        verdicts[ballot.window].append(ballot.verdict.wrong)
+    counts = [
+        window.count_votes(given) for window, given in zip(prepared.windows, verdicts, strict=True)
+    ]
+    task = prepared.windows[0].task
+    return JoinedVotes(counts, task is not None and task.shape.name == _FIRST_ERROR)
+
+
+def _why_none_is_valid(
+    prepared: Prepared, asked: int, number: int, ballots: Sequence[Ballot]
+) -> str:
+    given = {str(ballot.verdict.reason) for ballot in ballots if ballot.window == number}
+    where = ""
+    if prepared.parts:
+        window = prepared.parts[number]
+        last = window.first_step + len(window.spans) - 1
+        where = f" of window {number} (steps {window.first_step} to {last})"
+    reasons = "; ".join(sorted(given))
+    return f"none of {asked} critiques{where} could be parsed: {reasons[:500]}"
+
+
+def _penalties(prepared: Prepared, votes: JoinedVotes, method: wire.VotingMethod) -> list[float]:
     """The voted penalties; steps that suspicion counts as wrong have 1."""
     penalties = votes.penalties(method)
     for finding in prepared.suspicion:
@@ -102,8 +130,8 @@ def _step_rewards(
     return step_rewards
 
 
-def _step_votes(votes: VoteCount, step: int, asked: int) -> wire.Votes:
-    wrong, valid = votes.on_step(step)
+def _step_votes(votes: tuple[int, int], asked: int) -> wire.Votes:
+    wrong, valid = votes
     return wire.Votes(wrong=wrong, valid=valid, asked=asked)
 
 
@@ -117,14 +145,16 @@ def _usage(ballots: Sequence[Ballot], critiques_run: int) -> wire.Usage:
     )
 
 
-def _critique(ballot: Ballot) -> wire.Critique:
+def _critique(ballot: Ballot, first_step: int) -> wire.Critique:
+    """A critique, with the numbers of the rollout for the steps of its window."""
     wrong = ballot.verdict.wrong
     return wire.Critique(
         text=ballot.completion.text,
         thinking=ballot.completion.thinking or None,
         thinking_tokens=ballot.completion.thinking_tokens,
         thinking_truncated=ballot.completion.thinking_truncated,
-        wrong_steps=None if wrong is None else sorted(wrong),
+        window=ballot.window,
+        wrong_steps=None if wrong is None else sorted(first_step + step for step in wrong),
         valid=wrong is not None,
         finish_reason=ballot.completion.finish_reason,
         reason=ballot.verdict.reason,

@@ -17,7 +17,7 @@ from capo_service.engine.base import (
     EngineStatus,
     JudgeLimits,
 )
-from capo_service.pipeline.prepare import Prepared
+from capo_service.pipeline.prepared import Prepared
 
 SYMBOLIC = "symbolic"
 _ANALYSIS_CHARACTERS = {"verdict": 0, "brief": 200, "full": 1200}  # of the arithmetic checker
@@ -26,10 +26,11 @@ _NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in an analysis
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One critique and its parsed verdict."""
+    """One critique and its parsed verdict, on a window of the rollout."""
 
     completion: Completion
     verdict: Verdict
+    window: int = 0
 
 
 class Critic(Protocol):

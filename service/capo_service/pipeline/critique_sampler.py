@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import capo_wire as wire
 from capo_service.concurrency.tasks import cancel
 from capo_service.observability.tracing import tracer
 from capo_service.pipeline.critics import Ballot, Critic
-from capo_service.pipeline.prepare import Prepared
+from capo_service.pipeline.prepared import Prepared
 from capo_service.scheduling.thought_lengths import ThoughtLengths
 
 _ABORT_SECONDS = 2.0  # until a critique that was ended early is cancelled outright
+_WINDOWS_AT_ONCE = 8  # of a rollout, so that a long one leaves the judge to others as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +49,48 @@ class CritiqueSampler:
         return self.sampling >= self._critic.slots
 
     async def sample(self, prepared: Prepared, voting: wire.Voting) -> list[Ballot]:
-        """Sample critiques; end or skip those that can no longer change the vote.
-
-        While the critic has free slots, all start at once. While it has none, they start in waves,
-        so that critiques that the vote will not need are never started.
+        """Sample the critiques of a rollout: k of each of its windows, which vote on their own.
 
         Returns:
-            The critiques that were started, in their order; those that were ended early too, unless
-            they had to be cancelled.
+            The critiques that were started, in the order of the windows, and of their starts; those
+            that were ended early too, unless they had to be cancelled.
 
         Raises:
             EngineDeadError, EngineBusyError: as the engine raises them.
         """
-        started: list[_Running] = []
+        turn = asyncio.Semaphore(_WINDOWS_AT_ONCE)
+
+        async def of_window(number: int, window: Prepared) -> list[Ballot]:
+            async with turn:
+                ballots = await self._sample_window(window, voting)
+            return [replace(ballot, window=number) for ballot in ballots]
+
+        tasks = [asyncio.create_task(of_window(*each)) for each in enumerate(prepared.windows)]
         with tracer.start_as_current_span("engine", attributes={"critiques": voting.critiques}):
             try:
-                while wanted := self._wanted(prepared, voting, started):
-                    while sum(not each.task.done() for each in started) < wanted:
-                        started.append(self._start(prepared, len(started)))
-                    pending = [each.task for each in started if not each.task.done()]
-                    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()  # a dead engine ends the rollout at once
-                await self._end_early([each for each in started if not each.task.done()])
-                return [each.task.result() for each in started if not each.task.cancelled()]
+                return list(itertools.chain.from_iterable(await asyncio.gather(*tasks)))
             finally:
-                await cancel(each.task for each in started)
+                await cancel(tasks)
+
+    async def _sample_window(self, prepared: Prepared, voting: wire.Voting) -> list[Ballot]:
+        """Sample critiques of one window; end or skip those that can no longer change its vote.
+
+        While the critic has free slots, all start at once. While it has none, they start in waves,
+        so that critiques that the vote will not need are never started.
+        """
+        started: list[_Running] = []
+        try:
+            while wanted := self._wanted(prepared, voting, started):
+                while sum(not each.task.done() for each in started) < wanted:
+                    started.append(self._start(prepared, len(started)))
+                pending = [each.task for each in started if not each.task.done()]
+                done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # a dead engine ends the rollout at once
+            await self._end_early([each for each in started if not each.task.done()])
+            return [each.task.result() for each in started if not each.task.cancelled()]
+        finally:
+            await cancel(each.task for each in started)
 
     def _wanted(self, prepared: Prepared, voting: wire.Voting, started: list[_Running]) -> int:
         """How many critiques should be running now; 0 where the vote is decided."""

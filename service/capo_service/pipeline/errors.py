@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import capo_wire as wire
+from capo_service.core.errors import InputError
 
 
 class NotReadyError(Exception):
@@ -30,6 +31,18 @@ class NotReadyError(Exception):
 
 class BatchTooLargeError(Exception):
     """A request with more judge tokens than the queue's capacity."""
+
+
+class ContextExceededError(InputError):
+    """A prompt and its critique do not fit into the judge's context.
+
+    `needed` and `context`: in tokens.
+    """
+
+    def __init__(self, detail: str, field: str, needed: int, context: int) -> None:
+        super().__init__(detail, field=field, problem="context-exceeded")
+        self.needed = needed
+        self.context = context
 
 
 class NoValidCritiqueError(Exception):

@@ -19,6 +19,8 @@ _SETTINGS = {
     "prefill",
     "thinking_tokens",
     "thinking_markers",
+    "max_steps",
+    "windows",
     "suspicion",
     "symbolic_votes",
 }

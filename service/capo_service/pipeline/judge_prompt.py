@@ -9,19 +9,25 @@ import capo_wire as wire
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import nonce
 from capo_service.core.verdicts.base import ConstraintForm, Style, VerdictShape
+from capo_service.core.windows import WHOLE, Surroundings
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 from capo_service.judges.profile import JudgeProfile
+from capo_service.pipeline.errors import ContextExceededError
 
 _LEAST_FREE_TEXT = 64  # minimum tokens of a critique in free text
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeTask:
-    """A prompt, how each of its critiques is sampled, and how they are read."""
+    """A prompt, how each of its critiques is sampled, and how they are read.
+
+    `needed`: tokens of prompt, thought and critique together; 0 if only the server knows.
+    """
 
     prompt: EncodedPrompt
     sampling: CritiqueSampling
     shape: VerdictShape
+    needed: int = 0
 
 
 class JudgePrompter:
@@ -52,6 +58,11 @@ class JudgePrompter:
         self._secret = secret
         self._prefill = prefill
 
+    @property
+    def shows_earlier(self) -> bool:
+        """Whether the template shows the steps before a part of a rollout."""
+        return self._profile.template.shows_earlier
+
     def task(
         self,
         question: str,
@@ -60,8 +71,9 @@ class JudgePrompter:
         voting: wire.Voting,
         style: Style,
         thinking_tokens: int,
+        around: Surroundings = WHOLE,
     ) -> JudgeTask:
-        """The task for a rollout. CPU work only; safe in any thread.
+        """The task for a rollout, or for a part of one. CPU work only; safe in any thread.
 
         Args:
             question: the question that the rollout answers.
@@ -70,10 +82,11 @@ class JudgePrompter:
             voting: the request's sampling options.
             style: length of a critique's analysis.
             thinking_tokens: budget of the thought before each critique; 0: there is none.
+            around: what the prompt says about the other steps.
 
         Raises:
-            InputError: prompt and critique exceed the judge's context, or the verdict exceeds the
-                request's `max_tokens`.
+            ContextExceededError: prompt and critique exceed the judge's context.
+            InputError: the verdict exceeds the request's `max_tokens`.
         """
         shape = self._shape(len(steps), style, voting)
         prompt = self._profile.template.render(
@@ -84,6 +97,7 @@ class JudgePrompter:
             style=style,
             format=shape.name,
             thinking=thinking_tokens > 0,
+            around=around,
         )
         # A thought comes first, so the fixed start of the critique cannot be in the prompt.
         opening = shape.opening if self._prefill and not thinking_tokens else ""
@@ -91,7 +105,9 @@ class JudgePrompter:
             JudgePrompt(prompt.system, prompt.user, opening, thinking_tokens > 0)
         )
         rest = shape.opened() if encoded.opening else shape
-        return JudgeTask(encoded, self._sampling(voting, rest, encoded, thinking_tokens), shape)
+        needed = self._needed(rest, encoded, thinking_tokens, around is not WHOLE)
+        sampling = self._sampling(voting, rest, encoded, thinking_tokens)
+        return JudgeTask(encoded, sampling, shape, needed)
 
     def _shape(self, n_steps: int, style: Style, voting: wire.Voting) -> VerdictShape:
         shape = self._profile.shape(n_steps, style, voting.max_tokens, self._constraint)
@@ -105,6 +121,27 @@ class JudgePrompter:
             )
         return shape
 
+    def _needed(
+        self, shape: VerdictShape, prompt: EncodedPrompt, thinking_tokens: int, is_part: bool
+    ) -> int:
+        """The tokens of prompt, thought and critique; 0 if only the server knows."""
+        if prompt.tokens is None:
+            return 0
+        thought = thinking_tokens + prompt.closing_tokens
+        critique = shape.max_tokens(self._constraint)
+        if not shape.is_constrained:
+            # The parts of a rollout are made so short that there is space for a usual critique.
+            critique = min(critique, shape.expected_tokens() if is_part else _LEAST_FREE_TEXT)
+        needed, context = prompt.tokens + thought + critique, self._context_length
+        if context is not None and needed > context:
+            raise ContextExceededError(
+                _exceeded(prompt.tokens, thought, critique, context),
+                "voting.thinking_tokens" if thought + critique > context else "response",
+                needed,
+                context,
+            )
+        return needed
+
     def _sampling(
         self, voting: wire.Voting, shape: VerdictShape, prompt: EncodedPrompt, thinking_tokens: int
     ) -> CritiqueSampling:
@@ -112,14 +149,7 @@ class JudgePrompter:
         max_tokens = shape.max_tokens(self._constraint)
         context = self._context_length
         if context is not None and prompt.tokens is not None:
-            least = max_tokens if shape.is_constrained else min(max_tokens, _LEAST_FREE_TEXT)
             thought = thinking_tokens + prompt.closing_tokens
-            if prompt.tokens + thought + least > context:
-                raise InputError(
-                    _exceeded(prompt.tokens, thought, least, context),
-                    field="voting.thinking_tokens" if thought + least > context else "response",
-                    problem="context-exceeded",
-                )
             max_tokens = min(max_tokens, context - prompt.tokens - thought)
         profile, greedy = self._profile, voting.method == "greedy"
         temperature = profile.temperature if voting.temperature is None else voting.temperature

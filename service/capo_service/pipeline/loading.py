@@ -137,7 +137,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         telemetry,
         parts.explain,
     )
-    prompts = PromptViewer(preparer, parts.profile, tables, policy, settings.prefill)
+    prompts = PromptViewer(preparer, parts.profile, settings.prefill)
     return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import capo_wire as wire
 from capo_service.core import alignment, steps
 from capo_service.core.alignment import Alignment
 from capo_service.core.arithmetic import false_equations
 from capo_service.core.errors import InputError
-from capo_service.core.suspicion import (
-    SuspicionAction,
-    SuspicionFinding,
-    SuspicionReason,
-    suspicions,
-)
+from capo_service.core.suspicion import SuspicionAction, SuspicionReason, suspicions
 from capo_service.core.verdicts.base import Style
 from capo_service.core.vocabulary import TokenTable
-from capo_service.core.voting import VoteCount
+from capo_service.core.windows import Surroundings
 from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
+from capo_service.pipeline.prepared import Prepared
+from capo_service.pipeline.windows import MakeTask, find_windows
 from capo_service.settings import Settings
 
 
@@ -30,6 +27,8 @@ class CritiquePolicy:
 
     `thinking`: the judge's thinking budget in tokens, where the request names none.
     `max_thinking_tokens`: the most that a request may name.
+    `max_steps`: the most that are judged together, and to which a segmenter's steps are merged.
+    `windows`: whether what exceeds the judge is judged in windows of steps.
     `suspicion`: actions for reward-hacking flags, by reason; the default is `flag`.
     `symbolic_votes`: votes of the arithmetic checker against a step with a false equation.
     """
@@ -40,6 +39,7 @@ class CritiquePolicy:
     max_characters: int = 200_000
     max_response_tokens: int = 65_536
     max_steps: int = 400
+    windows: bool = True
     max_critiques: int = 64
     suspicion: Mapping[SuspicionReason, SuspicionAction] = field(default_factory=dict)
     symbolic_votes: int = 0
@@ -55,6 +55,7 @@ class CritiquePolicy:
             max_characters=settings.max_characters,
             max_response_tokens=settings.max_response_tokens,
             max_steps=settings.max_steps,
+            windows=settings.windows,
             max_critiques=settings.max_critiques,
             suspicion=settings.suspicion,
             symbolic_votes=settings.symbolic_votes,
@@ -63,38 +64,6 @@ class CritiquePolicy:
     def thinking_tokens(self, voting: wire.Voting) -> int:
         """The thinking budget of a request; 0: the judge does not think."""
         return self.thinking if voting.thinking_tokens is None else voting.thinking_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A rollout that is ready for critiques.
-
-    Attributes:
-        response: the rollout's text.
-        spans: the character span of each step.
-        token_spans: the token span of each step; None if no tokens were sent.
-        style: length of a critique's analysis.
-        task: the judge's task; None for a critic that needs no prompt.
-        suspicion: reward-hacking flags, each with its action.
-        false_equations: by step, the false equation in it.
-        symbolic_votes: votes against each of these steps.
-    """
-
-    response: str
-    spans: list[steps.Span]
-    token_spans: list[steps.Span] | None
-    style: Style = "brief"
-    task: JudgeTask | None = None
-    suspicion: Sequence[SuspicionFinding] = ()
-    false_equations: Mapping[int, str] = field(default_factory=dict)
-    symbolic_votes: int = 0
-
-    def count_votes(self, verdicts: Sequence[frozenset[int] | None]) -> VoteCount:
-        """The votes of these critiques and, if enabled, of the arithmetic checker."""
-        n_steps = len(self.spans)
-        if not self.symbolic_votes:
-            return VoteCount.of(verdicts, n_steps)
-        return VoteCount.of(verdicts, n_steps, self.false_equations, self.symbolic_votes)
 
 
 class Preparer:
@@ -124,29 +93,61 @@ class Preparer:
         Raises:
             InputError: the rollout cannot be credited as sent.
         """
-        policy, voting, prompter = self._policy, options.voting, self._prompter
+        policy, prompter = self._policy, self._prompter
         question = rollout.prompt_text()
         self._check(question, rollout, options)
         aligned = self._align(rollout)
         response = aligned.text if aligned else rollout.response or ""
-        spans = _split(response, rollout.steps, options.segment)
-        limit("response", "steps", len(spans), "max_steps", policy.max_steps)
-        style = voting.critique_style or policy.style
-        thinking = policy.thinking_tokens(voting)
+        spans = _split(response, rollout.steps, options.segment, policy.max_steps)
+        if not policy.windows:
+            limit("response", "steps", len(spans), "max_steps, or windows", policy.max_steps)
         texts = [response[start:end] for start, end in spans]
-        reference = rollout.reference if options.show_reference else None
-        return Prepared(
+        prepared = Prepared(
             response=response,
             spans=spans,
             token_spans=alignment.token_spans(aligned, spans) if aligned else None,
-            style=style,
-            task=prompter.task(question, texts, reference, voting, style, thinking)
-            if prompter
-            else None,
+            style=options.voting.critique_style or policy.style,
             suspicion=suspicions(question, response, spans, policy.suspicion),
             false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
         )
+        return self._with_tasks(prompter, prepared, rollout, options) if prompter else prepared
+
+    def make_task(
+        self, prompter: JudgePrompter, rollout: wire.Rollout, options: wire.CreditOptions
+    ) -> MakeTask:
+        """The function that makes the task for some steps of a rollout."""
+        voting, policy = options.voting, self._policy
+        question = rollout.prompt_text()
+        reference = rollout.reference if options.show_reference else None
+        style = voting.critique_style or policy.style
+        thinking = policy.thinking_tokens(voting)
+
+        def make(steps: Sequence[str], around: Surroundings) -> JudgeTask:
+            return prompter.task(question, steps, reference, voting, style, thinking, around)
+
+        return make
+
+    def _with_tasks(
+        self,
+        prompter: JudgePrompter,
+        prepared: Prepared,
+        rollout: wire.Rollout,
+        options: wire.CreditOptions,
+    ) -> Prepared:
+        """A rollout with the judge's task, or with its windows."""
+        policy = self._policy
+        windows = find_windows(
+            prepared.texts,
+            self.make_task(prompter, rollout, options),
+            policy.max_steps,
+            split=policy.windows,
+            shows_earlier=prompter.shows_earlier,
+        )
+        if len(windows) == 1:
+            return replace(prepared, task=windows[0].task)
+        parts = [prepared.window(*each.bounds, each.task, each.around) for each in windows]
+        return replace(prepared, parts=parts)
 
     def _check(self, question: str, rollout: wire.Rollout, options: wire.CreditOptions) -> None:
         """Refuse a rollout that exceeds a limit, or whose outcome cannot be determined."""
@@ -214,19 +215,25 @@ def _false_equations(texts: Sequence[str]) -> dict[int, str]:
 
 
 def _split(
-    response: str, given: Sequence[steps.Span] | None, segment: wire.Segment
+    response: str, given: Sequence[steps.Span] | None, segment: wire.Segment, most: int
 ) -> list[steps.Span]:
+    """The steps of a response; those of a segmenter are merged to at most `most`."""
     if not response.strip():
         raise InputError("response is empty or blank: there is no step to judge", field="response")
     if given is not None:
-        spans = steps.given(response, given)
-    elif segment.method == "given":
+        return steps.given(response, given)
+    if segment.method == "given":
         raise InputError("segment method given needs the rollout's field steps", field="steps")
     elif segment.method == "regex":
         spans = steps.by_pattern(response, segment.pattern or "", segment.cut)
     else:
         spans = _SEGMENTERS[segment.method](response)
-    return spans
+    asked = segment.max_steps is not None or segment.min_characters is not None
+    if not asked and len(spans) <= most:
+        return spans
+    return steps.merged(
+        response, spans, min(segment.max_steps or most, most), segment.min_characters
+    )
 
 
 _SEGMENTERS = {

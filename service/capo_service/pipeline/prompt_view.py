@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 
 import capo_wire as wire
-from capo_service.core.vocabulary import TokenTable
 from capo_service.engine.base import ChatPrompt, JudgePrompt
 from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.judge_prompt import JudgePrompter
-from capo_service.pipeline.prepare import CritiquePolicy, Preparer
+from capo_service.pipeline.prepare import Preparer
+from capo_service.pipeline.prepared import Prepared
 
 
 class PromptViewer:
@@ -23,8 +22,6 @@ class PromptViewer:
     Args:
         preparer: makes the judge's own prompt.
         profile: the judge's profile.
-        tables: the vocabularies that rollouts may name.
-        policy: the operator's settings.
         prefill: whether the prompt contains the fixed start of each critique.
     """
 
@@ -32,14 +29,10 @@ class PromptViewer:
         self,
         preparer: Preparer,
         profile: JudgeProfile,
-        tables: Mapping[str, TokenTable],
-        policy: CritiquePolicy,
         prefill: bool,
     ) -> None:
         self._preparer = preparer
         self._profile = profile
-        self._tables = tables
-        self._policy = policy
         self._prefill = prefill
 
     def view(self, rollout: wire.Rollout, options: wire.CreditOptions) -> wire.Prompt:
@@ -49,7 +42,8 @@ class PromptViewer:
             InputError: the rollout cannot be judged as sent.
         """
         prepared = self._preparer.prepare(rollout, options)
-        task = prepared.task
+        window = prepared.windows[0]
+        task = window.task
         if task is None:
             return wire.Prompt(
                 messages=[],
@@ -63,10 +57,11 @@ class PromptViewer:
         each = [sampling.of_critique(i).seed for i in range(options.voting.critiques)]
         seeds = [seed for seed in each if seed is not None]
         return wire.Prompt(
-            messages=self._messages(rollout, options),
+            messages=self._messages(window, rollout, options),
             opening=task.prompt.opening,
             prompt_tokens=task.prompt.tokens,
             steps=prepared.spans,
+            windows=len(prepared.windows),
             sampling=wire.PromptSampling(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -76,7 +71,7 @@ class PromptViewer:
         )
 
     def _messages(
-        self, rollout: wire.Rollout, options: wire.CreditOptions
+        self, window: Prepared, rollout: wire.Rollout, options: wire.CreditOptions
     ) -> list[wire.PromptMessage]:
         shown: list[wire.PromptMessage] = []
 
@@ -90,5 +85,5 @@ class PromptViewer:
         prompter = JudgePrompter(
             record, None, self._profile, "structural_tag", passing, self._prefill
         )
-        Preparer(prompter, self._tables, self._policy).prepare(rollout, options)
+        self._preparer.make_task(prompter, rollout, options)(window.texts, window.around)
         return shown

@@ -15,7 +15,8 @@ from capo_service.observability.tracing import tracer
 from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.errors import NoValidCritiqueError
-from capo_service.pipeline.prepare import Prepared, Preparer
+from capo_service.pipeline.prepare import Preparer
+from capo_service.pipeline.prepared import Prepared
 from capo_service.pipeline.types import Judged
 from capo_service.scheduling.admission import Admission, Ticket
 

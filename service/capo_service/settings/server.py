@@ -135,8 +135,21 @@ class LimitSettings(BaseModel):
         65_536, ge=1, description="Maximum tokens of a response."
     )
     max_steps: Annotated[
-        int, When("long responses are refused for their number of steps (413)")
-    ] = Field(400, ge=1, description="Maximum steps of a response.")
+        int, When("steps of long responses are merged, and the judge can tell more of them apart")
+    ] = Field(
+        400,
+        ge=1,
+        description="Maximum steps that are judged together. Short steps of a segmenter are merged "
+        "until there are so many; a caller's own steps are judged in windows.",
+    )
+    windows: Annotated[
+        bool, When("what exceeds the judge must be an error, since each window costs k critiques")
+    ] = Field(
+        True,
+        description="Judge a rollout that exceeds the judge's context, or that has more than "
+        "`max_steps` steps of the caller's own, in windows of consecutive steps. Off: it is an "
+        "error.",
+    )
     max_critiques: Annotated[int, When("one client must not take the judge's time")] = Field(
         64, ge=1, le=64, description="Maximum critiques per rollout."
     )

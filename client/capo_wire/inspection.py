@@ -101,6 +101,11 @@ class LiveSample(ResponseModel):
     agreement_count: float
     critiques_invalid: float
     critiques: float
+    thoughts: float = Field(default=0.0, description="Thoughts before completed critiques.")
+    thought_tokens: float = 0.0
+    thoughts_truncated: float = Field(
+        default=0.0, description="Thoughts that reached their budget."
+    )
     canary_good: float | None = Field(
         default=None, description="Share of recent known-answer probes that were judged correctly."
     )

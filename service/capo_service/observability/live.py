@@ -13,7 +13,7 @@ from capo_service.scheduling.api_keys import ANONYMOUS, ApiKey
 
 SECONDS = 2.0
 _SAMPLES = 450  # a quarter of an hour
-_MOST_CHARACTERS = 20_000  # of a rollout that is kept
+_MOST_CHARACTERS = 20_000  # of a rollout that is kept, and of all its thoughts together
 _AT_ONCE = 200  # rollouts in one answer, the newest
 
 
@@ -52,7 +52,7 @@ class LiveView:
                 run=options.run,
                 question=rollout.prompt_text()[:_MOST_CHARACTERS],
                 method=options.voting.method,
-                result=full,
+                result=_with_short_thoughts(full),
             )
         )
 
@@ -92,3 +92,18 @@ class LiveView:
             keeps=self._keeps,
             samples=[sample for sample in self._samples if sample.at > after],
         )
+
+
+def _with_short_thoughts(result: wire.Credited) -> wire.Credited:
+    """A result with its thoughts cut, so that the rollouts that are kept need little memory."""
+    critiques = result.critiques or []
+    if sum(len(each.thinking or "") for each in critiques) <= _MOST_CHARACTERS:
+        return result
+    most = _MOST_CHARACTERS // len(critiques)
+    cut = [
+        each.model_copy(update={"thinking": f"{each.thinking[:most]}…"})
+        if each.thinking and len(each.thinking) > most
+        else each
+        for each in critiques
+    ]
+    return result.model_copy(update={"critiques": cut})

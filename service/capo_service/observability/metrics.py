@@ -24,6 +24,7 @@ _LATE = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (32, 128, 512, 2048, 8192, 32768)
+_THOUGHT = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class _Count(Collector):
@@ -93,6 +94,12 @@ class Telemetry:
         )
         self.critiques = counter("capo_critiques", "Critiques completed, by validity", "valid")
         self.cut_off = counter("capo_critiques_cut_off", "Critiques cut off at max_tokens")
+        self.thought_tokens = histogram(
+            "capo_thought_tokens", "Tokens of the thought before a completed critique", _THOUGHT
+        )
+        self.truncated = counter(
+            "capo_thoughts_truncated", "Thoughts that reached their budget and were ended there"
+        )
         self.saved = counter(
             "capo_critiques_saved",
             "Critiques skipped because they could no longer change the vote",
@@ -187,8 +194,14 @@ class Telemetry:
         if isinstance(result, wire.Credited) and result.cached:
             self.shared.inc()
 
-    def judged(self, result: wire.Credited, key: str) -> None:
-        """Count one judged rollout and its critiques; once, also where requests share it."""
+    def judged(self, result: wire.Credited, key: str, thinks: bool = False) -> None:
+        """Count one judged rollout and its critiques; once, also where requests share it.
+
+        Args:
+            result: its credit, with critiques.
+            key: the API key.
+            thinks: whether the judge had a thinking budget.
+        """
         wrong = sum(step.wrong for step in result.steps)
         self.steps.labels("wrong").inc(wrong)
         self.steps.labels("right").inc(len(result.steps) - wrong)
@@ -207,19 +220,30 @@ class Telemetry:
             agreed = agreement(result.steps)
             if agreed is not None:
                 self.agreement.observe(agreed)
-        self.critiqued(result.critiques or (), result.usage, key)
+        self.critiqued(result.critiques or (), result.usage, key, thinks)
 
-    def critiqued(self, critiques: Sequence[wire.Critique], usage: wire.Usage, key: str) -> None:
-        """Count completed critiques and their tokens."""
+    def critiqued(
+        self,
+        critiques: Sequence[wire.Critique],
+        usage: wire.Usage,
+        key: str,
+        thinks: bool = False,
+    ) -> None:
+        """Count completed critiques, their thoughts and their tokens."""
         for critique in critiques:
             if critique.critic != "judge":
                 continue
             self.critiques.labels(str(critique.valid).lower()).inc()
             if critique.finish_reason == "length":
                 self.cut_off.inc()
+            # Some models think without a budget; of a critique that failed nothing is known.
+            if critique.thinking_tokens or (thinks and critique.finish_reason != "error"):
+                self.thought_tokens.observe(critique.thinking_tokens)
+                self.truncated.inc(critique.thinking_truncated)
         self.tokens.labels("prompt", key).inc(usage.prompt_tokens)
         self.tokens.labels("cached", key).inc(usage.cached_tokens)
         self.tokens.labels("completion", key).inc(usage.completion_tokens)
+        self.tokens.labels("thinking", key).inc(usage.thinking_tokens)
 
     def totals(self) -> dict[str, float | None]:
         """The values of the live view, with the accuracy on probes if any were judged."""
@@ -242,6 +266,9 @@ class Telemetry:
             "agreement_count": read("capo_agreement_ratio_count") or 0.0,
             "critiques_invalid": total(self.critiques, valid="false"),
             "critiques": total(self.critiques),
+            "thoughts": read("capo_thought_tokens_count") or 0.0,
+            "thought_tokens": read("capo_thought_tokens_sum") or 0.0,
+            "thoughts_truncated": total(self.truncated),
             "canary_good": read("capo_canary_accuracy_ratio", {"worth": "good"}),
             "canary_bad": read("capo_canary_accuracy_ratio", {"worth": "bad"}),
         }

@@ -49,6 +49,12 @@ class Prepared:
         return self.parts or (self,)
 
     @property
+    def thinks(self) -> bool:
+        """Whether the judge has a thinking budget."""
+        task = self.windows[0].task
+        return task is not None and task.sampling.thinking_tokens > 0
+
+    @property
     def texts(self) -> list[str]:
         """The texts of the steps."""
         return [self.response[start:end] for start, end in self.spans]

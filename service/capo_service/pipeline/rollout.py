@@ -107,10 +107,12 @@ class RolloutJudge:
                         try:
                             result = credited(prepared, options, outcome, ballots)
                         except NoValidCritiqueError as error:
-                            self._telemetry.critiqued(error.critiques, error.usage, ticket.key)
+                            self._telemetry.critiqued(
+                                error.critiques, error.usage, ticket.key, prepared.thinks
+                            )
                             raise
         judged = Judged(result, queue_seconds, engine_seconds)
-        self._telemetry.judged(judged.result, ticket.key)
+        self._telemetry.judged(judged.result, ticket.key, prepared.thinks)
         self._telemetry.queue_seconds.observe(queue_seconds)
         self._telemetry.judge_seconds.observe(engine_seconds)
         return judged

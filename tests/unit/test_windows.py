@@ -7,7 +7,10 @@ from itertools import pairwise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import capo_wire as wire
+from capo_service.core.voting import JoinedVotes, VoteCount
 from capo_service.core.windows import EarlierStep, even_windows, head, surroundings
+from capo_service.pipeline.batch import estimated_tokens
 
 
 @settings(max_examples=500, deadline=None)
@@ -60,3 +63,36 @@ def test_the_head_of_a_step_is_short_whatever_is_in_it() -> None:
     assert head("\n" * 500 + "a" * 10_000).startswith("aaa")
     assert len(head("a" + " \n" * 10_000 + "b")) <= 125
     assert head("x" * 120) == "x" * 120
+
+
+def votes(*critiques: set[int] | None, steps: int = 3) -> VoteCount:
+    return VoteCount.of([None if c is None else frozenset(c) for c in critiques], steps)
+
+
+def test_windows_are_voted_on_their_own_and_joined() -> None:
+    joined = JoinedVotes([votes({1}, {1}, set()), votes({0}, None), votes(set(), steps=1)])
+    assert joined.penalties("majority") == [0, 1, 0, 1, 0, 0, 0]
+    assert joined.on_steps() == [(0, 3), (2, 3), (0, 3), (1, 1), (0, 1), (0, 1), (0, 1)]
+    assert joined.silent == []
+    assert JoinedVotes([votes({1}), votes(None, None)]).silent == [1]
+
+
+def test_of_first_errors_only_the_first_window_with_one_counts() -> None:
+    windows = [votes(set(), {0}, set()), votes({1}, {1}), votes({2})]
+    assert JoinedVotes(windows).penalties("majority") == [0, 0, 0, 0, 1, 0, 0, 0, 1]
+    joined = JoinedVotes(windows, first_error_only=True)
+    assert joined.penalties("majority") == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert joined.penalties("average") == [1 / 3, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_admission_counts_the_windows_of_a_long_rollout() -> None:
+    options = wire.CreditOptions()
+
+    def size(characters: int, window_tokens: int | None) -> int:
+        rollout = wire.Rollout(question="q" * 400, response="x" * characters)
+        return estimated_tokens(rollout, options, lambda voting: 50, window_tokens)
+
+    assert size(4000, None) == size(4000, 2000) == 1 + 1000 + 100 + 4 * 50
+    # 100 tokens of question and 50 of a critique leave 850 for steps, and 0.8 of that: 15 windows.
+    assert size(40_000, 1000) == 1 + 10_000 + 15 * (100 + 4 * 50)
+    assert size(40_000, 100) > size(40_000, 1000)

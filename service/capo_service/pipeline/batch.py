@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from capo_service.scheduling.api_keys import ApiKey, KeyRing
 
 _STARTED_AT_ONCE = 16  # rollouts of a request, between two turns of the event loop
 _CHARACTERS_PER_TOKEN = 4  # roughly; a rollout is not tokenized before it is prepared
+_STEPS_OF_WINDOW = 0.8  # share; the rest are steps before it, in short form
 
 Explain = Callable[[Exception], wire.Problem]
 CritiqueTokens = Callable[[wire.Voting], int]
@@ -38,6 +40,7 @@ class BatchCreditor:
         critique_tokens: the expected tokens of a critique.
         telemetry: metrics.
         explain: turns an error into the problem that the caller gets.
+        window_tokens: the judge's context, where longer rollouts are judged in windows.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class BatchCreditor:
         critique_tokens: CritiqueTokens,
         telemetry: Telemetry,
         explain: Explain,
+        window_tokens: int | None = None,
     ) -> None:
         self._judge = judge
         self._admission = admission
@@ -57,6 +61,7 @@ class BatchCreditor:
         self._critique_tokens = critique_tokens
         self._telemetry = telemetry
         self._explain = explain
+        self._window_tokens = window_tokens
         self._running: set[asyncio.Task[BatchAnswer]] = set()
         self._stopping = False
 
@@ -69,7 +74,9 @@ class BatchCreditor:
             QuotaError, QuotaTooSmallError: it exceeds the key's quota.
         """
         sizes = {
-            position: estimated_tokens(item, batch.options, self._critique_tokens)
+            position: estimated_tokens(
+                item, batch.options, self._critique_tokens, self._window_tokens
+            )
             for position, item in enumerate(batch.items)
             if isinstance(item, wire.Rollout)
         }
@@ -150,13 +157,24 @@ class BatchCreditor:
 
 
 def estimated_tokens(
-    rollout: wire.Rollout, options: wire.CreditOptions, critique_tokens: CritiqueTokens
+    rollout: wire.Rollout,
+    options: wire.CreditOptions,
+    critique_tokens: CritiqueTokens,
+    window_tokens: int | None = None,
 ) -> int:
-    """The estimated number of judge tokens for a rollout, at least 1."""
+    """The estimated number of judge tokens for a rollout, at least 1.
+
+    In windows of `window_tokens`, question, reference and critiques count for each of them.
+    """
     voting = options.voting
-    texts = rollout.response, rollout.question, rollout.reference
-    read = sum(len(text or "") for text in texts) // _CHARACTERS_PER_TOKEN
-    return 1 + read + critique_tokens(voting) * voting.critiques
+    critique = critique_tokens(voting)
+    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN
+    shared = len((rollout.question or "") + (rollout.reference or "")) // _CHARACTERS_PER_TOKEN
+    windows = 1
+    if window_tokens is not None and shared + response + critique > window_tokens:
+        space = max(window_tokens - shared - critique, window_tokens // 8)
+        windows = math.ceil(response / (_STEPS_OF_WINDOW * space))
+    return 1 + response + windows * (shared + critique * voting.critiques)
 
 
 def _by_question(items: Sequence[wire.Rollout | wire.Failed]) -> list[int]:

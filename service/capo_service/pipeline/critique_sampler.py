@@ -15,7 +15,7 @@ from capo_service.pipeline.prepared import Prepared
 from capo_service.scheduling.thought_lengths import ThoughtLengths
 
 _ABORT_SECONDS = 2.0  # until a critique that was ended early is cancelled outright
-_WINDOWS_AT_ONCE = 8  # of a rollout, so that a long one leaves the judge to others as well
+_WINDOWS_AT_ONCE = 4  # of a rollout, so that a long one leaves the judge to others as well
 
 
 @dataclass(frozen=True, slots=True)

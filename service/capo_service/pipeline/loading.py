@@ -136,6 +136,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         tokens,
         telemetry,
         parts.explain,
+        limits.context_length if settings.windows else None,
     )
     prompts = PromptViewer(preparer, parts.profile, settings.prefill)
     return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)

@@ -27,7 +27,9 @@ def template_markers(frame: str) -> list[str]:
 
 
 def break_markers(text: str, known: Iterable[str]) -> str:
-    """Break every occurrence of the given markers in `text`."""
+    """Break every occurrence of the given markers in `text`, overlapping ones too."""
     for marker in known:
-        text = text.replace(marker, marker[0] + _BREAK + marker[1:])
+        if marker in text:
+            ahead = f"{re.escape(marker[0])}(?={re.escape(marker[1:])})"
+            text = re.sub(ahead, lambda first: first[0] + _BREAK, text)
     return text

@@ -44,8 +44,12 @@ def split_thought(ids: Sequence[int], decoder: Decoder, budget: int) -> Written:
         )
     text = decoder.decode(ids)
     thought, _, rest = text.partition(end.marker)
+
+    def characters(tokens: int) -> int:
+        # An incomplete character at the end is decoded to one or more replacements.
+        return len(decoder.decode(ids[:tokens]).rstrip("\ufffd"))
+
     # The most tokens whose text ends before the marker.
-    lengths = range(len(ids) + 1)
-    cut = bisect_right(lengths, len(thought), key=lambda n: len(decoder.decode(ids[:n]))) - 1
+    cut = bisect_right(range(len(ids) + 1), len(thought), key=characters) - 1
     behind = end.text[len(end.text.rstrip()) :]
     return Written(thought.strip(), cut, rest.removeprefix(behind))

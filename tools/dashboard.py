@@ -80,22 +80,6 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
          [(share(rate("capo_steps_total", more=',verdict="wrong"'), rate("capo_steps_total")),
            "wrong")]),
     ],
-    "Does the judge have enough room to think?": [
-        ("Thoughts that reached their budget", "Share of the thoughts of completed critiques. Near "
-         "1: the budget cuts most thoughts, raise thinking_tokens. Near 0: the "
-         "budget suffices.", "percentunit",
-         [(share(rate("capo_thoughts_truncated_total"), rate("capo_thought_tokens_count")),
-           "reached the budget")]),
-        ("Length of thoughts", "Tokens of a thought, within the width of the histogram's buckets.",
-         "short",
-         [(quantile(0.5, "capo_thought_tokens"), "median"),
-          (quantile(0.95, "capo_thought_tokens"), "p95"),
-          (share(rate("capo_thought_tokens_sum"), rate("capo_thought_tokens_count")), "mean")]),
-        ("Share of thoughts in completion tokens", "The rest is verdicts. Thoughts that were ended "
-         "early count as well.", "percentunit",
-         [(share(rate("capo_judge_tokens_total", more=',kind="thinking"'),
-                 rate("capo_judge_tokens_total", more=',kind="completion"')), "thoughts")]),
-    ],
     "Is the policy gaming the judge?": [
         ("Wrong answers without a wrong step", "A wrong answer must have a wrong step. If this "
          "rises together with the reward, the policy has learned to fool the judge.",
@@ -111,6 +95,22 @@ ROWS: dict[str, list[tuple[str, str, str, list[Query]]]] = {
         ("Rollout length", "Unbounded growth is a common form of reward hacking.", "short",
          [(quantile(0.5, "capo_rollout_steps"), "steps, median"),
           (quantile(0.5, "capo_rollout_tokens"), "tokens, median")]),
+    ],
+    "Does the judge have enough room to think?": [
+        ("Thoughts that reached their budget", "Share of the thoughts of completed critiques. Near "
+         "1: the budget cuts most thoughts, raise thinking_tokens. Near 0: the "
+         "budget suffices.", "percentunit",
+         [(share(rate("capo_thoughts_truncated_total"), rate("capo_thought_tokens_count")),
+           "reached the budget")]),
+        ("Length of thoughts", "Tokens of a thought, within the width of the histogram's buckets.",
+         "short",
+         [(quantile(0.5, "capo_thought_tokens"), "median"),
+          (quantile(0.95, "capo_thought_tokens"), "p95"),
+          (share(rate("capo_thought_tokens_sum"), rate("capo_thought_tokens_count")), "mean")]),
+        ("Share of thoughts in completion tokens", "The rest is verdicts. Thoughts that were ended "
+         "early count as well.", "percentunit",
+         [(share(rate("capo_judge_tokens_total", more=',kind="thinking"'),
+                 rate("capo_judge_tokens_total", more=',kind="completion"')), "thoughts")]),
     ],
     "What does it cost?": [
         ("Judge tokens", "Cached prompt tokens are almost free. Completion includes thinking, and "

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from transformers import AutoTokenizer
 
 from capo_client import CreditBatch
-from capo_service.core.voting import Method, VoteCount
+from capo_service.core.vote_rules import Method
+from capo_service.core.voting import VoteCount
 from capo_service.engine import embedded
 
 METHODS: tuple[Method, ...] = ("intersection", "majority", "union", "average")

@@ -7,6 +7,8 @@
 | `first_error`     | as `capo`, but every step from the first wrong step on is penalised (VPPO)  |
 | `flawed_positive` | r_v * (W_whole - max(p) * W_process): a correct answer with wrong steps is   |
 |                   | penalised as a whole, a wrong answer is not penalised twice (FAPO)          |
+| `criteria`        | as `capo`, plus the amounts of the criteria that hold at step s or for the  |
+|                   | whole (`core.criteria`); without an outcome r_v * W_whole is left out        |
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ def step_rewards(
     outcome: float | None,
     w_whole: float,
     w_process: float,
+    by_criteria: Sequence[float] = (),
 ) -> list[float]:
     """The reward of each step, which each of its tokens gets (CAPO, eq. 1).
 
@@ -35,12 +38,17 @@ def step_rewards(
         outcome: that of the final answer, 0 to 1.
         w_whole: weight of the outcome.
         w_process: weight of the penalties.
+        by_criteria: for scheme `criteria`, what the criteria add to each step.
 
     Raises:
         ValueError: the scheme needs an outcome and there is none.
     """
     if scheme == "process_only":
         return [0.0 - penalty * w_process for penalty in penalties]
+    if scheme == "criteria":
+        whole = 0.0 if outcome is None else outcome * w_whole
+        pairs = zip(penalties, by_criteria, strict=True)
+        return [whole - penalty * w_process + added for penalty, added in pairs]
     if outcome is None:
         raise ValueError(f"reward scheme {scheme!r} needs an outcome")
     if scheme == "first_error":

@@ -1,6 +1,7 @@
 """k critiques -> a penalty per step (CAPO, section 3.3), and whether the vote is decided.
 
-A critique is the set of step indices that it calls wrong, or None if it could not be parsed, in
+A vote is decided when no further critique can change a penalty, or what holds of a criterion. A
+critique is the set of step indices that it calls wrong, or None if it could not be parsed, in
 which case it does not vote.
 """
 
@@ -9,27 +10,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from itertools import accumulate
 
-Method = Literal["greedy", "intersection", "majority", "union", "average"]
+from capo_service.core.criteria import CriterionCount, Place
+from capo_service.core.vote_rules import Method, is_fixed, share
+
 WrongSteps = frozenset[int] | None  # of one critique
 
 
 @dataclass(frozen=True, slots=True)
 class VoteCount:
-    """The votes on every step.
+    """The votes on every step and criterion.
 
     Attributes:
         counts: readable critiques of the judge that call each step wrong.
         valid: readable critiques of the judge.
         false_steps: steps in which the arithmetic checker found a false equation.
         weight: votes that the checker casts against each of these; it abstains on all others.
+        criteria: the judge's votes on each criterion.
     """
 
     counts: Sequence[int]
     valid: int
     false_steps: Collection[int] = ()
     weight: int = 0
+    criteria: Sequence[CriterionCount] = ()
 
     @classmethod
     def of(
@@ -60,10 +65,10 @@ class VoteCount:
         """
         if self.valid < 1:
             raise ValueError("no valid critique: a vote needs at least one")
-        return [_penalty(method, wrong, valid) for wrong, valid in self.on_steps()]
+        return [share(method, wrong, valid) for wrong, valid in self.on_steps()]
 
     def decided(self, method: Method, remaining: int) -> bool:
-        """Whether no outcome of the `remaining` critiques can change any step's penalty.
+        """Whether no outcome of the `remaining` critiques can change any penalty or criterion.
 
         Each of them may call any steps wrong, or be unreadable. With no readable critique so far
         nothing is decided: the rollout may still end in an error.
@@ -72,7 +77,9 @@ class VoteCount:
             return True
         if self.valid == 0:
             return False
-        return all(_is_fixed(method, *votes, remaining) for votes in self.on_steps())
+        return all(is_fixed(method, *votes, remaining) for votes in self.on_steps()) and all(
+            criterion.is_fixed(method, remaining) for criterion in self.criteria
+        )
 
     def next_wave(self, method: Method, remaining: int) -> int:
         """How many of the `remaining` critiques to sample next.
@@ -82,7 +89,9 @@ class VoteCount:
         time and save nothing.
         """
         for size in range(1, remaining):
-            if all(_may_be_fixed(method, *votes, size, remaining) for votes in self.on_steps()):
+            if all(
+                _may_be_fixed(method, *votes, size, remaining) for votes in self.on_steps()
+            ) and all(each.may_be_fixed(method, size, remaining) for each in self.criteria):
                 return size
         return remaining
 
@@ -124,36 +133,21 @@ class JoinedVotes:
             joined += found
         return joined
 
+    def criteria(self, method: Method) -> list[tuple[CriterionCount, Place]]:
+        """The votes on each criterion, and the step of the rollout at which it holds, or None.
 
-def _penalty(method: Method, wrong: int, valid: int) -> float:
-    match method:
-        case "average":
-            return wrong / valid
-        case "union":
-            return float(wrong >= 1)
-        case "majority":
-            return float(wrong >= max(1.0, valid / 2))
-        case "intersection" | "greedy":
-            return float(wrong >= valid)
-    assert_never(method)
-
-
-def _is_fixed(method: Method, wrong: int, valid: int, remaining: int) -> bool:
-    """Whether `remaining` further critiques cannot change the penalty of a step."""
-    match method:
-        case "average":
-            return False
-        case "union":
-            return wrong >= 1
-        case "majority":
-            surely_wrong = wrong >= 1 and 2 * wrong >= valid + remaining
-            # Worst case for a right step: every further critique is readable and calls it wrong.
-            surely_right = 2 * (wrong + remaining) < valid + remaining
-            return surely_wrong or surely_right
-        case "intersection" | "greedy":
-            # One readable critique that does not call the step wrong clears it.
-            return wrong < valid
-    assert_never(method)
+        A criterion holds if it holds in any window. Its votes are those of the window with the
+        highest share, the first of several.
+        """
+        lengths = [len(votes.counts) for votes in self.windows]
+        firsts = list(accumulate(lengths, initial=0))
+        joined: list[tuple[CriterionCount, Place]] = []
+        for counts in zip(*(votes.criteria for votes in self.windows), strict=True):
+            shares = [count.share(method) for count in counts]
+            window = shares.index(max(shares))
+            place = counts[window].place if shares[window] else None
+            joined.append((counts[window], None if place is None else place + firsts[window]))
+        return joined
 
 
 def _may_be_fixed(method: Method, wrong: int, valid: int, size: int, remaining: int) -> bool:
@@ -163,6 +157,6 @@ def _may_be_fixed(method: Method, wrong: int, valid: int, size: int, remaining: 
     either all or none of them call it wrong; an unflagged step stays unflagged.
     """
     rest = remaining - size
-    if _is_fixed(method, wrong, valid + size, rest):
+    if is_fixed(method, wrong, valid + size, rest):
         return True
-    return wrong > 0 and _is_fixed(method, wrong + size, valid + size, rest)
+    return wrong > 0 and is_fixed(method, wrong + size, valid + size, rest)

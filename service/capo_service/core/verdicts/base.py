@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 # xgrammar's, which bounds free text in tokens; `grammar`: GBNF; `json_schema`; `none`: not at all.
 ConstraintForm = Literal["structural_tag", "grammar", "json_schema", "none"]
 Style = Literal["verdict", "brief", "full"]
+CriterionKind = Literal["pitfall", "requirement", "bonus"]
 
 
 @dataclass(frozen=True, slots=True)

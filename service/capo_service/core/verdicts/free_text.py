@@ -90,19 +90,26 @@ def read(text: str, n_steps: int, *, truncated: bool = False, rollout: str = "")
         rollout: the judged text; a verdict that repeats it is a quotation.
     """
     try:
-        return Verdict(_read(text, n_steps, truncated, rollout))
+        return Verdict(read_with_object(text, n_steps, truncated, rollout)[0])
     except ValueError as error:
         return Verdict(None, str(error))
 
 
-def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[int]:
+def read_with_object(
+    text: str, n_steps: int, truncated: bool, rollout: str
+) -> tuple[frozenset[int], dict[str, Any] | None]:
+    """The wrong steps, and the JSON object that names them; None if no object does.
+
+    Raises:
+        ValueError: the critique cannot be parsed.
+    """
     # LaTeX in a JSON string is often written with single backslashes.
     text = _ESCAPE.sub(lambda found: found[0] if len(found[0]) > 1 else "\\\\", text)
     # A critique that is one JSON object is a verdict, whatever its strings contain.
     if fence := _FENCE.match(text):
         value, end = _decode(text, fence.end())
         if value is not None and _ends(text, end):
-            return _of_object(value, n_steps)
+            return _of_object(value, n_steps), value
     answer = after_thoughts(text)
     if answer is None:
         raise ValueError("its reasoning was not ended, so it has no verdict")
@@ -116,7 +123,9 @@ def _read(text: str, n_steps: int, truncated: bool, rollout: str) -> frozenset[i
         raise ValueError(_NOT_LAST)
     if is_quotation(answer, start, end, rollout):
         raise ValueError("its list of wrong steps is a quotation")
-    return read_list(body, n_steps) if tag is not None else _of_object(value or {}, n_steps)
+    if tag is not None:
+        return read_list(body, n_steps), None
+    return _of_object(value or {}, n_steps), value
 
 
 def _last(pattern: re.Pattern[str], text: str, start: int) -> re.Match[str] | None:

@@ -71,7 +71,12 @@ class ScriptedEngine:
 
     async def start(self) -> JudgeLimits:
         self._started = True
-        return JudgeLimits(self.slots, self.context_length, self.tokenizer_json)
+        return JudgeLimits(
+            self.slots,
+            self.context_length,
+            self.tokenizer_json,
+            thinking_markers=("<think>\n", "</think>\n\n"),
+        )
 
     async def close(self) -> None:
         self._started = False

@@ -70,6 +70,20 @@ class Prompt(ResponseModel):
     seeds: list[int] | None = Field(
         description="The seed of each critique; null if the request has none."
     )
+    profile: str | None = Field(
+        default=None, description="Name of the judge's profile; null for the arithmetic checker."
+    )
+    thinking_tokens: int = Field(
+        default=0, description="Maximum tokens of a thought before each critique; 0: none."
+    )
+    thinking_opening: str | None = Field(
+        default=None,
+        description="What opens the thought, at the end of the prompt. Null if the judge does not "
+        "think, or its server marks thoughts itself.",
+    )
+    thinking_closing: str | None = Field(
+        default=None, description="What closes the thought; the critique follows."
+    )
 
 
 class RecentRollout(ResponseModel):

@@ -59,6 +59,17 @@ def test_the_prompt_is_the_judges_but_for_its_nonce(tmp_path: Path) -> None:
     assert first["sampling"]["temperature"] == 0.5
 
 
+def test_what_opens_and_closes_a_thought_is_shown(tmp_path: Path) -> None:
+    with serving(ScriptedEngine(), settings(tmp_path, thinking_tokens=32)) as service:
+        plain = ask(service.url, voting={"thinking_tokens": 0})
+        thinking = ask(service.url)
+    assert thinking["profile"] == plain["profile"] == "default"
+    assert (thinking["thinking_tokens"], plain["thinking_tokens"]) == (32, 0)
+    assert thinking["thinking_opening"] == "<think>\n"
+    assert thinking["thinking_closing"] == "</think>\n\n"
+    assert plain["thinking_opening"] is plain["thinking_closing"] is None
+
+
 def test_a_template_cannot_show_the_nonce_in_another_form(tmp_path: Path) -> None:
     template = tmp_path / "loud.j2"
     template.write_text(

@@ -153,12 +153,14 @@ class JudgeLimits:
         context_length: maximum tokens of prompt and critique together; None if unknown.
         tokenizer_json: the text of the judge's `tokenizer.json`, if it has one.
         constraint: how the engine constrains critiques.
+        thinking_markers: what opens and closes a thought; None if only the judge's server knows.
     """
 
     slots: int = UNLIMITED
     context_length: int | None = None
     tokenizer_json: str | None = None
     constraint: ConstraintForm = "structural_tag"
+    thinking_markers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,11 @@ class ThinkingMarkers:
     closing: str
     skipping: str = ""
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What opens and what closes a thought."""
+        return self.opening, self.closing
+
 
 # For judges without markers of their own. It is also what most judges that think were trained on.
 DEFAULT_MARKERS = ThinkingMarkers("<think>\n", "</think>\n\n")

@@ -168,6 +168,7 @@ class VllmEngine:
             slots=slots_of(llm.vllm_config),
             context_length=llm.model_config.max_model_len,
             tokenizer_json=self._encoder.tokenizer_json,
+            thinking_markers=self._encoder.markers.texts,
         )
         runner = VllmRunner(llm, self._encoder)
         # Triggers vLLM's compilation at first use, and checks that the judge can generate.

@@ -138,7 +138,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         parts.explain,
         limits.context_length if settings.windows else None,
     )
-    prompts = PromptViewer(preparer, parts.profile, settings.prefill)
+    prompts = PromptViewer(preparer, parts.profile, settings.prefill, limits.thinking_markers)
     return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)
 
 

@@ -23,6 +23,7 @@ class PromptViewer:
         preparer: makes the judge's own prompt.
         profile: the judge's profile.
         prefill: whether the prompt contains the fixed start of each critique.
+        markers: what opens and closes the judge's thoughts; None if only its server knows.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class PromptViewer:
         preparer: Preparer,
         profile: JudgeProfile,
         prefill: bool,
+        markers: tuple[str, str] | None = None,
     ) -> None:
         self._preparer = preparer
         self._profile = profile
         self._prefill = prefill
+        self._markers = markers
 
     def view(self, rollout: wire.Rollout, options: wire.CreditOptions) -> wire.Prompt:
         """The prompt for a rollout. CPU work only; safe in any thread.
@@ -56,6 +59,7 @@ class PromptViewer:
         sampling = task.sampling
         each = [sampling.of_critique(i).seed for i in range(options.voting.critiques)]
         seeds = [seed for seed in each if seed is not None]
+        opening, closing = (sampling.thinking_tokens and self._markers) or (None, None)
         return wire.Prompt(
             messages=self._messages(window, rollout, options),
             opening=task.prompt.opening,
@@ -68,6 +72,10 @@ class PromptViewer:
                 max_tokens=sampling.max_tokens,
             ),
             seeds=seeds or None,
+            profile=self._profile.name,
+            thinking_tokens=sampling.thinking_tokens,
+            thinking_opening=opening,
+            thinking_closing=closing,
         )
 
     def _messages(

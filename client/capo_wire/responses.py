@@ -89,6 +89,11 @@ class Critique(ResponseModel):
         description="The window that it judged, from 0. `text` counts steps from the window's "
         "first, `wrong_steps` from the rollout's.",
     )
+    judged_steps: tuple[int, int] | None = Field(
+        default=None,
+        description="First step of that window, and the step after its last; null if the rollout "
+        "was judged as a whole.",
+    )
 
 
 class Usage(ResponseModel):

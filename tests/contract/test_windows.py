@@ -88,6 +88,10 @@ def test_600_pieces_and_16000_tokens_are_merged_and_judged_in_windows(
     for step in steps:
         rewards = result["token_rewards"][slice(*step["token_span"])]
         assert rewards and set(rewards) == {1.0 if step["wrong"] else 2.0}
+    judged = sorted({tuple(critique["judged_steps"]) for critique in result["critiques"]})
+    assert len(judged) == result["windows"]
+    assert (judged[0][0], judged[-1][1]) == (0, len(steps))
+    assert all(one[1] == other[0] for one, other in pairwise(judged))
     assert all(len(prompt) < CONTEXT for prompt in engine.prompts)
     usage = result["usage"]
     assert usage["critiques_run"] == len(result["critiques"]) == 4 * result["windows"]

@@ -29,7 +29,7 @@ def credited(
     """
     finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
     windows = prepared.windows
-    critiques = [_critique(ballot, windows[ballot.window].first_step) for ballot in finished]
+    critiques = [_critique(ballot, prepared) for ballot in finished]
     usage = _usage(ballots, len(finished))
     votes = _votes(prepared, ballots)
     if votes.silent:
@@ -145,15 +145,17 @@ def _usage(ballots: Sequence[Ballot], critiques_run: int) -> wire.Usage:
     )
 
 
-def _critique(ballot: Ballot, first_step: int) -> wire.Critique:
+def _critique(ballot: Ballot, prepared: Prepared) -> wire.Critique:
     """A critique, with the numbers of the rollout for the steps of its window."""
-    wrong = ballot.verdict.wrong
+    window, wrong = prepared.windows[ballot.window], ballot.verdict.wrong
+    first_step = window.first_step
     return wire.Critique(
         text=ballot.completion.text,
         thinking=ballot.completion.thinking or None,
         thinking_tokens=ballot.completion.thinking_tokens,
         thinking_truncated=ballot.completion.thinking_truncated,
         window=ballot.window,
+        judged_steps=(first_step, first_step + len(window.spans)) if prepared.parts else None,
         wrong_steps=None if wrong is None else sorted(first_step + step for step in wrong),
         valid=wrong is not None,
         finish_reason=ballot.completion.finish_reason,

@@ -33,7 +33,7 @@ ALLOWED = {
         "capo_wire.segment_merging capo_wire.segmentation capo_wire.special_text jinja2 re2",
         "",
     ),
-    "capo_service.judges": ("capo_service.core", ""),
+    "capo_service.judges": ("capo_service.core pydantic", ""),
     "capo_service.concurrency": ("", ""),
     "capo_service.settings": (
         "capo_service.core capo_wire pydantic pydantic_settings",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import capo_wire as wire
-from capo_service.cli.options import StyleOption, TemplateOption
+from capo_service.cli.options import ProfileOption, StyleOption, TemplateOption
 from capo_service.core.errors import InputError
 from capo_service.engine import embedded
 from capo_service.engine.base import ChatPrompt, JudgePrompt
@@ -40,6 +40,7 @@ def prompt(
         str | None,
         typer.Option(help="Judge whose tokenizer encodes the prompts. Default: text only."),
     ] = None,
+    profile: ProfileOption = None,
     template: TemplateOption = None,
     critique_style: StyleOption = None,
     setting: Annotated[
@@ -51,7 +52,12 @@ def prompt(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Write the judge's prompts for rollouts to a file, without running a judge."""
-    options = {"model": model, "template": template, "critique_style": critique_style}
+    options = {
+        "model": model,
+        "profile": profile,
+        "template": template,
+        "critique_style": critique_style,
+    }
     overrides: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
     try:
         overrides |= parse_pairs(setting, "--set")

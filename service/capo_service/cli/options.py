@@ -15,7 +15,17 @@ TemplateOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Jinja file that replaces the built-in prompt template.",
+        help="Jinja file that replaces the profile's prompt template.",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How the judge is spoken to: default, paper, first_error, boxed_steps, general, code, "
+        "or a folder.",
+        show_default="by the model's name",
         rich_help_panel=JUDGE_PANEL,
     ),
 ]
@@ -23,7 +33,7 @@ StyleOption = Annotated[
     CritiqueStyle | None,
     typer.Option(
         help="Length of a critique.",
-        show_default="brief; verdict for the demo judge",
+        show_default="the profile's; verdict for the demo judge",
         rich_help_panel=JUDGE_PANEL,
     ),
 ]

@@ -24,21 +24,28 @@ _PASSWORD = re.compile(r"(?<=[?&]password=)[^&\s]+")  # as Redis clients take it
 _SECRET_ARGUMENT = re.compile(r"(^|_)(token|key|secret|password)$")  # such as hf_token
 
 
-def as_toml(settings: Settings, given: Mapping[str, Sequence[str]]) -> str:
+def as_toml(
+    settings: Settings, given: Mapping[str, Sequence[str]], found: Mapping[str, Any] | None = None
+) -> str:
     """The settings as TOML.
 
     Args:
         settings: the settings.
         given: where the value of each setting that is not a default comes from.
+        found: by setting, the value that the service finds where none is given.
     """
-    return _HEAD + "".join(f"{line}\n" for line in _lines(settings, given))
+    return _HEAD + "".join(f"{line}\n" for line in _lines(settings, given, found or {}))
 
 
-def _lines(settings: Settings, given: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _lines(
+    settings: Settings, given: Mapping[str, Sequence[str]], found: Mapping[str, Any]
+) -> Iterator[str]:
     for group in GROUPS:
         yield f"\n# {group.__doc__}"
         for name in group.model_fields:
             value = _plain(getattr(settings, name))
+            if name not in given:
+                value = found.get(name, value)
             try:
                 line = f"{name} = {_toml(value)}"
             except TypeError:  # null, or an object of vLLM's

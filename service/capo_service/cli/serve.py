@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,13 @@ from capo_service.api.app import create_app
 from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.cli import vllm_options
 from capo_service.cli.demo_notice import gpu_is_here, notice
-from capo_service.cli.options import JUDGE_PANEL, StyleOption, TemplateOption
+from capo_service.cli.options import JUDGE_PANEL, ProfileOption, StyleOption, TemplateOption
 from capo_service.cli.overrides import add_engine_args, add_tokenizers, name_model
 from capo_service.cli.print_config import as_toml
 from capo_service.concurrency import gc_tuning
 from capo_service.concurrency.process import prepare_process
 from capo_service.observability import logs, tracing
+from capo_service.pipeline.judge_profile import profile_in
 from capo_service.pipeline.loading import make_backend
 from capo_service.settings import Settings, load
 from capo_service.settings.judge import DEMO_JUDGE, EngineName
@@ -66,6 +68,7 @@ def serve(
             rich_help_panel=JUDGE_PANEL,
         ),
     ] = None,
+    profile: ProfileOption = None,
     template: TemplateOption = None,
     critique_style: StyleOption = None,
     tokenizer: Annotated[
@@ -187,6 +190,7 @@ def serve(
         "upstream": base_url,
         "host": host,
         "port": port,
+        "profile": profile,
         "template": template,
         "critique_style": critique_style,
         "tls_cert": ssl_certfile,
@@ -208,12 +212,22 @@ def serve(
         typer.secho(f"capo serve: {error}", err=True, fg="red")
         raise typer.Exit(2) from None
     if print_config:
-        typer.echo(as_toml(settings, sources(config, overrides)), nl=False)
+        typer.echo(_config(settings, sources(config, overrides)), nl=False)
         return
     raise typer.Exit(run(settings))
 
 
 serve.command_class = vllm_options.ServeCommand  # type: ignore[attr-defined]  # `capo` asks for it
+
+
+def _config(settings: Settings, given: Mapping[str, Sequence[str]]) -> str:
+    """The settings in effect; those that the judge's profile gives are shown with its values."""
+    try:
+        profile = profile_in(settings)
+    except ValueError as error:
+        typer.secho(f"capo serve: {error}", err=True, fg="red")
+        raise typer.Exit(2) from None
+    return as_toml(settings, given, {"profile": profile.name, "critique_style": profile.style})
 
 
 def run(settings: Settings) -> int:

@@ -62,7 +62,7 @@ class PromptTemplate:
     """A Jinja template with the blocks `system` and `user`.
 
     Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
-    (verdict, brief, full), `format` (the name of the verdict's form: json, tag) and `thinking`
+    (verdict, brief, full), `format` (the form of the verdict: json, tag, ...) and `thinking`
     (whether the judge writes a thought before its verdict). Where the steps are a part of a long
     rollout, `earlier` has the steps before (of `EarlierStep`), `left_out` is the number of steps
     before those, and `continues` says whether steps follow; else they are empty, 0 and false.
@@ -77,15 +77,17 @@ class PromptTemplate:
     Args:
         source: text of the template.
         name: for error messages.
+        first_step: the number of the first step.
 
     Raises:
         ValueError: the template is not valid, lacks a block, or does not show every text.
     """
 
-    def __init__(self, source: str, name: str = "template") -> None:
+    def __init__(self, source: str, name: str = "template", first_step: int = 0) -> None:
         # The output is a prompt, not HTML; escaping would change what the judge reads.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         self.source = source
+        self._first_step = first_step
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -131,8 +133,8 @@ class PromptTemplate:
             "question": _slot(0),
             "reference": None if reference is None else _slot(1),
             "steps": [
-                TaggedStep(i, f"<step_{i} {nonce}>", _slot(i + 2), f"</step_{i} {nonce}>")
-                for i in range(len(steps))
+                TaggedStep(n, f"<step_{n} {nonce}>", _slot(i + 2), f"</step_{n} {nonce}>")
+                for i, n in enumerate(range(self._first_step, self._first_step + len(steps)))
             ],
             "nonce": nonce,
             "style": style,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from capo_service.core.prompt import PromptTemplate
 from capo_service.core.verdicts.base import ConstraintForm, Style, VerdictShape
+from capo_service.core.verdicts.boxed_steps import BoxedSteps
+from capo_service.core.verdicts.first_error import FirstError
 from capo_service.core.verdicts.free_text import FreeText
 from capo_service.core.verdicts.step_list import StepList
 
-VerdictForm = Literal["step_list", "tag"]
+VerdictForm = Literal["step_list", "tag", "first_error", "boxed_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,10 @@ class JudgeProfile:
         thinking_tokens: its thinking budget, where neither request nor settings name one.
         temperature: of its samples, where the request names none.
         top_p: of its samples, where the request names none.
+        style: length of its analysis, where neither request nor settings name one.
+        first_step: the number of the first step in prompt and verdict.
+        models: patterns of the names of models that it is for.
+        description: one line for people.
     """
 
     name: str
@@ -32,6 +40,34 @@ class JudgeProfile:
     thinking_tokens: int = 0
     temperature: float = 0.7
     top_p: float = 0.9
+    style: Style = "brief"
+    first_step: int = 0
+    models: tuple[str, ...] = ()
+    description: str = ""
+
+    @property
+    def format(self) -> str:
+        """The name of the verdict's form: the variable `format` of prompt templates."""
+        return "json" if self.verdict == "step_list" else self.verdict
+
+    @property
+    def identity(self) -> str:
+        """Everything in it that can change a critique, as text."""
+        values = (
+            self.name,
+            self.verdict,
+            self.thinking_tokens,
+            self.temperature,
+            self.top_p,
+            self.style,
+            self.first_step,
+        )
+        return f"{json.dumps(values)}\n{self.template.source}"
+
+    def is_for(self, model: str) -> bool:
+        """Whether one of its patterns matches the last part of a model's name, in any case."""
+        name = model.rstrip("/").rpartition("/")[2].lower()
+        return any(fnmatchcase(name, pattern.lower()) for pattern in self.models)
 
     def shape(
         self, n_steps: int, style: Style, max_tokens: int, form: ConstraintForm
@@ -47,6 +83,12 @@ class JudgeProfile:
         Returns:
             None if no verdict fits into `max_tokens`.
         """
-        if self.verdict == "tag":
-            return FreeText(n_steps, max_tokens)
-        return StepList.fitting(n_steps, style, max_tokens, form)
+        match self.verdict:
+            case "tag":
+                return FreeText(n_steps, max_tokens)
+            case "first_error":
+                return FirstError.fitting(n_steps, style, max_tokens, form, self.first_step)
+            case "boxed_steps":
+                return BoxedSteps.fitting(n_steps, style, max_tokens, form, self.first_step)
+            case _:
+                return StepList.fitting(n_steps, style, max_tokens, form)

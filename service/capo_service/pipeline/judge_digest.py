@@ -44,21 +44,22 @@ _CAPACITY = {
 }
 
 
-def fingerprint(settings: Settings, judge: Backend, template: str) -> str:
-    """Everything in a service that can change a result, as text."""
+def fingerprint(settings: Settings, judge: Backend, profile: str) -> str:
+    """Everything in a service that can change a result, as text; `profile` is its identity."""
     chosen = settings.model_dump(mode="json", include=_SETTINGS | {"tokenizers"})
-    parts = [version(), judge.kind, judge.model, weights_digest(judge.model), template, chosen]
+    parts = [version(), judge.kind, judge.model, weights_digest(judge.model), profile, chosen]
     return json.dumps(parts, sort_keys=True)
 
 
-def judge_digest(settings: Settings, judge: Backend, template: str) -> str:
+def judge_digest(settings: Settings, judge: Backend, profile: str) -> str:
     """Digest of the judge and of all settings that can change its critiques: 16 hex digits.
 
     It covers less than `fingerprint`, because a file that is judged in several runs keeps it: a run
-    may continue after an update, or with fewer sequences on a smaller GPU.
+    may continue after an update, or with fewer sequences on a smaller GPU. `profile` is the
+    identity of the judge's profile.
     """
     chosen = settings.model_dump(mode="json", include=_SETTINGS)
     arguments = {k: v for k, v in chosen.pop("engine_args").items() if k not in _CAPACITY}
     weights = weights_digest(judge.model)
-    parts = [judge.kind, judge.model, weights, template, chosen, arguments]
+    parts = [judge.kind, judge.model, weights, profile, chosen, arguments]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

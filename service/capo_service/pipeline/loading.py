@@ -83,7 +83,7 @@ def make_backend(settings: Settings) -> Engine | SymbolicCritic:
     if settings.engine == "symbolic":
         return SymbolicCritic()
     profile = judge_profile(settings)
-    shape = profile.shape(_TYPICAL_STEPS, settings.critique_style, 1 << 20, "structural_tag")
+    shape = profile.shape(_TYPICAL_STEPS, profile.style, 1 << 20, "structural_tag")
     return make_engine(settings, shape if shape and shape.is_constrained else None)
 
 
@@ -123,7 +123,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     deduplicated = DeduplicatedJudge(
         judge,
         parts.results,
-        fingerprint(settings, backend, parts.profile.template.source),
+        fingerprint(settings, backend, parts.profile.identity),
         cpu_gate,
         telemetry,
     )

@@ -49,7 +49,7 @@ class CritiquePolicy:
         """The policy in the settings and the judge's profile."""
         thinking = settings.thinking_tokens
         return cls(
-            style=settings.critique_style,
+            style=profile.style,
             thinking=profile.thinking_tokens if thinking is None else thinking,
             max_thinking_tokens=settings.max_thinking_tokens,
             max_characters=settings.max_characters,

@@ -13,6 +13,7 @@ from capo_service import version
 from capo_service.concurrency.background import Background
 from capo_service.concurrency.gc_tuning import collect_when_idle
 from capo_service.engine.base import UNLIMITED, Engine
+from capo_service.judges.profile import JudgeProfile
 from capo_service.observability.live import LiveView
 from capo_service.observability.loop_lag import LoopWatch
 from capo_service.observability.metrics import Telemetry
@@ -100,8 +101,8 @@ class Service:
             version=version(),
             model=backend.model,
             engine=backend.kind,
-            critique_style=settings.critique_style,
-            critique_format=settings.critique_format,
+            critique_style=self.profile.style,
+            critique_format=self.profile.format,
         )
         telemetry.watch_service(
             ready=lambda: self.why_not_ready is None,
@@ -128,14 +129,19 @@ class Service:
         return self._loaded.limits.context_length if self._loaded else None
 
     @property
+    def profile(self) -> JudgeProfile:
+        """How the judge is spoken to."""
+        return self._parts.profile
+
+    @property
     def template_digest(self) -> str:
         """The first 16 digits of the SHA-256 of the judge's prompt template."""
-        return hashlib.sha256(self._parts.profile.template.source.encode()).hexdigest()[:16]
+        return hashlib.sha256(self.profile.template.source.encode()).hexdigest()[:16]
 
     @property
     def judge_digest(self) -> str:
         """See `judge_digest.judge_digest`."""
-        return judge_digest(self.settings, self.backend, self._parts.profile.template.source)
+        return judge_digest(self.settings, self.backend, self.profile.identity)
 
     @property
     def accepted(self) -> int:

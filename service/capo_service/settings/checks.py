@@ -30,10 +30,11 @@ def _check_engine(settings: Settings) -> None:
         raise ValueError("engine_args has model: name the judge by the setting model alone")
     if settings.engine == "openai" and settings.engine_args:
         raise ValueError("engine_args are for engine vllm; configure the upstream itself")
-    of_a_model = settings.engine_args or settings.template or settings.symbolic_votes
+    prompt = settings.template or settings.profile
+    of_a_model = settings.engine_args or prompt or settings.symbolic_votes
     if settings.engine == "symbolic" and ("model" in settings.model_fields_set or of_a_model):
         raise ValueError(
-            "engine symbolic has no model: leave out model, engine_args, template and "
+            "engine symbolic has no model: leave out model, engine_args, profile, template and "
             "symbolic_votes"
         )
 

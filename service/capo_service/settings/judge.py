@@ -61,24 +61,34 @@ class JudgeSettings(BaseModel):
         dict[str, Any],
         When("the judge's template has switches, such as `enable_thinking` of Qwen3"),
     ] = Field({}, description="Keyword arguments for the judge's chat template.")
+    profile: Annotated[
+        str | None,
+        When("the judge writes its verdict in a form of its own, or the task is not mathematics"),
+    ] = Field(
+        None,
+        description="How the judge is spoken to: `default` (JSON list), `paper` (free text), "
+        "`first_error`, `boxed_steps`, `general` (no mathematics), `code`, or a folder with "
+        "`profile.toml` and `prompt.j2`. Default: by the model's name, else `default`.",
+    )
     template: Annotated[
         Path | None, When("the judge was trained on another prompt, or the prompt is tuned")
-    ] = Field(None, description="Jinja file that replaces the built-in prompt template.")
+    ] = Field(None, description="Jinja file that replaces the profile's prompt template.")
     critique_style: Annotated[
         CritiqueStyle,
         When("judge accuracy matters more than throughput (full), or the reverse (verdict)"),
     ] = Field(
         default_factory=_default_style,
-        description="Length of the analysis in a critique: none (verdict), 200 characters (brief) "
-        "or 1,200 (full). Default: `brief` (`verdict` for `demo` and `testbed`).",
+        description="Length of the analysis in a critique: none (verdict), short (brief) or long "
+        "(full); how long depends on the profile. Default: the profile's, `brief` in most "
+        "(`verdict` for `demo` and `testbed`).",
     )
     critique_format: Annotated[
         Literal["json", "tag"],
         When("results must compare with the paper's, or the server enforces no grammar"),
     ] = Field(
         "json",
-        description="json: JSON, enforced by a grammar. tag: free text that ends in a tagged list "
-        "of wrong steps, as in the paper.",
+        description="Older spelling of `profile`: json is profile `default`, tag is profile `paper` "
+        "(free text that ends in a tagged list of wrong steps).",
     )
     thinking_tokens: Annotated[
         int | None, When("the judge is a model that thinks (2,048 to 8,192 is a good start)")

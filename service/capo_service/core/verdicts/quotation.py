@@ -31,7 +31,7 @@ def is_copied(answer: str, start: int, end: int, rollout: str, word: str) -> boo
         start: where its verdict begins.
         end: where its verdict ends.
         rollout: the judged text.
-        word: a word, in lower case, that is in every verdict; only text near it is compared.
+        word: a word that is in every verdict; only text near it is compared.
     """
     context = answer[max(0, start - _CLAUSE) : start]
     if context[-1:] and context[-1] in "\"'“‘«「":  # noqa: RUF001
@@ -44,8 +44,7 @@ def is_copied(answer: str, start: int, end: int, rollout: str, word: str) -> boo
 
 def _near(rollout: str, word: str, width: int) -> Iterator[str]:
     """The text around each occurrence of a word, without blanks; all of it where there are many."""
-    lower = rollout.lower()
-    found = list(islice(re.finditer(word, lower), _OCCURRENCES + 1))
+    found = list(islice(re.finditer(word, rollout, re.IGNORECASE), _OCCURRENCES + 1))
     if len(found) > _OCCURRENCES:
         yield "".join(rollout.split())
         return

@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from capo_service.core.verdicts.base import CriterionKind
 from capo_service.core.windows import WHOLE, EarlierStep, Surroundings
 
 TemplateSegment = tuple[str, bool]  # text, trusted
@@ -48,6 +49,15 @@ class TaggedStep:
     close: str
 
 
+@dataclass(frozen=True, slots=True)
+class PromptCriterion:
+    """A criterion as templates see it; its text is on one line."""
+
+    label: str
+    kind: CriterionKind
+    text: str
+
+
 def nonce(secret: bytes, question: str) -> str:
     """The nonce in the step tags of a question: seven consonants, 30 bits, never a word.
 
@@ -66,6 +76,7 @@ class PromptTemplate:
     (whether the judge writes a thought before its verdict). Where the steps are a part of a long
     rollout, `earlier` has the steps before (of `EarlierStep`), `left_out` is the number of steps
     before those, and `continues` says whether steps follow; else they are empty, 0 and false.
+    `criteria` has the criteria to judge (of `PromptCriterion`); empty if there are none.
 
     It is rendered in Jinja's sandbox, because it may come with a downloaded model: it cannot access
     attributes that begin with an underscore, nor change its variables. Its run time is not limited.
@@ -73,6 +84,7 @@ class PromptTemplate:
     Attributes:
         source: its text.
         shows_earlier: whether it shows the steps before a part.
+        shows_criteria: whether it shows criteria.
 
     Args:
         source: text of the template.
@@ -105,6 +117,7 @@ class PromptTemplate:
                 style="full",
                 format="json",
                 around=part,
+                criteria=[PromptCriterion("C0", "bonus", "c")],
             )
         except Exception as error:  # its own code may raise anything
             raise ValueError(f"{name} is not a valid template: {error}") from error
@@ -112,6 +125,7 @@ class PromptTemplate:
         if not {"q", "s"} <= shown:
             raise ValueError(f"{name}: its user block must show the question and every step")
         self.shows_earlier = "e" in shown
+        self.shows_criteria = "c" in shown
 
     def render(
         self,
@@ -124,11 +138,15 @@ class PromptTemplate:
         format: str,
         thinking: bool = False,
         around: Surroundings = WHOLE,
+        criteria: Sequence[PromptCriterion] = (),
     ) -> RenderedPrompt:
         """The prompt for a rollout that consists of `steps`, or for a part of one."""
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
         first_earlier = len(untrusted)
         untrusted += [step.text for step in around.earlier]
+        first_criterion = len(untrusted)
+        # On one line, a text cannot imitate another criterion's line.
+        untrusted += [" ".join(criterion.text.split()) for criterion in criteria]
         values: dict[str, Any] = {
             "question": _slot(0),
             "reference": None if reference is None else _slot(1),
@@ -146,6 +164,10 @@ class PromptTemplate:
             ],
             "left_out": around.left_out,
             "continues": around.continues,
+            "criteria": [
+                PromptCriterion(criterion.label, criterion.kind, _slot(first_criterion + i))
+                for i, criterion in enumerate(criteria)
+            ],
         }
         context = self._template.new_context(values)
         blocks = self._template.blocks

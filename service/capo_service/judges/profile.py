@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from capo_service.core.prompt import PromptTemplate
-from capo_service.core.verdicts.base import ConstraintForm, Style, VerdictShape
+from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, VerdictShape
 from capo_service.core.verdicts.boxed_steps import BoxedSteps
 from capo_service.core.verdicts.first_error import FirstError
 from capo_service.core.verdicts.free_text import FreeText
@@ -69,8 +69,18 @@ class JudgeProfile:
         name = model.rstrip("/").rpartition("/")[2].lower()
         return any(fnmatchcase(name, pattern.lower()) for pattern in self.models)
 
+    @property
+    def takes_criteria(self) -> bool:
+        """Whether its verdicts can answer criteria."""
+        return self.verdict == "step_list"
+
     def shape(
-        self, n_steps: int, style: Style, max_tokens: int, form: ConstraintForm
+        self,
+        n_steps: int,
+        style: Style,
+        max_tokens: int,
+        form: ConstraintForm,
+        criteria: tuple[CriterionKind, ...] = (),
     ) -> VerdictShape | None:
         """The form of the verdict on a rollout.
 
@@ -79,6 +89,7 @@ class JudgeProfile:
             style: length of the analysis.
             max_tokens: limit of the critique, without a thought.
             form: how the engine constrains critiques.
+            criteria: the kinds of the criteria, if the profile takes some.
 
         Returns:
             None if no verdict fits into `max_tokens`.
@@ -91,4 +102,4 @@ class JudgeProfile:
             case "boxed_steps":
                 return BoxedSteps.fitting(n_steps, style, max_tokens, form, self.first_step)
             case _:
-                return StepList.fitting(n_steps, style, max_tokens, form)
+                return StepList.fitting(n_steps, style, max_tokens, form, criteria)

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 
 import capo_wire as wire
 from capo_service.core import rewards
+from capo_service.core.criteria import VotedCriterion
 from capo_service.core.suspicion import capped
+from capo_service.core.verdicts.base import Verdict
 from capo_service.core.voting import JoinedVotes
 from capo_service.engine.base import FINISHED_EARLY
+from capo_service.pipeline.criteria import (
+    added_rewards,
+    credited_criteria,
+    criterion_answers,
+    voted_criteria,
+)
 from capo_service.pipeline.critics import Ballot
 from capo_service.pipeline.errors import NoValidCritiqueError
 from capo_service.pipeline.prepared import Prepared
@@ -41,7 +49,9 @@ def credited(
     if prepared.symbolic_votes and prepared.false_equations:
         critiques.append(_symbolic_critique(prepared))
     penalties = _penalties(prepared, votes, options.voting.method)
-    step_rewards = _step_rewards(prepared, options.reward, outcome, penalties)
+    criteria, asked = prepared.criteria, prepared.asked
+    voted = voted_criteria(criteria, asked, votes, options.voting.method)
+    step_rewards = _step_rewards(prepared, options.reward, outcome, penalties, voted)
     spans, on_steps = prepared.token_spans, votes.on_steps()
     return wire.Credited(
         id="",
@@ -59,6 +69,7 @@ def credited(
             for step, span in enumerate(prepared.spans)
         ],
         token_rewards=rewards.token_rewards(step_rewards, spans) if spans is not None else None,
+        criteria=credited_criteria(criteria, asked, voted, votes, options),
         critiques=critiques,
         response=prepared.response,
         windows=len(windows),
@@ -77,9 +88,9 @@ def credited(
 
 def _votes(prepared: Prepared, ballots: Sequence[Ballot]) -> JoinedVotes:
     """The votes of each window."""
-    verdicts: list[list[frozenset[int] | None]] = [[] for _ in prepared.windows]
+    verdicts: list[list[Verdict]] = [[] for _ in prepared.windows]
     for ballot in ballots:
-        verdicts[ballot.window].append(ballot.verdict.wrong)
+        verdicts[ballot.window].append(ballot.verdict)
     counts = [
         window.count_votes(given) for window, given in zip(prepared.windows, verdicts, strict=True)
     ]
@@ -102,12 +113,17 @@ def _why_none_is_valid(
 
 def _penalties(prepared: Prepared, votes: JoinedVotes, method: wire.VotingMethod) -> list[float]:
     """The voted penalties; steps that suspicion counts as wrong have 1."""
-    penalties = votes.penalties(method)
+    wrong = _wrong_by_suspicion(prepared)
+    return [1.0 if step in wrong else p for step, p in enumerate(votes.penalties(method))]
+
+
+def _wrong_by_suspicion(prepared: Prepared) -> set[int]:
+    """The steps that suspicion counts as wrong, whatever the votes."""
+    wrong: set[int] = set()
     for finding in prepared.suspicion:
         if finding.action == "wrong":
-            wrong = finding.steps or range(len(penalties))
-            penalties = [1.0 if step in wrong else p for step, p in enumerate(penalties)]
-    return penalties
+            wrong.update(finding.steps or range(len(prepared.spans)))
+    return wrong
 
 
 def _step_rewards(
@@ -115,6 +131,7 @@ def _step_rewards(
     reward: wire.Reward,
     outcome: wire.Outcome | None,
     penalties: Sequence[float],
+    voted: Sequence[VotedCriterion],
 ) -> list[float]:
     """The rewards of the scheme; capped steps earn at most the reward of the worst other step."""
     step_rewards = rewards.step_rewards(
@@ -123,6 +140,7 @@ def _step_rewards(
         outcome.value if outcome else None,
         reward.w_whole,
         reward.w_process,
+        added_rewards(voted, reward, len(penalties), _wrong_by_suspicion(prepared)),
     )
     for finding in prepared.suspicion:
         if finding.action == "cap" and finding.steps:
@@ -157,6 +175,9 @@ def _critique(ballot: Ballot, prepared: Prepared) -> wire.Critique:
         window=ballot.window,
         judged_steps=(first_step, first_step + len(window.spans)) if prepared.parts else None,
         wrong_steps=None if wrong is None else sorted(first_step + step for step in wrong),
+        criteria=criterion_answers(
+            window.criteria, window.asked, ballot.verdict.criteria, first_step
+        ),
         valid=wrong is not None,
         finish_reason=ballot.completion.finish_reason,
         reason=ballot.verdict.reason,

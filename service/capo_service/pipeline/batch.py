@@ -12,6 +12,7 @@ from typing import Any
 
 import capo_wire as wire
 from capo_service.concurrency.tasks import cancel
+from capo_service.core.verdicts.criteria import EXPECTED_TOKENS as CRITERION_TOKENS
 from capo_service.observability.live import LiveView
 from capo_service.observability.logs import rollouts as rollout_log
 from capo_service.observability.metrics import Telemetry
@@ -167,9 +168,12 @@ def estimated_tokens(
     In windows of `window_tokens`, question, reference and critiques count for each of them.
     """
     voting = options.voting
-    critique = critique_tokens(voting)
+    criteria = rollout.criteria or ()
+    critique = critique_tokens(voting) + CRITERION_TOKENS * len(criteria)
     response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN
-    shared = len((rollout.question or "") + (rollout.reference or "")) // _CHARACTERS_PER_TOKEN
+    asked = sum(len(criterion.text) for criterion in criteria)
+    shared = asked + len((rollout.question or "") + (rollout.reference or ""))
+    shared //= _CHARACTERS_PER_TOKEN
     windows = 1
     if window_tokens is not None and shared + response + critique > window_tokens:
         space = max(window_tokens - shared - critique, window_tokens // 8)

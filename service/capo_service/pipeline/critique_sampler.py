@@ -94,7 +94,7 @@ class CritiqueSampler:
 
     def _wanted(self, prepared: Prepared, voting: wire.Voting, started: list[_Running]) -> int:
         """How many critiques should be running now; 0 where the vote is decided."""
-        cast = [each.task.result().verdict.wrong for each in started if each.task.done()]
+        cast = [each.task.result().verdict for each in started if each.task.done()]
         remaining = voting.critiques - len(cast)
         if not voting.early_stop:
             return remaining

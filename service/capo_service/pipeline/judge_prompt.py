@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import capo_wire as wire
 from capo_service.core.errors import InputError
-from capo_service.core.prompt import nonce
-from capo_service.core.verdicts.base import ConstraintForm, Style, VerdictShape
+from capo_service.core.prompt import PromptCriterion, nonce
+from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, VerdictShape
 from capo_service.core.windows import WHOLE, Surroundings
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 from capo_service.judges.profile import JudgeProfile
@@ -72,6 +72,7 @@ class JudgePrompter:
         style: Style,
         thinking_tokens: int,
         around: Surroundings = WHOLE,
+        criteria: Sequence[PromptCriterion] = (),
     ) -> JudgeTask:
         """The task for a rollout, or for a part of one. CPU work only; safe in any thread.
 
@@ -83,12 +84,17 @@ class JudgePrompter:
             style: length of a critique's analysis.
             thinking_tokens: budget of the thought before each critique; 0: there is none.
             around: what the prompt says about the other steps.
+            criteria: what else it is judged by.
 
         Raises:
             ContextExceededError: prompt and critique exceed the judge's context.
-            InputError: the verdict exceeds the request's `max_tokens`.
+            InputError: the verdict exceeds the request's `max_tokens`, or the profile takes no
+                criteria.
         """
-        shape = self._shape(len(steps), style, voting)
+        if criteria:
+            self._check_takes_criteria()
+        kinds = tuple(criterion.kind for criterion in criteria)
+        shape = self._shape(len(steps), style, voting, kinds)
         prompt = self._profile.template.render(
             question=question,
             steps=steps,
@@ -98,6 +104,7 @@ class JudgePrompter:
             format=shape.name,
             thinking=thinking_tokens > 0,
             around=around,
+            criteria=criteria,
         )
         # A thought comes first, so the fixed start of the critique cannot be in the prompt.
         opening = shape.opening if self._prefill and not thinking_tokens else ""
@@ -109,14 +116,37 @@ class JudgePrompter:
         sampling = self._sampling(voting, rest, encoded, thinking_tokens)
         return JudgeTask(encoded, sampling, shape, needed)
 
-    def _shape(self, n_steps: int, style: Style, voting: wire.Voting) -> VerdictShape:
-        shape = self._profile.shape(n_steps, style, voting.max_tokens, self._constraint)
-        if shape is None:
-            bare = self._profile.shape(n_steps, "verdict", 1 << 30, self._constraint)
-            needed = bare.max_tokens(self._constraint) if bare else 0
+    def _check_takes_criteria(self) -> None:
+        if not self._profile.takes_criteria:
             raise InputError(
-                f"a verdict on {n_steps} steps may take {needed} tokens, but voting.max_tokens is "
-                f"{voting.max_tokens}; raise it, or use a segmenter with fewer steps",
+                f"the verdicts of judge profile {self._profile.name} do not answer criteria: use "
+                "profile default, general or code (setting profile), or leave criteria out",
+                field="criteria",
+            )
+        if not self._profile.template.shows_criteria:
+            raise InputError(
+                "the judge's prompt template does not show criteria: show the variable criteria, "
+                "as the template of profile default does, or leave criteria out",
+                field="criteria",
+            )
+
+    def _shape(
+        self,
+        n_steps: int,
+        style: Style,
+        voting: wire.Voting,
+        criteria: tuple[CriterionKind, ...],
+    ) -> VerdictShape:
+        most, constraint = voting.max_tokens, self._constraint
+        shape = self._profile.shape(n_steps, style, most, constraint, criteria)
+        if shape is None:
+            bare = self._profile.shape(n_steps, "verdict", 1 << 30, constraint, criteria)
+            needed = bare.max_tokens(self._constraint) if bare else 0
+            also = f" and {len(criteria)} criteria" if criteria else ""
+            raise InputError(
+                f"a verdict on {n_steps} steps{also} may take {needed} tokens, but "
+                f"voting.max_tokens is {voting.max_tokens}; raise it, or use a segmenter with "
+                "fewer steps",
                 field="voting.max_tokens",
             )
         return shape

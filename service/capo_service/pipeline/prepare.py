@@ -15,6 +15,7 @@ from capo_service.core.verdicts.base import Style
 from capo_service.core.vocabulary import TokenTable
 from capo_service.core.windows import Surroundings
 from capo_service.judges.profile import JudgeProfile
+from capo_service.pipeline.criteria import check_criteria, chosen_criteria, prompt_criteria
 from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
 from capo_service.pipeline.prepared import Prepared
 from capo_service.pipeline.windows import MakeTask, find_windows
@@ -41,6 +42,7 @@ class CritiquePolicy:
     max_steps: int = 400
     windows: bool = True
     max_critiques: int = 64
+    max_criteria: int = 32
     suspicion: Mapping[SuspicionReason, SuspicionAction] = field(default_factory=dict)
     symbolic_votes: int = 0
 
@@ -57,6 +59,7 @@ class CritiquePolicy:
             max_steps=settings.max_steps,
             windows=settings.windows,
             max_critiques=settings.max_critiques,
+            max_criteria=settings.max_criteria,
             suspicion=settings.suspicion,
             symbolic_votes=settings.symbolic_votes,
         )
@@ -110,6 +113,8 @@ class Preparer:
             suspicion=suspicions(question, response, spans, policy.suspicion),
             false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
+            criteria=rollout.criteria or (),
+            asked=chosen_criteria(rollout, options.voting),
         )
         return self._with_tasks(prompter, prepared, rollout, options) if prompter else prepared
 
@@ -122,9 +127,13 @@ class Preparer:
         reference = rollout.reference if options.show_reference else None
         style = voting.critique_style or policy.style
         thinking = policy.thinking_tokens(voting)
+        asked = chosen_criteria(rollout, voting)
+        criteria = prompt_criteria(rollout.criteria or (), asked)
 
         def make(steps: Sequence[str], around: Surroundings) -> JudgeTask:
-            return prompter.task(question, steps, reference, voting, style, thinking, around)
+            return prompter.task(
+                question, steps, reference, voting, style, thinking, around, criteria
+            )
 
         return make
 
@@ -171,13 +180,18 @@ class Preparer:
             "max_thinking_tokens",
             policy.max_thinking_tokens,
         )
-        if (
-            rollout.outcome is None
-            and rollout.reference is None
-            and options.reward.scheme != "process_only"
-        ):
+        scheme = options.reward.scheme
+        check_criteria(rollout, scheme, policy.max_criteria, policy.max_characters)
+        if rollout.criteria and self._prompter is None:
             raise InputError(
-                f"reward scheme {options.reward.scheme} needs an outcome: send outcome, or a "
+                "engine symbolic checks arithmetic and does not judge criteria: leave criteria "
+                "out, or use a judge",
+                field="criteria",
+            )
+        has_outcome = rollout.outcome is not None or rollout.reference is not None
+        if not has_outcome and scheme not in _WITHOUT_OUTCOME:
+            raise InputError(
+                f"reward scheme {scheme} needs an outcome: send outcome, or a "
                 "reference to verify the answer by, or use scheme process_only",
                 field="outcome",
                 problem="no-outcome",
@@ -207,6 +221,9 @@ class Preparer:
                 problem="unknown-tokenizer",
             )
         return alignment.align(table, ids, rollout.response)
+
+
+_WITHOUT_OUTCOME = ("process_only", "criteria")  # schemes that need none
 
 
 def _false_equations(texts: Sequence[str]) -> dict[int, str]:

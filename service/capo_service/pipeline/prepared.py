@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import capo_wire as wire
+from capo_service.core.criteria import CriterionCount
 from capo_service.core.steps import Span
 from capo_service.core.suspicion import SuspicionFinding
-from capo_service.core.verdicts.base import Style
+from capo_service.core.verdicts.base import Style, Verdict
 from capo_service.core.voting import VoteCount
 from capo_service.core.windows import WHOLE, Surroundings
 from capo_service.pipeline.judge_prompt import JudgeTask
@@ -29,6 +31,8 @@ class Prepared:
         parts: the windows in which it is judged; empty if it is judged as a whole.
         first_step: of a window, the number of its first step in the rollout.
         around: what the prompt of a window says about the other steps.
+        criteria: the rollout's criteria.
+        asked: the positions of those that are judged.
     """
 
     response: str
@@ -42,6 +46,8 @@ class Prepared:
     parts: Sequence[Prepared] = ()
     first_step: int = 0
     around: Surroundings = WHOLE
+    criteria: Sequence[wire.Criterion] = ()
+    asked: Sequence[int] = ()
 
     @property
     def windows(self) -> Sequence[Prepared]:
@@ -75,9 +81,21 @@ class Prepared:
             around=around,
         )
 
-    def count_votes(self, verdicts: Sequence[frozenset[int] | None]) -> VoteCount:
+    def count_votes(self, verdicts: Sequence[Verdict]) -> VoteCount:
         """The votes of these critiques and, if enabled, of the arithmetic checker."""
         n_steps = len(self.spans)
-        if not self.symbolic_votes:
-            return VoteCount.of(verdicts, n_steps)
-        return VoteCount.of(verdicts, n_steps, self.false_equations, self.symbolic_votes)
+        wrong = [verdict.wrong for verdict in verdicts]
+        if self.symbolic_votes:
+            votes = VoteCount.of(wrong, n_steps, self.false_equations, self.symbolic_votes)
+        else:
+            votes = VoteCount.of(wrong, n_steps)
+        return replace(votes, criteria=self._count_criteria(verdicts))
+
+    def _count_criteria(self, verdicts: Sequence[Verdict]) -> list[CriterionCount]:
+        readable = [verdict.criteria for verdict in verdicts if verdict.wrong is not None]
+        counts = []
+        for number, position in enumerate(self.asked):
+            by_step = self.criteria[position].kind != "requirement"
+            given = [criteria[number] for criteria in readable]
+            counts.append(CriterionCount.of(given, len(self.spans) if by_step else 0))
+        return counts

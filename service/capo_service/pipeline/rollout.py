@@ -118,7 +118,8 @@ class RolloutJudge:
         return judged
 
     async def _prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
-        texts = rollout.response, rollout.question, rollout.reference
+        criteria = [criterion.text for criterion in rollout.criteria or ()]
+        texts = rollout.response, rollout.question, rollout.reference, *criteria
         characters = sum(len(text or "") for text in texts)
         tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
         if characters <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:

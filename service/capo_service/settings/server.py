@@ -153,6 +153,9 @@ class LimitSettings(BaseModel):
     max_critiques: Annotated[int, When("one client must not take the judge's time")] = Field(
         64, ge=1, le=64, description="Maximum critiques per rollout."
     )
+    max_criteria: Annotated[int, When("rollouts have more criteria (413)")] = Field(
+        32, ge=1, le=256, description="Maximum criteria per rollout."
+    )
     max_thinking_tokens: Annotated[
         int, When("requests ask for longer thoughts, or one client must not take the judge's time")
     ] = Field(

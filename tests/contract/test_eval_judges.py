@@ -173,7 +173,7 @@ def test_every_entry_is_judged_or_left_out_and_told(tmp_path: Path) -> None:
         good | {"mistake_index": 9},
     ]
     path = data(tmp_path, *entries, count=0)
-    with serving(verdict(1), settings(tmp_path)) as service:
+    with serving(verdict(1), settings(tmp_path, windows=False)) as service:
         found = report(path, "--url", service.url, "--n", "2")
         shown = capo_eval(path, "--url", service.url, "--n", "2").stdout
         fewer = report(

@@ -58,11 +58,7 @@ def test_the_corpus_has_at_least_200_attacks_that_all_differ() -> None:
 @pytest.mark.parametrize("kind", sorted(TEMPLATES))
 def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) -> None:
     judge: PromptEncoder = encoder(kind, folder)
-
-    def encode(prompt: JudgePrompt) -> EncodedPrompt:
-        return TokenPrompt(judge.encode(prompt), prompt.opening)
-
-    prepare = preparer(encode).prepare
+    prepare = preparer(judge.encode).prepare
 
     def controls(prepared: Prepared) -> list[int]:
         assert prepared.task is not None and isinstance(prepared.task.prompt, TokenPrompt)
@@ -74,7 +70,7 @@ def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) ->
         assert controls(hostile) == controls(harmless), attack.name
         assert len(hostile.spans) == len(harmless.spans)
         assert hostile.task is not None and harmless.task is not None
-        assert hostile.task.sampling.grammar == harmless.task.sampling.grammar
+        assert hostile.task.sampling.constraint == harmless.task.sampling.constraint
         # One character is one token: every reward has exactly one place.
         assert hostile.token_spans == hostile.spans, attack.name
 

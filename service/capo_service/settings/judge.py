@@ -164,6 +164,14 @@ class UpstreamSettings(BaseModel):
         None,
         description="The judge's tokenizer: Hugging Face name or folder. Default: the model's own.",
     )
+    reasoning_effort: Annotated[
+        str | None, When("a hosted model thinks too long or too briefly, or must not think (none)")
+    ] = Field(
+        None,
+        pattern="^[a-z]{1,20}$",
+        description="How much the judge thinks, where the server takes it: none, minimal, low, "
+        "medium or high, passed through unchanged. Chat templates get it too. Default: not sent.",
+    )
     upstream_concurrency: Annotated[int, When("the server has free capacity, or answers 429")] = (
         Field(256, ge=1, description="Maximum concurrent requests to the server.")
     )

@@ -15,12 +15,15 @@ _NO_VLLM = (
 )
 
 
-def make_engine(settings: Settings, warm_up: Constraint | None = None) -> Engine:
+def make_engine(
+    settings: Settings, warm_up: Constraint | None = None, thinking_tokens: int = 0
+) -> Engine:
     """The engine that the settings name.
 
     Args:
         settings: of the service.
         warm_up: a constraint of real critiques, which the engine may compile at its start.
+        thinking_tokens: the thinking budget of requests that name none.
 
     Raises:
         ValueError: a package that it needs is not installed.
@@ -38,6 +41,8 @@ def make_engine(settings: Settings, warm_up: Constraint | None = None) -> Engine
             tokenizer=settings.tokenizer,
             template_kwargs=settings.chat_template_kwargs,
             thinking_markers=settings.thinking_markers,
+            thinking_tokens=thinking_tokens,
+            reasoning_effort=settings.reasoning_effort,
             warm_up=warm_up,
             concurrency=settings.upstream_concurrency,
             proxy=proxy.url if proxy else None,

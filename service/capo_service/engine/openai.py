@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
@@ -28,15 +29,22 @@ from capo_service.engine.base import (
     PromptSegment,
     TokenPrompt,
 )
-from capo_service.engine.openai_answer import completion_of
-from capo_service.engine.openai_start import (
-    check_chat_text,
-    check_grammar,
-    model_card,
-    no_token_ids,
-)
-from capo_service.engine.openai_upstream import Upstream
+from capo_service.engine.openai_probe import Probe
+from capo_service.engine.openai_refusals import Refusals
+from capo_service.engine.openai_routes import ChatRoute, TokenRoute
+from capo_service.engine.openai_start import check_chat_text, model_card, no_token_ids
+from capo_service.engine.openai_upstream import RefusedError, Upstream
 from capo_service.engine.prompt_encoder import PromptEncoder
+
+_OWN_SERVERS = ("vllm", "sglang")  # `owned_by` of servers that take variables of chat templates
+
+
+@dataclass
+class _Call:
+    """A critique that is being sampled; `so_far`: what is known of it before its end."""
+
+    task: asyncio.Task[Completion]
+    so_far: Completion
 
 
 class OpenAIEngine:
@@ -50,6 +58,9 @@ class OpenAIEngine:
         tokenizer: hub name or folder of the judge's tokenizer, if not `model`.
         concurrency: maximum number of concurrent calls.
         thinking_markers: opening and closing text of the judge's thoughts; None: found.
+        thinking_tokens: the thinking budget of requests that name none, for the check of the
+            server.
+        reasoning_effort: sent with chat messages, and given to the chat template; None: neither.
         warm_up: a constraint of real critiques, for the check of the server; None: critiques are
             free text.
         proxy: URL of the proxy for the server; environment variables are not read.
@@ -70,6 +81,8 @@ class OpenAIEngine:
         template_kwargs: Mapping[str, Any] | None = None,
         concurrency: int = 256,
         thinking_markers: Sequence[str] | None = None,
+        thinking_tokens: int = 0,
+        reasoning_effort: str | None = None,
         warm_up: Constraint | None = None,
         proxy: str | None = None,
         proxy_name: str = "",
@@ -82,11 +95,14 @@ class OpenAIEngine:
         self._names_tokenizer = tokenizer is not None
         self._template_kwargs = dict(template_kwargs or {})
         self._thinking_markers = thinking_markers
+        self._thinking_tokens = thinking_tokens
+        self._reasoning_effort = reasoning_effort
         self._warm_up = warm_up
-        self._encoder: PromptEncoder | None = None
-        self._is_vllm = False
-        self._calls: dict[str, asyncio.Task[Completion]] = {}
+        self._route: TokenRoute | ChatRoute | None = None
+        self._calls: dict[str, _Call] = {}
         self._lost: set[asyncio.Task[Completion]] = set()
+        given = {"reasoning_effort": reasoning_effort, "chat_template_kwargs": template_kwargs}
+        self._refusals = Refusals([name for name, value in given.items() if value])
         self._upstream = Upstream(
             upstream,
             api_key=api_key,
@@ -104,27 +120,50 @@ class OpenAIEngine:
     async def start(self) -> JudgeLimits:
         http = self._upstream.http
         card = await model_card(http, self.model, self._upstream.proxy_name)
-        self._is_vllm = card.get("owned_by") == "vllm"
-        if self._prompt_form == "tokens" or (self._prompt_form == "auto" and self._is_vllm):
-            try:
-                self._encoder = await asyncio.to_thread(
-                    PromptEncoder, self._tokenizer, self._template_kwargs, self._thinking_markers
-                )
-            except ValueError as error:
-                raise no_token_ids(error, card.get("root"), self._tokenizer) from error
-        elif self._prompt_form == "auto":
-            check_chat_text(self._tokenizer if self._names_tokenizer else None, http.base_url)
-        if self._encoder is not None and self._warm_up is not None:
-            trial = JudgePrompt((("Say yes or no.", True),), (("Is 2 + 2 = 4?", True),))
-            await check_grammar(http, self.model, self._encoder.encode(trial).ids)
+        server = str(card.get("owned_by"))
+        is_vllm = server == "vllm"
+        route: TokenRoute | ChatRoute
+        if self._prompt_form == "tokens" or (self._prompt_form == "auto" and is_vllm):
+            route = await self._token_route(is_vllm, card.get("root"))
+        else:
+            if self._prompt_form == "auto":
+                check_chat_text(self._tokenizer if self._names_tokenizer else None, http.base_url)
+            route = ChatRoute(
+                self._ask,
+                is_vllm,
+                server in _OWN_SERVERS,
+                self._template_kwargs,
+                self._reasoning_effort,
+                "grammar" if is_vllm else "json_schema",
+            )
+        self._route = route
+        # Free text of a judge that does not think is not constrained.
+        if isinstance(route, TokenRoute) or self._warm_up is not None or self._thinking_tokens:
+            probe = Probe(route, self.encode, str(http.base_url), self._warm_up)
+            await probe.run(self._thinking_tokens)
         self._upstream.watch()
         length = card.get("max_model_len")
         return JudgeLimits(
             slots=self._concurrency,
             context_length=length if type(length) is int and length > 0 else None,
-            tokenizer_json=self._encoder.tokenizer_json if self._encoder else None,
-            constraint="grammar" if self._is_vllm else "json_schema",
+            tokenizer_json=route.encoder.tokenizer_json if isinstance(route, TokenRoute) else None,
+            constraint=route.form,
+            thinking_markers=route.encoder.markers.texts if isinstance(route, TokenRoute) else None,
         )
+
+    async def _token_route(self, is_vllm: bool, root: object) -> TokenRoute:
+        effort = self._reasoning_effort
+        variables = {} if effort is None else {"reasoning_effort": effort}
+        try:
+            encoder = await asyncio.to_thread(
+                PromptEncoder,
+                self._tokenizer,
+                variables | self._template_kwargs,
+                self._thinking_markers,
+            )
+        except ValueError as error:
+            raise no_token_ids(error, root, self._tokenizer) from error
+        return TokenRoute(self._ask, encoder, is_vllm, "grammar" if is_vllm else "json_schema")
 
     async def close(self) -> None:
         await self._upstream.close()
@@ -133,8 +172,8 @@ class OpenAIEngine:
         return await self._upstream.metrics()
 
     def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
-        if self._encoder is not None:
-            return self._encoder.encode(prompt)
+        if isinstance(self._route, TokenRoute):
+            return self._route.encoder.encode(prompt)
         turns = [("system", prompt.system), ("user", prompt.user)]
         return ChatPrompt(
             [{"role": role, "content": _text(segments)} for role, segments in turns if segments]
@@ -143,64 +182,55 @@ class OpenAIEngine:
     async def complete(
         self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
     ) -> Completion:
-        call = asyncio.create_task(self._complete(prompt, sampling))
+        task = asyncio.create_task(self._complete(request, prompt, sampling))
+        call = _Call(task, Completion("", FINISHED_EARLY, prompt.tokens or 0))
         self._calls[request] = call
         try:
-            return await call
+            return await task
         except asyncio.CancelledError:
-            if call in self._lost:
+            if task in self._lost:
                 raise EngineDeadError("upstream no longer responds") from None
             if self._calls.get(request) is call:
-                call.cancel()
+                task.cancel()
                 raise
-            return Completion("", FINISHED_EARLY, prompt.tokens or 0)
+            return replace(call.so_far, finish_reason=FINISHED_EARLY)
         finally:
             self._calls.pop(request, None)
-            self._lost.discard(call)
+            self._lost.discard(task)
 
     async def abort(self, request: str) -> None:
         call = self._calls.pop(request, None)
         if call is not None:
-            call.cancel()  # closing the connection makes the server drop the request
+            call.task.cancel()  # closing the connection makes the server drop the request
 
     def _lose_calls(self) -> None:
         for call in self._calls.values():
-            self._lost.add(call)
-            call.cancel()
+            self._lost.add(call.task)
+            call.task.cancel()
 
-    async def _complete(self, prompt: EncodedPrompt, sampling: CritiqueSampling) -> Completion:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            **self._constraint(sampling),
-        }
-        if sampling.constraint is not None and not self._is_vllm:
-            # The token limit is counted from the grammar; a JSON schema also allows blanks and
-            # escapes, which take more.
-            body["max_tokens"] = 2 * sampling.max_tokens
-        if sampling.seed is not None:
-            body["seed"] = sampling.seed
-        match prompt:
-            case TokenPrompt(ids):
-                route = "/completions"
-                body["prompt"] = ids
-            case ChatPrompt(messages):
-                route = "/chat/completions"
-                body["messages"] = messages
-                if self._template_kwargs:
-                    body["chat_template_kwargs"] = self._template_kwargs
-        answer = await self._upstream.post(route, body)
-        return completion_of(answer, constrained=sampling.constraint is not None)
+    async def _complete(
+        self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
+    ) -> Completion:
+        def progress(so_far: Completion) -> None:
+            if (call := self._calls.get(request)) is not None:
+                call.so_far = so_far
 
-    def _constraint(self, sampling: CritiqueSampling) -> dict[str, Any]:
-        if sampling.constraint is None:
-            return {}
-        if self._is_vllm:
-            return {"structured_outputs": {"grammar": sampling.constraint.grammar()}}
-        schema = {"name": "verdict", "schema": sampling.constraint.json_schema(), "strict": True}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        route = self._route
+        if isinstance(prompt, TokenPrompt):
+            assert isinstance(route, TokenRoute), "encoded by another engine"  # noqa: S101
+            return await route.complete(prompt, sampling, progress)
+        assert isinstance(route, ChatRoute), "start() comes first"  # noqa: S101
+        return await route.complete(prompt, sampling)
+
+    async def _ask(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request without what the upstream refuses."""
+        while True:
+            sent = self._refusals.accepted({"model": self.model, **body})
+            try:
+                return await self._upstream.post(route, sent)
+            except RefusedError as error:
+                if not self._refusals.learn(error, sent):
+                    raise self._refusals.explained(error) from error
 
 
 def _text(segments: tuple[PromptSegment, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Checks of an OpenAI-compatible server before it judges: its models, and one token."""
+"""Checks of an OpenAI-compatible server before it judges: its models and prompts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import httpx
 
-from capo_service.engine.base import CritiqueFailedError
-from capo_service.engine.openai_answer import completion_of, object_of
+from capo_service.engine.openai_answer import object_of
 
 log = logging.getLogger(__name__)
 
@@ -97,33 +96,3 @@ def check_chat_text(tokenizer: str | None, server: httpx.URL) -> None:
         "strings of rollouts escaped",
         server,
     )
-
-
-async def check_grammar(http: httpx.AsyncClient, model: str, prompt: list[int]) -> None:
-    """Request one token under a grammar, and warn if the server does not apply it.
-
-    vLLM with a reasoning parser waits for the end of a thought before it applies a grammar, and
-    prompts sent as token ids contain none (vllm-project/vllm issue 57726).
-    """
-    body = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": 1,
-        "temperature": 0.0,
-        "structured_outputs": {"grammar": 'root ::= "a"'},
-    }
-    try:
-        response = await http.post("/completions", json=body, timeout=30)
-        response.raise_for_status()
-        text = completion_of(object_of(response.json()), constrained=False).text
-    except (httpx.HTTPError, CritiqueFailedError, ValueError, RecursionError) as error:
-        log.warning("could not check whether the upstream applies grammars: %s", error)
-        return
-    if text != "a":
-        log.warning(
-            "upstream %s does not apply the grammar of critiques (it wrote %r where only 'a' is "
-            "allowed), so they may be invalid. This is the case for a vLLM server with "
-            "--reasoning-parser: serve the judge without it, or set critique_format=tag",
-            http.base_url,
-            text[:40],
-        )

@@ -31,6 +31,15 @@ _PROBE_SECONDS = 1.25  # between two probes, and the timeout of each
 _MAX_FAILED_PROBES = 2  # in a row; then the server counts as lost
 
 
+class RefusedError(CritiqueFailedError):
+    """The server refuses a request with a status below 500; trying again would not help."""
+
+    def __init__(self, message: str, status: int, body: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+
 class Upstream:
     """One server.
 
@@ -116,7 +125,8 @@ class Upstream:
         Raises:
             EngineDeadError: the server cannot be reached, or cannot serve.
             EngineBusyError: it is overloaded.
-            CritiqueFailedError: it refuses this request, or its response cannot be read.
+            RefusedError: it refuses this request.
+            CritiqueFailedError: it fails on this request, or its response cannot be read.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             at_least = 0.0
@@ -169,7 +179,9 @@ class Upstream:
         # 500 may concern this critique alone, as long as the server responds to probes.
         if status in RETRYABLE_UPSTREAM and (status != 500 or not self.ready):
             raise EngineDeadError(message)
-        raise CritiqueFailedError(message)
+        if status >= 500:
+            raise CritiqueFailedError(message)
+        raise RefusedError(message, status, response.text)
 
     async def metrics(self) -> bytes:
         """The server's metrics in Prometheus' text format; empty if it has none."""

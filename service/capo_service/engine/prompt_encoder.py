@@ -8,6 +8,7 @@ Untrusted segments are encoded separately by a copy of the tokenizer without add
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ from capo_service.engine.thinking import (
 
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template contains them
 # Variables by which chat templates switch thinking on and off; others ignore them.
-_SWITCHES = ("enable_thinking", "thinking")
+THINKING_SWITCHES = ("enable_thinking", "thinking")
+_PLACEHOLDER = re.compile(r"reserved|place.?holder|unused|extra_", re.IGNORECASE)
 _SHARED_SEGMENTS = 4096  # template, tags and questions: the same in a question's rollouts
 
 
@@ -76,11 +78,12 @@ class PromptEncoder:
         unknown = self._untrusted.token_to_id(tokenizer.unk_token or "")
         self.control_ids = frozenset(token["id"] for token in added) - {unknown}
         given = dict(template_kwargs or {})
-        plain_frame = _frame(tokenizer, dict.fromkeys(_SWITCHES, False) | given)
-        thinking_frame = _frame(tokenizer, given | dict.fromkeys(_SWITCHES, True))
+        plain_frame = _frame(tokenizer, dict.fromkeys(THINKING_SWITCHES, False) | given)
+        thinking_frame = _frame(tokenizer, given | dict.fromkeys(THINKING_SWITCHES, True))
         vocabulary = self._trusted.get_vocab()
         self.markers = _markers(markers, thinking_frame.after, frozenset(vocabulary))
         self._plain, self._thinking = _with_thought(plain_frame, thinking_frame, self.markers)
+        self._bare = self._plain
         texts = [self.markers.opening.strip(), self.markers.closing.strip()]
         self.control_ids |= {vocabulary[text] for text in texts if text in vocabulary}
         self.thought_end = self._thought_end(tokenizer)
@@ -89,6 +92,8 @@ class PromptEncoder:
         plain_markers = {*control_tokens.template_markers(frame), *texts} - known
         self._plain_markers = sorted(plain_markers, key=len, reverse=True)
         self._anchor = self._trusted.encode("a", add_special_tokens=False).ids
+        self._closing = self._trusted.encode(self.markers.closing, add_special_tokens=False).ids
+        self._not_in_thoughts = self.control_ids | ({tokenizer.eos_token_id} - {None})
         self._ids = lru_cache(maxsize=_SHARED_SEGMENTS)(self._encode_segment)
 
     def _thought_end(self, tokenizer: PreTrainedTokenizerFast) -> ThoughtEnd:
@@ -96,7 +101,14 @@ class PromptEncoder:
         first = self._trusted.id_to_token(ids[0]) or ""
         if ids[0] not in self.control_ids or not self.markers.closing.startswith(first):
             return ThoughtEnd(self.markers.closing)
-        forbidden = (self.control_ids | {tokenizer.eos_token_id}) - {ids[0], None}
+        # vLLM checks the list for every critique, so placeholders, which no judge writes, are left
+        # out: some vocabularies have more than a thousand.
+        trained = {
+            index
+            for index in self.control_ids
+            if not _PLACEHOLDER.search(self._trusted.id_to_token(index) or "")
+        }
+        forbidden = (trained | {tokenizer.eos_token_id}) - {ids[0], None}
         return ThoughtEnd(self.markers.closing, tuple(ids), tuple(sorted(forbidden)))
 
     def encode(self, prompt: JudgePrompt) -> TokenPrompt:
@@ -109,6 +121,29 @@ class PromptEncoder:
             ids += self._ids(segment)
         closing = self.thought_end.max_tokens if prompt.thinking else 0
         return TokenPrompt(ids, prompt.opening, closing)
+
+    def skip_thoughts(self, skips: bool = True) -> None:
+        """End prompts without a thought in an empty one, unless their end says so already.
+
+        vLLM with a reasoning parser applies constraints from the end of a thought on.
+        """
+        self._plain, markers = self._bare, self.markers
+        after = self._bare.after
+        if skips and not markers.skipping and markers.closing.strip() not in after:
+            after = _with_empty_thought(after + markers.opening, markers.closing)
+            self._plain = self._bare._replace(after=after)
+
+    def after_thought(self, prompt: TokenPrompt, thought: Sequence[int] | str) -> TokenPrompt:
+        """The prompt for a verdict after a thought, which may be text of the judge.
+
+        Args:
+            prompt: ends inside a thought.
+            thought: what the judge wrote in it. Its control tokens are left out.
+        """
+        if isinstance(thought, str):
+            thought = self._encode_segment((thought, False))
+        inside = [index for index in thought if index not in self._not_in_thoughts]
+        return TokenPrompt([*prompt.ids, *inside, *self._closing])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled tokens, without control tokens.
@@ -201,11 +236,14 @@ def _with_thought(
             "the model with a corrected template, or set chat_template_kwargs"
         )
     if opened_thoughts(plain.after, markers):
-        blank = "\n\n" if markers.closing.endswith("\n") else ""
-        opened = plain.after.rstrip("\n") if blank else plain.after
-        plain = plain._replace(after=opened + blank + markers.closing)
+        plain = plain._replace(after=_with_empty_thought(plain.after, markers.closing))
     elif markers.skipping:
         plain = plain._replace(after=plain.after + markers.skipping)
     if not opened_thoughts(thinking.after, markers):
         thinking = thinking._replace(after=thinking.after + markers.opening)
     return plain, thinking
+
+
+def _with_empty_thought(opened: str, closing: str) -> str:
+    blank = "\n\n" if closing.endswith("\n") else ""
+    return (opened.rstrip("\n") if blank else opened) + blank + closing

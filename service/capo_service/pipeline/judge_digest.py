@@ -19,6 +19,7 @@ _SETTINGS = {
     "prefill",
     "thinking_tokens",
     "thinking_markers",
+    "reasoning_effort",
     "max_steps",
     "windows",
     "suspicion",

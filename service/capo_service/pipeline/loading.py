@@ -84,7 +84,8 @@ def make_backend(settings: Settings) -> Engine | SymbolicCritic:
         return SymbolicCritic()
     profile = judge_profile(settings)
     shape = profile.shape(_TYPICAL_STEPS, profile.style, 1 << 20, "structural_tag")
-    return make_engine(settings, shape if shape and shape.is_constrained else None)
+    warm_up = shape if shape and shape.is_constrained else None
+    return make_engine(settings, warm_up, CritiquePolicy.of(settings, profile).thinking)
 
 
 async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedService:

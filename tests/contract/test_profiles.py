@@ -1,0 +1,111 @@
+"""Judge profiles in a service: what is sent, how it is read, and how it is credited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from capo_service.engine.base import CritiqueSampling
+from kit_scripted import ScriptedEngine
+from kit_service import serving, settings
+
+ROLLOUT = {
+    "question": "What is (12 - 4) * 3?",
+    "response": "12 - 4 = 8.\n\n8 * 3 = 25.\n\nSo 25.",
+    "outcome": 0.0,
+}
+VOTING = {"n": 3, "early_stop": False}
+
+
+def credit(url: str, **more: Any) -> Any:
+    body = {"rollouts": [ROLLOUT], "voting": VOTING, "include": ["critiques"], **more}
+    [result] = httpx.post(f"{url}/credit", json=body, timeout=60).json()["results"]
+    return result
+
+
+def answering(*answers: str) -> ScriptedEngine:
+    left = list(answers)
+
+    def script(prompt: str, sampling: CritiqueSampling) -> str:
+        return left.pop(0)
+
+    return ScriptedEngine(script)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "name", "form", "first", "answers", "wrong"),
+    [
+        (
+            "dyyyyyyyy/FAPO-GenRM-4B",
+            {},
+            "first_error",
+            "first_error",
+            0,
+            ("8 * 3 = 24. First error: \\boxed{1}", "\\boxed{\\text{Paragraph 1}}", "\\boxed{7}"),
+            [False, True, False],
+        ),
+        (
+            "launch/ThinkPRM-14B",
+            {"thinking_tokens": 8},
+            "boxed_steps",
+            "boxed_steps",
+            1,
+            (
+                "Step 1: \\boxed{correct}\nStep 2: \\boxed{incorrect}",
+                "Step 1: \\boxed{correct}\nStep 2: \\boxed{incorrect}\nStep 3: \\boxed{incorrect}",
+                "Step 1: \\boxed{correct}",
+            ),
+            [False, True, True],  # a tie counts as wrong
+        ),
+        (
+            "any/7B",
+            {"profile": "code"},
+            "code",
+            "json",
+            0,
+            ('{"incorrect_steps": [1]}', '{"incorrect_steps": [1, 2]}', "nothing"),
+            [False, True, True],
+        ),
+    ],
+)
+def test_a_profile_is_shown_and_its_verdicts_are_read(
+    tmp_path: Path,
+    model: str,
+    given: dict[str, Any],
+    name: str,
+    form: str,
+    first: int,
+    answers: tuple[str, ...],
+    wrong: list[bool],
+) -> None:
+    engine = answering(*answers)
+    with serving(engine, settings(tmp_path, model=model, **given)) as service:
+        info = httpx.get(f"{service.url}/info").json()
+        shown = httpx.post(f"{service.url}/prompt", json={"rollouts": [ROLLOUT]}).json()
+        result = credit(service.url)
+    assert (info["profile"], info["critique_format"]) == (name, form)
+    assert shown["profile"] == name and f"<step_{first} " in shown["messages"][1]["content"]
+    assert [step["wrong"] for step in result["steps"]] == wrong
+    assert [critique["valid"] for critique in result["critiques"]] == [True, True, False]
+    assert f"<step_{first} " in engine.prompts[0]
+
+
+def test_a_first_error_is_credited_as_vppo_does(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, model="any/7B", profile="first_error")
+    with serving(answering(*["\\boxed{1}"] * 6), chosen) as service:
+        vppo = credit(service.url, reward={"scheme": "first_error"})
+        capo = credit(service.url)
+    rewards = [step["reward"] for step in vppo["steps"]]
+    assert rewards[0] > rewards[1] == rewards[2], "the prefix before the error keeps its credit"
+    assert [step["reward"] for step in capo["steps"]] == [0.0, -1.0, 0.0], "that step alone"
+
+
+def test_a_profile_that_is_not_valid_stops_the_start(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="there is no profile nothing"),
+        serving(ScriptedEngine(), settings(tmp_path, model="any/7B", profile="nothing")),
+    ):
+        pass

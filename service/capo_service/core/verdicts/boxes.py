@@ -3,6 +3,7 @@ r"""The answer in a critique, and the contents of its `\boxed{...}`, as judges w
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from capo_wire.special_text import after_thoughts
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-z])\s{0,4}(\{)?")
 _MARKER_STARTS = ("<", "[", "◁", "a")
 _LONGEST_MARKER = 80  # characters of a marker that opens a thought
-_LONGEST = 200  # characters of a box's content
+_LONGEST = 80  # characters of a box's content
 _WIDE = str.maketrans("０１２３４５６７８９－−–", "0123456789---")  # noqa: RUF001
 _COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathsf|texttt|emph)\s{0,4}(?=\{)")
 _MARKS = re.compile(r"[{}$*`\"'\\]|\\[,;! ]")
@@ -50,12 +51,20 @@ def answer_of(text: str) -> str:
 
 def boxes(text: str) -> Iterator[Box]:
     r"""Every `\boxed{...}` of a text, in order."""
-    for found in _BOX.finditer(text):
-        end = _closing(text, found.end()) if found[1] else None
-        if end is None:
-            yield Box(found.start(), found.end(), None)
-        else:
-            yield Box(found.start(), end, _plain(text[found.end() : end - 1]))
+    return (_box(text, found) for found in _BOX.finditer(text))
+
+
+def last_box(text: str) -> Box | None:
+    r"""The last `\boxed{...}` of a text."""
+    found = deque(_BOX.finditer(text), maxlen=1)
+    return _box(text, found[0]) if found else None
+
+
+def _box(text: str, found: re.Match[str]) -> Box:
+    end = _closing(text, found.end()) if found[1] else None
+    if end is None:
+        return Box(found.start(), found.end(), None)
+    return Box(found.start(), end, _plain(text[found.end() : end - 1]))
 
 
 def _closing(text: str, start: int) -> int | None:

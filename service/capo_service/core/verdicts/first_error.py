@@ -9,13 +9,12 @@ one of the critique counts.
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
-from capo_service.core.verdicts.boxes import answer_of, boxes
+from capo_service.core.verdicts.boxes import answer_of, last_box
 from capo_service.core.verdicts.quotation import is_copied
 
 NONE = -1  # no step is wrong
@@ -162,14 +161,14 @@ class FirstError:
 
 def _last_box(answer: str, truncated: bool) -> tuple[int, int, str]:
     """Start, end and content of the last box."""
-    last = deque(boxes(answer), maxlen=1)
-    if not last:
+    last = last_box(answer)
+    if last is None:
         raise ValueError("it has no box with the number of the first wrong step")
     if truncated:  # another box may have followed
         raise ValueError("it was cut off by the token limit before its end")
-    if last[0].content is None:
+    if last.content is None:
         raise ValueError("its last box is not closed")
-    return last[0].start, last[0].end, last[0].content
+    return last.start, last.end, last.content
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ from capo_wire.special_text import without_thought_markers
 _ANALYSIS_TOKENS: dict[Style, int] = {"verdict": 0, "brief": 256, "full": 2048}
 _GRAMMAR_TOKENS = 400  # of an analysis in GBNF: each character more makes every token slower
 _CHARACTERS_PER_TOKEN = 3
-_EXPECTED_PER_STEP = 9
+_EXPECTED_PER_STEP = 12
 _RIGHT, _WRONG = "correct", "incorrect"
 _OWN_LINE = re.compile(r"Step (0|[1-9]\d{0,8}): \\boxed\{(correct|incorrect)\}(\n|\s*\Z)")
 _HEADING = re.compile(

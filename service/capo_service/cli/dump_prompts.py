@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,8 @@ def judge_prompts(
     prompter = JudgePrompter(
         encoding, None, profile, "structural_tag", _secret(settings), settings.prefill
     )
-    preparer = Preparer(prompter, {}, CritiquePolicy.of(settings, profile))
+    policy = replace(CritiquePolicy.of(settings, profile), windows=False)  # one prompt a line
+    preparer = Preparer(prompter, {}, policy)
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"))
     for number, line in enumerate(_lines(rollouts), 1):
         if not line.strip():

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from capo_wire.base import CriterionKind, RequestModel, ResponseModel
+
+
+def _check_text(text: str) -> str:
+    if not text.split():
+        raise ValueError("is blank: write a sentence that is true if the criterion holds")
+    return text
 
 
 class Criterion(RequestModel):
@@ -16,7 +22,7 @@ class Criterion(RequestModel):
     id: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
         description="Names the criterion in the result; unique within the rollout."
     )
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(
+    text: Annotated[str, AfterValidator(_check_text)] = Field(
         description="A sentence that is true of the response if the criterion holds: for a pitfall "
         "the mistake itself. The judge sees it as data, on one line."
     )

@@ -24,6 +24,7 @@ from capo_testbed.common import (
     Sizes,
     Solution,
     every,
+    held_out_tasks,
     make_tasks,
     policy_prompt,
     repeatable,
@@ -48,7 +49,7 @@ def build(folder: Path, sizes: Sizes, seed: int, report: Report) -> dict[str, An
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    held_out = [tasks.make_task(stream(f"held out {i}")) for i in range(sizes.held_out)]
+    held_out = held_out_tasks(sizes.held_out)
     write_prompts(folder / "eval.jsonl", held_out)
     seen = {task.question for task in held_out}
     rng = stream(f"{seed} prompts")

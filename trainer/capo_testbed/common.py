@@ -87,6 +87,11 @@ def make_tasks(rng: random.Random, count: int) -> list[Task]:
     return [tasks.make_task(rng) for _ in range(count)]
 
 
+def held_out_tasks(count: int) -> list[Task]:
+    """Tasks that models are tested on, the same for every seed."""
+    return [tasks.make_task(stream(f"held out {i}")) for i in range(count)]
+
+
 def policy_prompt(tokenizer: PreTrainedTokenizerFast, question: str) -> list[int]:
     """Token ids of a prompt, by the policy's chat template."""
     turns = [{"role": "user", "content": question}]
@@ -104,21 +109,42 @@ def sample(
     batch: int = 256,
 ) -> list[str]:
     """One text for each prompt; greedy at temperature 0."""
-    texts: list[str] = []
-    how: dict[str, Any] = {"do_sample": temperature > 0}
+    written = sample_ids(
+        model,
+        tokenizer,
+        prompts,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        batch=batch,
+    )
+    return list(tokenizer.batch_decode(written, skip_special_tokens=True))
+
+
+def sample_ids(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    batch: int = 256,
+    end: int | None = None,
+) -> list[list[int]]:
+    """The ids that are sampled for each prompt, up to and including `end` or the end token."""
+    written: dict[int, list[int]] = {}
+    ends = [tokenizer.eos_token_id] if end is None else [tokenizer.eos_token_id, end]
+    how: dict[str, Any] = {"do_sample": temperature > 0, "eos_token_id": ends}
     if temperature > 0:
         how |= {"temperature": temperature, "top_k": 0}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(order), batch):
-        rows = [prompts[i] for i in order[start : start + batch]]
-        inputs = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        group = order[start : start + batch]
+        inputs = tokenizer.pad({"input_ids": [prompts[i] for i in group]}, return_tensors="pt")
         with torch.inference_mode():
             out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)
-        texts += tokenizer.batch_decode(
-            out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True
-        )
-    placed = dict(zip(order, texts, strict=True))
-    return [placed[i] for i in range(len(prompts))]
+        for i, row in zip(group, out[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
+            written[i] = [token for token in row if token != tokenizer.pad_token_id]
+    return [written[i] for i in range(len(prompts))]
 
 
 def every(count: int, name: str, report: Report) -> Callable[[int, float], None]:

@@ -8,6 +8,7 @@ a solution, which token would be right there.
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -57,25 +58,12 @@ def train_judges(
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     model = models.deepened(policy, sizes.judge_layers - sizes.layers)
 
-    def rollouts(questions: Sequence[Task]) -> list[Solution]:
-        prompts = [policy_prompt(tokenizer, task.question) for task in questions]
-        texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
-        pairs = zip(questions, texts, strict=True)
-        # A few are gibberish that contains a step tag, which is a single token.
-        return [Solution(t, text) for t, text in pairs if text.strip() and _TAG not in text]
-
-    def material(count: int) -> list[TrainingExample]:
-        """A third from the policy; the rest are demonstrations, most of them with mistakes."""
-        solutions = rollouts(make_tasks(rng, count // 3))
-        for task in make_tasks(rng, count - len(solutions)):
-            slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
-            solutions.append(Solution(task, tasks.demonstrate(task, rng, slips)))
-        rng.shuffle(solutions)
-        return _critiques(solutions, folder / "policy", tokenizer)
-
-    tested = rollouts(held_out)
-    questions = _critiques(tested, folder / "policy", tokenizer)
+    tested = sampled_rollouts(policy, tokenizer, held_out)
+    questions = critiques(tested, folder / "policy", tokenizer)
     scores: dict[str, float] = {}
+
+    def material(count: int) -> list[Solution]:
+        return make_material(policy, tokenizer, rng, count)
 
     def keep(name: str, score: float) -> None:
         models.save(model, tokenizer, folder / name)
@@ -94,7 +82,7 @@ def train_judges(
     def train(each: Round) -> float:
         models.train(
             model,
-            _endless(material(each.rollouts)),
+            endless(critiques(material(each.rollouts), folder / "policy", tokenizer)),
             updates=each.updates,
             batch=sizes.batch,
             learning_rate=each.learning_rate,
@@ -114,7 +102,30 @@ def train_judges(
     return scores
 
 
-def _endless(examples: Sequence[TrainingExample]) -> Callable[[], Iterator[TrainingExample]]:
+def sampled_rollouts(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Task]
+) -> list[Solution]:
+    """The policy's sampled responses; fewer than questions, for some cannot be judged."""
+    prompts = [policy_prompt(tokenizer, task.question) for task in questions]
+    texts = sample(policy, tokenizer, prompts, temperature=1.0, max_new_tokens=96)
+    pairs = zip(questions, texts, strict=True)
+    # A few are gibberish that contains a step tag, which is a single token.
+    return [Solution(t, text) for t, text in pairs if text.strip() and _TAG not in text]
+
+
+def make_material(
+    policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int
+) -> list[Solution]:
+    """A third from the policy; the rest are demonstrations, most of them with mistakes."""
+    solutions = sampled_rollouts(policy, tokenizer, make_tasks(rng, count // 3))
+    for task in make_tasks(rng, count - len(solutions)):
+        slips = tasks.ALL_KINDS if rng.random() < 0.85 else tasks.NO_SLIPS
+        solutions.append(Solution(task, tasks.demonstrate(task, rng, slips)))
+    rng.shuffle(solutions)
+    return solutions
+
+
+def endless(examples: Sequence[TrainingExample]) -> Callable[[], Iterator[TrainingExample]]:
     def again() -> Iterator[TrainingExample]:
         while True:
             yield from examples
@@ -122,7 +133,7 @@ def _endless(examples: Sequence[TrainingExample]) -> Callable[[], Iterator[Train
     return again
 
 
-def _critiques(
+def critiques(
     rollouts: Sequence[Solution], model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> list[TrainingExample]:
     """The service's prompt for each rollout, followed by the right verdict."""
@@ -196,10 +207,15 @@ def _f1(
     questions: Sequence[TrainingExample],
     rollouts: Sequence[Solution],
 ) -> float:
-    """Step F1 of single greedy critiques; wrong steps are the positive class."""
+    """Step F1 of single greedy critiques."""
     judge.eval()
     prompts = [example.ids[: example.start] for example in questions]
     texts = sample(judge, tokenizer, prompts, temperature=0.0, max_new_tokens=24)
+    return f1_of(texts, rollouts)
+
+
+def f1_of(texts: Sequence[str], rollouts: Sequence[Solution]) -> float:
+    """Step F1 of verdicts; wrong steps are the positive class."""
     hits = predicted = actual = 0
     for text, rollout in zip(texts, rollouts, strict=True):
         listed = _LIST.search(text)

@@ -93,7 +93,7 @@ def test_the_testbeds_judges_have_their_own_style_and_say_how_they_are_made(
     assert Settings().critique_style == "verdict", "of the demo judge"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for judge in TESTBED_JUDGES:
-        with pytest.raises(ValueError, match=r"testbed/judge\S*: build it with `capo testbed`"):
+        with pytest.raises(ValueError, match=r"testbed/judge\S*: build it with `capo testbed"):
             local_model(judge)
 
 

@@ -16,6 +16,7 @@ from capo_service.settings.judge import (
     DEMO_JUDGE,
     STORY_JUDGES,
     TESTBED_JUDGES,
+    THINKING_JUDGE,
     JudgeSettings,
     UpstreamSettings,
 )
@@ -27,7 +28,7 @@ from capo_service.settings.server import (
     ServerSettings,
 )
 
-__all__ = ["DEMO_JUDGE", "GROUPS", "STORY_JUDGES", "TESTBED_JUDGES", "Settings"]
+__all__ = ["DEMO_JUDGE", "GROUPS", "STORY_JUDGES", "TESTBED_JUDGES", "THINKING_JUDGE", "Settings"]
 
 # In the order in which they are shown; the docstring of each is its title.
 GROUPS: tuple[type[BaseModel], ...] = (

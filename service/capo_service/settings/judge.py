@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, SecretStr
 from capo_service.settings.metadata import When
 
 # Judges that `capo testbed` trains. They only know bare verdicts, written from the first character.
-TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60"})
+THINKING_JUDGE = "testbed-thinking"  # knows thoughts too, and verdicts without them
+TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60", THINKING_JUDGE})
 DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
 # They read arithmetic stories only, and know bare verdicts only.
 STORY_JUDGES = TESTBED_JUDGES | {DEMO_JUDGE}

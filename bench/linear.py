@@ -42,7 +42,8 @@ HARD = {
     "dollars": "$a ", "money": "$1 ", "answers": "answer is ", "answer lines": "Answer:\n",
     "questions": "Question: 1\n", "ends of thoughts": "</think>", "commas": ",",
     "commas and stops": ",.", "thoughts": "<think>", "objects": '{"a": "\\("} ',
-    "remarks": "(a b) ",
+    "remarks": "(a b) ", "fences": "```\n\n", "open fences": "~~~~\n\n```\n\n",
+    "displays": "$$\n\n", "environments": "\\begin{align}\n\n",
 }  # fmt: skip
 
 
@@ -56,6 +57,10 @@ def _verdict(text: str) -> None:
 def _regex(text: str) -> None:
     for pattern in ("(a+)+$", r"(\s*\S*)*x", "a|b|c"):
         steps.by_pattern(text, pattern)
+
+
+def _merging(text: str) -> None:
+    steps.merged(text, steps.blank_line(text), 400, 20)
 
 
 def _body(text: str) -> None:
@@ -81,6 +86,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "segmenter newline": steps.newline,
     "segmenter sentence": steps.sentence,
     "segmenter regex (three patterns)": _regex,
+    "merging of steps": _merging,
     "suspicion": _suspicion,
     "final answer": _final_answer,
     "escaping of control strings": control_tokens.escape,

@@ -49,6 +49,10 @@ HEAD = """\
 - Every token belongs to exactly one step: the one that contains its first non-blank character. A
   token without one (blank, or special, such as the end token) belongs to the step of the token
   before it, or to the first step. Text is never tokenized again.
+- Steps of a segmenter are merged to at most the setting `max_steps` (400), or to what `segment`
+  asks for; a larger `segment.max_steps` has no effect. Steps of the caller (`steps`) are never
+  merged. A rollout that exceeds the judge is judged in `windows`, each with its own critiques:
+  [how credit works](how-credit-works.md).
 - `wrong` is `penalty >= 0.5`; penalties between 0 and 1 occur only with voting method `average`.
 - With `early_stop`, critiques that can no longer change any penalty are aborted. If the judge is
   busy, critiques start in waves, so that some never start. `votes.valid` and `usage.critiques_run`

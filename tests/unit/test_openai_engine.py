@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine import openai, openai_start, openai_upstream
 from capo_service.engine.base import (
     Completion,
     CritiqueFailedError,
-    CritiqueSampling,
     EngineBusyError,
     EngineDeadError,
     JudgePrompt,
@@ -23,11 +23,12 @@ from capo_service.engine.factory import make_engine
 from capo_service.engine.openai import OpenAIEngine
 from capo_service.settings import Settings
 from kit_time import stepped
+from kit_upstream import SHAPE, sampling
 
 BACKOFF_SECONDS = openai_upstream._BACKOFF_SECONDS
 JITTER = openai_upstream._JITTER
 PROMPT = JudgePrompt((("Rules", True),), (("Q ", True), ("a<|im_end|>", False)))
-SAMPLING = CritiqueSampling(0.7, 0.9, 64, 5, 'root ::= "x"', {"type": "object"})
+SAMPLING = sampling()
 CHOICE = {"message": {"content": "said"}, "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 
@@ -80,7 +81,7 @@ async def test_chat_text_is_escaped_and_the_schema_sent() -> None:
     [body] = upstream.bodies
     assert body["path"] == "/v1/chat/completions" and body["seed"] == 5
     assert body["messages"][1]["content"] == "Q a<\u200b|im_end|>"
-    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert body["response_format"]["json_schema"]["schema"] == SHAPE.json_schema()
     await judge.close()
 
 
@@ -266,13 +267,10 @@ def message_answer(
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
 
-async def critique_of(answer: Any, grammar: str | None = 'root ::= "x"') -> Completion:
+async def critique_of(answer: Any, constraint: StepList | None = SHAPE) -> Completion:
     judge = await engine(Upstream(answer if isinstance(answer, str) else json.dumps(answer)))
     try:
-        sampling = CritiqueSampling(
-            0.7, 0.9, 64, None, grammar, {"type": "object"} if grammar else None
-        )
-        return await judge.complete("c", judge.encode(PROMPT), sampling)
+        return await judge.complete("c", judge.encode(PROMPT), sampling(constraint=constraint))
     finally:
         await judge.close()
 
@@ -295,15 +293,15 @@ async def test_a_verdict_in_the_reasoning_field_is_read_or_reported(
     ).text.strip() == VERDICT
     if content != [THINKING]:
         assert (await critique_of(message_answer({**message, field: VERDICT}))).text == VERDICT
-    for draft, grammar in [
-        ("Maybe step 1.", 'root ::= "x"'),
+    for draft, constraint in [
+        ("Maybe step 1.", SHAPE),
         (VERDICT, None),
-        (f"Maybe {VERDICT}", 'root ::= "x"'),
+        (f"Maybe {VERDICT}", SHAPE),
     ]:
         with pytest.raises(
             CritiqueFailedError, match=r"reasoning field .* without --reasoning-parser"
         ) as caught:
-            await critique_of(message_answer({**message, field: draft}, usage=USAGE), grammar)
+            await critique_of(message_answer({**message, field: draft}, usage=USAGE), constraint)
         assert caught.value.completion and caught.value.completion.completion_tokens == 3
     assert (await critique_of(message_answer({"content": "said", field: VERDICT}))).text == "said"
 
@@ -317,7 +315,7 @@ async def test_a_thought_up_to_the_token_limit_is_reported_with_the_remedy(
 ) -> None:
     with pytest.raises(
         CritiqueFailedError,
-        match=r"up to its token limit of 3 tokens.*critique_format=tag.*enable_thinking",
+        match=r"up to its token limit of 3 tokens.*give it a thinking budget.*enable_thinking",
     ):
         await critique_of(message_answer(message, "length", USAGE))
     with pytest.raises(
@@ -413,30 +411,6 @@ async def test_missing_usage_and_finish_reasons_are_no_failure(usage: Any, finis
 async def test_a_response_without_a_completion_fails_one_critique(answer: str) -> None:
     with pytest.raises(CritiqueFailedError, match="upstream sent no"):
         await critique_of(answer)
-
-
-@pytest.mark.parametrize(
-    ("text", "applies"),
-    [("a", True), ("<think>", False), ("Okay", False), (503, None), ("not JSON", None)],
-)
-async def test_an_upstream_that_ignores_grammars_is_reported_at_the_start(
-    text: Any, applies: bool | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    requests: list[dict[str, Any]] = []
-
-    def serve(request: httpx.Request) -> httpx.Response:
-        requests.append(json.loads(request.content))
-        if isinstance(text, int) or text == "not JSON":
-            return httpx.Response(503 if text == 503 else 200, text="x")
-        return httpx.Response(200, json={"choices": [{"text": text, "finish_reason": "length"}]})
-
-    async with httpx.AsyncClient(
-        base_url="http://up/v1", transport=httpx.MockTransport(serve)
-    ) as http:
-        await openai_start.check_grammar(http, "judge", [1, 2])
-    assert requests[0]["max_tokens"] == 1 and requests[0]["prompt"] == [1, 2]
-    assert ("--reasoning-parser" in caplog.text) == (applies is False)
-    assert ("could not check whether" in caplog.text) == (applies is None)
 
 
 async def test_an_upstream_behind_a_proxy_that_does_not_lead_there_names_proxy_and_variable() -> (

@@ -44,7 +44,7 @@ function theme() {
 async function showJudge() {
   try {
     const info = await new Service().info();
-    $("judge").textContent = `judge ${info.model} · ${info.critique_style} critiques · ${info.service} ${info.version}`;
+    $("judge").textContent = `judge ${info.model} · ${info.profile && info.profile !== "default" ? `profile ${info.profile} · ` : ""}${info.critique_style} critiques · ${info.service} ${info.version}`;
     inspect.applyInfo(info);
     return info;
   } catch (error) {

@@ -11,7 +11,7 @@ const RETRIES = 20; // of a request that the service refused because it is busy 
  *
  * @param {import("./api.js").Service} service
  * @param {import("./rows.js").Row[]} rows
- * @param {{n: number, method: string, style: string}} chosen
+ * @param {{n: number, method: string, style: string, thinking: string}} chosen `thinking`: a budget in tokens, or empty
  * @param {string[]} tokenizers that the service has
  * @param {{signal: AbortSignal, progress: (done: number, note: string) => void}} watch
  * @throws {Problem} the service refuses all requests, as for a wrong key, or cannot be reached
@@ -41,7 +41,8 @@ async function creditBatch(service, { rows, known }, chosen, tokenizers, signal,
   const voting = { method: chosen.method, early_stop: false };
   if (chosen.method !== "greedy") voting.n = chosen.n;
   if (chosen.style) voting.critique_style = chosen.style;
-  const options = { voting, reward: known ? {} : { scheme: "process_only" }, include: ["token_rewards", "critiques"], priority: "evaluation", run: "inspector" };
+  if (chosen.thinking) voting.thinking_tokens = Number(chosen.thinking);
+  const options = { voting, reward: known ? {} : { scheme: "process_only" }, include: ["token_rewards", "critiques", "thinking"], priority: "evaluation", run: "inspector" };
   try {
     const { results } = await patiently(() => service.creditMany(rollouts, options, signal), signal, note);
     results.forEach((result, i) => keep(rows[i], loaded[i], rollouts[i], result, chosen.method));

@@ -1,5 +1,7 @@
 // The judge's answers: why a step is flagged, the table of votes, and each critique as it was written.
+import { criteriaInWords } from "./criteria.js";
 import { h } from "./dom.js";
+import { thoughtInWords, thoughtView } from "./thoughts.js";
 import { many, votesInWords } from "./words.js";
 
 const NO_ANALYSIS = "(verdict only)";
@@ -36,7 +38,7 @@ export function voteTable(steps, critiques, title) {
       h("th", { scope: "row" }, name(critique, i)),
       steps.map((step) => {
         const word = voteOf(critique, step.index);
-        return h("td", { class: word }, h("span", { class: "sr" }, word));
+        return h("td", { class: word }, h("span", { class: "sr" }, word === "elsewhere" ? "in another window" : word));
       })),
   );
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Votes: ${title}` },
@@ -47,18 +49,28 @@ export function voteTable(steps, critiques, title) {
 }
 
 function voteOf(critique, step) {
+  const [first, end] = critique.judged_steps ?? [0, Infinity];
+  if (step < first || step >= end) return "elsewhere";
   if (!critique.valid) return "unreadable";
   if (critique.wrong_steps.includes(step)) return "wrong";
   return isChecker(critique) ? "abstains" : "right";
 }
 
-/** Each critique as the judge wrote it, with its verdict and how it ended. */
-export function critiqueList(critiques) {
-  return h("ol", { class: "critiques" }, critiques.map((critique, i) =>
-    h("li", { class: critique.valid ? "" : "invalid" },
+/** Each critique as the judge wrote it, with its verdict, how it ended, and the thought before it. */
+export function critiqueList(critiques, windows = 1) {
+  return h("ol", { class: "critiques" }, critiques.map((critique, i) => {
+    const window = windows > 1 && !isChecker(critique) ? windowInWords(critique) : "";
+    return h("li", { class: critique.valid ? "" : "invalid" },
       h("details", {},
-        h("summary", {}, [name(critique, i), verdict(critique), ending(critique)].filter(Boolean).join(" · ")),
-        h("pre", { tabindex: 0, "aria-label": `Raw text of ${name(critique, i)}` }, critique.text || "(empty)")))));
+        h("summary", {}, [name(critique, i), window, verdict(critique), criteriaInWords(critique), ending(critique), thoughtInWords(critique)].filter(Boolean).join(" · ")),
+        thoughtView(critique, name(critique, i)),
+        h("pre", { tabindex: 0, "aria-label": `Raw text of ${name(critique, i)}` }, critique.text || "(empty)")));
+  }));
+}
+
+/** "window 1 (steps 12 to 23)" */
+function windowInWords({ window = 0, judged_steps: steps }) {
+  return `window ${window}${steps ? ` (steps ${steps[0]} to ${steps[1] - 1})` : ""}`;
 }
 
 function verdict(critique) {

@@ -50,12 +50,13 @@ function creditForm(changed) {
   const n = h("input", { type: "number", min: 1, max: 64, value: 4 });
   const method = h("select", {}, ["majority", "intersection", "union", "average", "greedy"].map((value) => h("option", {}, value)));
   const style = h("select", {}, h("option", { value: "" }, "server default"), ["verdict", "brief", "full"].map((value) => h("option", {}, value)));
+  const thinking = h("input", { type: "number", min: 0, placeholder: "default", title: "maximum tokens of a thought; 0: none; empty: the service's default" });
   const start = h("button", { type: "submit", class: "main" }, "Credit");
   const stop = h("button", { type: "button", hidden: true, onclick: () => running?.abort() }, "Stop");
   const save = h("button", { type: "button", onclick: saveResults }, "Save results (JSONL)");
   const said = h("p", { role: "status" });
   const element = h("form", { class: "crediting", "aria-label": "Credit rollouts", onsubmit: (event) => (event.preventDefault(), run()) },
-    h("div", { class: "settings" }, h("label", {}, "Voting", method), h("label", {}, "Critiques", n), h("label", {}, "Style", style), start, stop, save), said);
+    h("div", { class: "settings" }, h("label", {}, "Voting", method), h("label", {}, "Critiques", n), h("label", {}, "Style", style), h("label", {}, "Thinking budget", thinking), start, stop, save), said);
   let [waiting, shown, running] = [[], [], null];
 
   function offer(found, selected) {
@@ -64,7 +65,7 @@ function creditForm(changed) {
     waiting = chosen.filter((row) => row.state !== "credited" && row.response && row.question);
     start.textContent = `Credit ${number(waiting.length)} ${selected?.size ? "selected" : "shown"}`;
     start.hidden = stop.hidden === false || !waiting.length;
-    for (const select of [method, n, style]) select.parentElement.hidden = !waiting.length && !running;
+    for (const field of [method, n, style, thinking]) field.parentElement.hidden = !waiting.length && !running;
     save.hidden = !chosen.some((row) => row.state === "credited");
     element.hidden = start.hidden && stop.hidden && save.hidden;
   }
@@ -79,7 +80,7 @@ function creditForm(changed) {
     try {
       progress(0, "");
       const { tokenizers } = await service.info();
-      await creditRows(service, rows, { n: Number(n.value), method: method.value, style: style.value }, tokenizers, { signal: running.signal, progress });
+      await creditRows(service, rows, { n: Number(n.value), method: method.value, style: style.value, thinking: thinking.value }, tokenizers, { signal: running.signal, progress });
       const failed = rows.filter((row) => row.state === "failed").length;
       said.textContent = `${number(rows.filter((row) => row.state === "credited").length)} rollouts credited${failed ? `, ${number(failed)} failed` : ""}.`;
     } catch (error) {

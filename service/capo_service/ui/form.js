@@ -2,8 +2,8 @@
 import { $, h } from "./dom.js";
 import { wordOffsets } from "./words.js";
 
-export const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "sampling", "n", "style",
-  "segment", "pattern", "temperature", "seed"];
+export const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "criteria", "sampling", "n", "style",
+  "thinking", "segment", "pattern", "temperature", "seed"];
 const WORDS = ":words"; // no tokenizer's name
 
 /** Offer the tokenizers and limits that the service reports. */
@@ -14,6 +14,7 @@ export function applyInfo(info) {
   $("tokenizer").replaceChildren(...options.map(([value, name]) => h("option", { value }, name)));
   $("tokenizer").value = options.some(([value]) => chosen && value === chosen) ? chosen : options[0][0];
   $("n").max = info.limits.max_critiques;
+  if (info.limits.max_thinking_tokens !== undefined) $("thinking").max = info.limits.max_thinking_tokens;
 }
 
 /** Fill the list of examples; choosing one fills the fields. */
@@ -62,14 +63,27 @@ export function others() {
 /** The options of the request. */
 export function options(rollout) {
   const greedy = $("sampling").value === "greedy";
-  const sampled = { method: "average", n: Number($("n").value), early_stop: false, temperature: Number($("temperature").value) };
-  const voting = greedy ? { method: "greedy" } : sampled;
+  const voting = greedy ? { method: "greedy" } : { method: "average", n: Number($("n").value), early_stop: false };
+  if (!greedy && $("temperature").value) voting.temperature = Number($("temperature").value);
+  if ($("thinking").value) voting.thinking_tokens = Number($("thinking").value);
   if ($("seed").value) voting.seed = Number($("seed").value);
   if ($("style").value) voting.critique_style = $("style").value;
-  const known = rollout.outcome !== undefined || rollout.reference;
+  const scheme = rollout.criteria ? "criteria" : rollout.outcome !== undefined || rollout.reference ? null : "process_only";
   const segment = { method: $("segment").value };
   if (segment.method === "regex") segment.pattern = $("pattern").value;
-  return { voting, segment, reward: known ? {} : { scheme: "process_only" }, include: ["token_rewards", "critiques"], priority: "evaluation", run: "inspector" };
+  return { voting, segment, reward: scheme ? { scheme } : {}, include: ["token_rewards", "critiques", "thinking"], priority: "evaluation", run: "inspector" };
+}
+
+/**
+ * Criteria of the form, one a line: "pitfall: a sentence"; without a kind it is a requirement.
+ *
+ * @returns {{id: string, kind: string, text: string}[]}
+ */
+export function readCriteria(text) {
+  return text.split("\n").map((line) => line.trim()).filter(Boolean).map((line, i) => {
+    const [, kind, rest] = line.match(/^(pitfall|requirement|bonus)\s*:\s*(.*)$/i) ?? [null, "requirement", line];
+    return { id: `c${i + 1}`, kind: kind.toLowerCase(), text: rest };
+  });
 }
 
 /**
@@ -84,6 +98,8 @@ export async function prepare(service, response, isFirst) {
   // The outcome is the first rollout's; a reference decides that of the others.
   if ($("outcome").value && (isFirst || !$("reference").value)) rollout.outcome = Number($("outcome").value);
   if ($("reference").value) rollout.reference = $("reference").value;
+  const criteria = readCriteria($("criteria").value);
+  if (criteria.length) rollout.criteria = criteria;
   const tokenizer = $("tokenizer").value;
   if (!tokenizer) return { rollout, tokens: null };
   if (tokenizer === WORDS) {

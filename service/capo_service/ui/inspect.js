@@ -81,6 +81,7 @@ async function credit() {
     if (isJudges) jobs.push(judge("Other judge", new Service($("url-b").value, $("key-b").value), first, signal));
     const found = await Promise.all(jobs);
     if (isJudges) found.forEach((entry) => (entry.title = entry.model));
+    if ($("criteria").value.trim()) $("scheme").value = "criteria";
     $("k").max = $("k").value = $("sampling").value === "greedy" ? 1 : $("n").value;
     around = {};
     display(found, rest.length > 0);
@@ -126,7 +127,7 @@ function showError(error, again, signal) {
 function chosen() {
   return {
     method: $("method").value, k: Number($("k").value) || 1, scheme: $("scheme").value,
-    w_whole: Number($("w_whole").value), w_process: Number($("w_process").value),
+    w_whole: Number($("w_whole").value), w_process: Number($("w_process").value), w_criteria: Number($("w_criteria").value),
   };
 }
 
@@ -143,6 +144,7 @@ function display(found, sameQuestion) {
 
 function show() {
   if (!entries.length) return;
+  $("w_criteria-label").hidden = $("scheme").value !== "criteria";
   const voted = entries.map((entry) => revote(entry.result, chosen()));
   const rewards = voted.flatMap((vote) => vote.rewards || []);
   const { w_whole, w_process } = chosen();
@@ -180,6 +182,7 @@ export function present(entry, vote = {}, neighbours = {}) {
   $("question").value = found[0].question;
   $("response-a").value = found[0].text;
   $("k").max = $("k").value = Math.max(...found.map(count), 1);
+  if (found.some((each) => each.result.criteria?.some((criterion) => criterion.reward))) $("scheme").value = "criteria";
   for (const [name, value] of Object.entries(vote)) if ($(name)) $(name).value = value;
   around = neighbours;
   display(found, true);

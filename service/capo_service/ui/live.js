@@ -124,5 +124,13 @@ function draw(root, found) {
     chart(`Steps flagged as wrong${of}`, [["wrong", wrong]], { unit: "%", ceiling: 1 }),
     chart(`Agreement of critiques${of}`, [["agreement", agreed]], { unit: "%", ceiling: 1 }),
     chart("Known-answer accuracy", [["good", plain("canary_good")], ["bad", plain("canary_bad")]], { unit: "%", ceiling: 1 }),
+    ...(samples.at(-1)?.thoughts ? thoughts() : []), // of a judge that thinks
   );
+
+  function thoughts() {
+    return [
+      chart("Thoughts that reached their budget", [["truncated", between(samples, share((s) => s.thoughts_truncated, (s) => s.thoughts))]], { unit: "%", ceiling: 1 }),
+      chart("Mean length of thoughts", [["length", between(samples, share((s) => s.thought_tokens, (s) => s.thoughts))]], { unit: "tokens" }),
+    ];
+  }
 }

@@ -48,20 +48,32 @@ function rebuilt({ question, text, result }) {
   return { service: new Service(), rollout, options: { reward: { scheme: "process_only" } } };
 }
 
-function shown({ messages, opening, prompt_tokens: tokens, sampling, seeds }, exact) {
+function shown({ messages, opening, prompt_tokens: tokens, sampling, seeds, windows, ...more }, exact) {
   if (!messages.length) return [h("p", {}, "This judge reads no prompt: it checks the equations in the steps.")];
   const facts = [
+    more.profile ? `judge profile ${more.profile}` : null,
     tokens === null ? "tokens: only the server knows" : `${number(tokens)} tokens`,
     `temperature ${sampling.temperature}`, `top p ${sampling.top_p}`, `at most ${number(sampling.max_tokens)} tokens per critique`,
+    more.thinking_tokens ? `thinking budget ${number(more.thinking_tokens)} tokens` : "no thinking",
+    windows > 1 ? `window 0 of ${windows}` : null,
     seeds ? `seeds ${seeds.join(", ")}` : "no seed",
-  ];
+  ].filter(Boolean);
   return [
     h("ul", { class: "facts" }, facts.map((fact) => h("li", {}, fact))),
     exact ? null : h("p", { class: "note" }, "This result was not requested here: the prompt is the one that this service would send with its default options, without a reference."),
     h("p", {}, "Where the template puts a code into the step tags, the one here is a stand-in of the same form. The real one is secret, because a rollout that contained it could forge steps."),
     messages.map(({ role, content }) => block(role, content)),
+    thought(more),
     opening ? block("assistant (start of each critique)", opening) : null,
   ].flat().filter(Boolean);
+}
+
+/** What opens and closes the judge's thought. */
+function thought({ thinking_tokens: budget, thinking_opening: opening, thinking_closing: closing }) {
+  if (!budget) return null;
+  if (!opening && !closing) return h("p", {}, "The judge's server separates the thought from the critique.");
+  const text = `${opening ?? ""}(thought, at most ${number(budget)} tokens)${closing ?? ""}(critique)`;
+  return block("assistant (thought and critique)", text);
 }
 
 function block(title, text) {

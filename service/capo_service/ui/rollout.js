@@ -1,7 +1,9 @@
 // View of a credited rollout: steps tinted by votes, tokens with rewards, critiques per step.
+import { criteriaTable } from "./criteria.js";
 import { critiqueList, voteTable, whyFlagged } from "./critiques.js";
 import { h, number, signed, Text } from "./dom.js";
 import { fillStep } from "./step_text.js";
+import { truncatedThoughts } from "./thoughts.js";
 import { asJudged, revote } from "./votes.js";
 import { many, votesInWords } from "./words.js";
 
@@ -65,11 +67,13 @@ export function rolloutView(entry, voted, bounds, title, more = null) {
     (result.suspicion || []).map((each) =>
       h("p", { class: "suspicion" }, `Reward-hacking flag, ${each.reason.replaceAll("_", " ")}: ${each.detail}`, each.action === "flag" ? "" : ` (action: ${each.action})`),
     ),
-    voted.rewards === null && voted.judges ? h("p", { class: "note" }, "This scheme needs an outcome. Set the outcome, or use scheme process_only.") : null,
+    voted.rewards === null && voted.judges ? h("p", { class: "note" }, voted.scheme === "criteria" ? "This scheme needs criteria, and the rollout has none." : "This scheme needs an outcome. Set the outcome, or use scheme process_only.") : null,
+    voted.inWindows ? h("p", { class: "dim" }, "Each window of steps was voted on separately. Voting method and k are those of the request; scheme and weights can be changed.") : null,
     h("ol", { class: "steps", start: 0 }, steps),
     tip,
+    criteriaTable(result, title, voted.amounts ?? null),
     voteTable(voted.steps, critiques, title),
-    critiques.length ? [h("h3", {}, "Critiques"), critiqueList(critiques)] : null,
+    critiques.length ? [h("h3", {}, "Critiques"), critiqueList(critiques, result.windows)] : null,
     more,
   );
 }
@@ -89,11 +93,18 @@ function facts(entry, voted) {
     outcome ? [`outcome ${number(outcome.value)}`, outcome.value >= 0.5 ? "good" : "bad"] : ["outcome unknown", ""],
     [`${wrong} of ${many(voted.steps.length, "step")} wrong`, wrong ? "bad" : "good"],
     usage && [`${many(usage.critiques_run, "critique")}${checked ? " + arithmetic" : ""}`, ""],
-    usage && [`${number(usage.completion_tokens)} completion tokens, ${number(usage.prompt_tokens)} prompt tokens (${number(usage.cached_tokens)} cached)`, ""],
+    usage && [tokensInWords(usage), ""],
+    [truncatedThoughts(result.critiques || []), "warn"],
+    result.windows > 1 ? [`judged in ${result.windows} windows`, ""] : null,
     timing ? [`${number(timing.total / 1000)} s`, ""] : null,
     result.cached ? ["cached result", ""] : null,
   ];
-  return h("ul", { class: "facts" }, items.filter(Boolean).map(([text, kind]) => h("li", { class: kind }, text)));
+  return h("ul", { class: "facts" }, items.filter((item) => item?.[0]).map(([text, kind]) => h("li", { class: kind }, text)));
+}
+
+function tokensInWords({ completion_tokens: completion, thinking_tokens: thinking, prompt_tokens: prompt, cached_tokens: cached }) {
+  const thoughts = thinking ? ` (${number(thinking)} of thoughts)` : "";
+  return `${number(completion)} completion tokens${thoughts}, ${number(prompt)} prompt tokens (${number(cached)} cached)`;
 }
 
 function stepView(step, entry, text, bounds, tip) {

@@ -4,7 +4,7 @@ import { FIELDS } from "./form.js";
 import { picture } from "./picture.js";
 import { revote } from "./votes.js";
 
-const VOTE = ["method", "k", "scheme", "w_whole", "w_process"];
+const VOTE = ["method", "k", "scheme", "w_whole", "w_process", "w_criteria"];
 const MAX_LINK = 60_000; // characters; browsers allow more, mail programs do not
 
 /** Put inputs and result into the address, and copy it. */

@@ -1,4 +1,4 @@
-// The text of a step: its tokens with their rewards, and its formulas rendered or raw.
+// The text of a step, with its tokens and their rewards, or of a thought; formulas rendered or raw.
 import { h, signed } from "./dom.js";
 import { isRendered, pieces, rawOf, setRendered, showFormula } from "./math.js";
 
@@ -19,14 +19,21 @@ export function showMathematics(value) {
 }
 
 function refill() {
-  for (const body of document.querySelectorAll(".step-text")) fills.get(body)?.();
+  for (const body of document.querySelectorAll(".step-text, .thought-text")) fills.get(body)?.();
 }
 
 document.addEventListener("copy", (event) => {
   const selected = getSelection();
   if (!selected.rangeCount || selected.isCollapsed) return;
   const range = selected.getRangeAt(0);
-  const steps = (node) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement).closest(".steps");
+  const around = (node, name) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement).closest(name);
+  const thought = around(range.commonAncestorContainer, ".thought-text");
+  if (thought) {
+    event.clipboardData.setData("text/plain", rawOf(range));
+    event.preventDefault();
+    return;
+  }
+  const steps = (node) => around(node, ".steps");
   if (!steps(range.startContainer) || steps(range.startContainer) !== steps(range.endContainer)) return;
   const bodies = [...steps(range.startContainer).querySelectorAll(".step-text")].filter((body) => range.intersectsNode(body));
   event.clipboardData.setData("text/plain", bodies.map((body) => selectedIn(body, range)).join(""));
@@ -72,6 +79,20 @@ export function fillStep(body, step, entry, text, bounds, tip) {
   fills.set(body, fill);
   raws.set(body, text.slice(start, end));
   fill();
+}
+
+/** Fill an element with a text that has no tokens, now and whenever the reader chooses another form. */
+export function fillText(body, raw) {
+  const parts = pieces(raw);
+  const fill = () => body.replaceChildren(...(isRendered() ? parts : [{ raw }]).map((piece) => (piece.tex === undefined ? piece.raw : rendered(piece))));
+  fills.set(body, fill);
+  fill();
+}
+
+function rendered(piece, more = {}) {
+  const element = h("span", { class: piece.display ? "formula display" : "formula", "data-raw": piece.raw, ...more }, piece.raw);
+  showFormula(element, piece);
+  return element;
 }
 
 /** The colour of a step's tokens: between the lowest and the highest reward, or by the sign and size of the advantage. */
@@ -130,7 +151,5 @@ function formula(piece, { step, entry, tip, from, to }) {
   const kind = entry.tokens?.by === "words" ? "word" : "token";
   const range = inside.length > 1 ? `${kind}s ${inside[0]} to ${inside.at(-1)} · ` : inside.length ? `${kind} ${inside[0]} · ` : "";
   const tell = () => (tip.textContent = `${piece.raw} · ${range}${value(step)} · press m for the raw text`);
-  const element = h("span", { class: piece.display ? "formula display" : "formula", "data-raw": piece.raw, title: `${range}${value(step)}`, onmouseenter: tell }, piece.raw);
-  showFormula(element, piece);
-  return element;
+  return rendered(piece, { title: `${range}${value(step)}`, onmouseenter: tell });
 }

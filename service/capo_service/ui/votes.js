@@ -1,6 +1,8 @@
 // The vote and the rewards, computed as in the service (CAPO, section 3.3 and eq. 1), so that they
 // can be changed here without judging again. tests/ui compare both.
 
+import { criteriaAmounts, criteriaByStep } from "./criteria.js";
+
 /** Wrong and valid votes per step, of the judge's first k critiques and of the arithmetic checker. */
 export function countVotes(critiques, steps, k = Infinity) {
   const wrong = new Array(steps).fill(0);
@@ -31,7 +33,8 @@ export function arithmeticVotes(critiques, steps) {
 export function asJudged(result) {
   const arithmetic = arithmeticVotes(result.critiques || [], result.steps.length);
   const steps = result.steps.map((step, i) => ({ ...step, votes: { ...step.votes, arithmetic: arithmetic[i] } }));
-  return { steps, judges: 1, rewards: steps.map((step) => step.reward) };
+  const amounts = (result.criteria || []).map((criterion) => criterion.reward);
+  return { steps, judges: 1, rewards: steps.map((step) => step.reward), amounts: amounts.some(Boolean) ? amounts : null };
 }
 
 export function penalty(method, wrong, valid) {
@@ -40,9 +43,10 @@ export function penalty(method, wrong, valid) {
   return wrong >= needed ? 1 : 0;
 }
 
-/** Rewards of steps; null if the scheme needs an outcome and there is none. */
-export function stepRewards(scheme, penalties, outcome, whole, process) {
+/** Rewards of steps; null if the scheme needs an outcome and there is none, or criteria and there are none. */
+export function stepRewards(scheme, penalties, outcome, whole, process, added = null) {
   if (scheme === "process_only") return penalties.map((p) => 0 - p * process);
+  if (scheme === "criteria") return added && penalties.map((p, i) => (outcome ?? 0) * whole - p * process + added[i]);
   if (outcome === null || outcome === undefined) return null;
   let lost = penalties;
   if (scheme === "first_error") {
@@ -53,18 +57,26 @@ export function stepRewards(scheme, penalties, outcome, whole, process) {
   return lost.map((p) => outcome * whole - p * process);
 }
 
-/** A result with another vote: {steps, judges, rewards}; rewards is null without an outcome. */
-export function revote(result, { method, k, scheme, w_whole, w_process }) {
+/**
+ * A result with another vote: {steps, judges, rewards, scheme, amounts, inWindows}; rewards is null
+ * without an outcome, amounts (of criteria) unless the scheme has them.
+ *
+ * What was judged in windows, each with a vote of its own, keeps the votes and penalties of the
+ * service, and so do criteria: only scheme and weights are applied here.
+ */
+export function revote(result, { method, k, scheme, w_whole, w_process, w_criteria = 1 }) {
   const count = result.steps.length;
-  const { wrong, valid, judges, arithmetic } = countVotes(result.critiques || [], count, method === "greedy" ? 1 : k);
+  const { wrong, valid, judges, arithmetic, penalties: given } = result.windows > 1 ? asVoted(result) : countVotes(result.critiques || [], count, method === "greedy" ? 1 : k);
   if (!judges) return { ...asJudged(result), judges, rewards: null };
-  let penalties = wrong.map((votes, step) => penalty(method, votes, valid[step]));
+  let penalties = given ?? wrong.map((votes, step) => penalty(method, votes, valid[step]));
   const suspicions = result.suspicion || [];
+  const barred = (step) => suspicions.some((each) => each.action === "wrong" && (!each.steps || each.steps.includes(step)));
   for (const each of suspicions) {
     if (each.action !== "wrong") continue;
     penalties = penalties.map((p, i) => (!each.steps || each.steps.includes(i) ? 1 : p));
   }
-  let rewards = stepRewards(scheme, penalties, result.outcome?.value, w_whole, w_process);
+  const added = result.criteria?.length ? criteriaByStep(result.criteria, w_criteria, count, barred) : null;
+  let rewards = stepRewards(scheme, penalties, result.outcome?.value, w_whole, w_process, added);
   for (const each of suspicions) {
     if (rewards && each.action === "cap" && each.steps) rewards = capped(rewards, each.steps);
   }
@@ -75,7 +87,17 @@ export function revote(result, { method, k, scheme, w_whole, w_process }) {
     votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked, arithmetic: arithmetic[i] },
     reward: rewards ? rewards[i] : null,
   }));
-  return { steps, judges, rewards };
+  const amounts = scheme === "criteria" && added ? criteriaAmounts(result.criteria, w_criteria) : null;
+  return { steps, judges, rewards, scheme, amounts, inWindows: result.windows > 1 };
+}
+
+/** The votes of the service, in the form of `countVotes`. */
+function asVoted(result) {
+  const votes = result.steps.map((step) => step.votes);
+  return {
+    wrong: votes.map((each) => each.wrong), valid: votes.map((each) => each.valid), judges: 1,
+    arithmetic: arithmeticVotes(result.critiques || [], votes.length), penalties: result.steps.map((step) => step.penalty),
+  };
 }
 
 function capped(rewards, steps) {

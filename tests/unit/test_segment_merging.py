@@ -140,3 +140,8 @@ def test_a_lost_delimiter_spoils_one_formula_at_most_where_it_is_far_away() -> N
 def test_no_block_reaches_over_the_end_of_a_thought() -> None:
     text = "```\na\n\nb</think>c\n\nd\n```\n\ne"
     assert texts(text, 100) == ["```\na", "b</think>", "c", "d\n```", "e"]
+
+
+def test_a_fence_after_one_that_is_never_closed_is_kept_whole() -> None:
+    text = "````\n\nx\n\n```\na\n\nb\n```\n\ny"
+    assert texts(text, 100) == ["````", "x", "```\na\n\nb\n```", "y"]

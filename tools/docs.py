@@ -54,22 +54,25 @@ HEAD = """\
   merged. A rollout that exceeds the judge is judged in `windows`, each with its own critiques:
   [how credit works](how-credit-works.md).
 - `wrong` is `penalty >= 0.5`; penalties between 0 and 1 occur only with voting method `average`.
-- With `early_stop`, critiques that can no longer change any penalty are aborted. If the judge is
-  busy, critiques start in waves, so that some never start. `votes.valid` and `usage.critiques_run`
-  count completed critiques only; `usage.completion_tokens` includes aborted ones (if the engine
-  reports their tokens).
+- With `early_stop`, critiques that can no longer change any penalty, nor whether and where a
+  criterion holds, are aborted. If the judge is busy, critiques start in waves, so that some never
+  start. `votes.valid` and `usage.critiques_run` count completed critiques only;
+  `usage.completion_tokens` includes aborted ones (if the engine reports their tokens).
 - `suspicion` lists the reward-hacking flags of a rollout; see [reliability](reliability.md). With
   action `wrong` (an operator's setting) `penalty` is 1, whatever the vote.
+- `criteria` is what a rollout is judged by in addition to its steps. The result has the vote on
+  each of them; scheme `criteria` rewards it: [criteria](criteria.md).
 """
 
 
 def wire_md() -> str:
     parts = [HEAD]
     for title, models in (
-        ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart, wire.Voting,
-                     wire.Reward, wire.Segment)),
+        ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart,
+                     wire.Criterion, wire.Voting, wire.Reward, wire.Segment)),
         ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
-                      wire.Outcome, wire.Step, wire.Votes, wire.Critique, wire.Usage,
+                      wire.Outcome, wire.Step, wire.Votes, wire.CriterionCredit,
+                      wire.CriterionVotes, wire.Critique, wire.CriterionAnswer, wire.Usage,
                       wire.Suspicion, wire.Timing, wire.Problem, wire.Info)),
         ("Routes of the inspector", (wire.TokensRequest, wire.Tokens, wire.Prompt,
                                      wire.PromptMessage, wire.PromptSampling, wire.Live,

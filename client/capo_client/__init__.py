@@ -29,7 +29,7 @@ from capo_client.padding import padded_token_rewards
 from capo_client.results import CreditBatch
 from capo_client.retry import RetryPolicy
 from capo_client.session import CreditSession
-from capo_wire import ChatTurn, Credited, Failed, Info, Reward, Rollout, Segment, Voting
+from capo_wire import ChatTurn, Credited, Criterion, Failed, Info, Reward, Rollout, Segment, Voting
 from capo_wire.token_offsets import decode_with_offsets
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "CreditFailedError",
     "CreditSession",
     "Credited",
+    "Criterion",
     "DeadlineExceededError",
     "Failed",
     "Info",

@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
     """Arrays, tensors, their numbers and models of the HTTP API, as JSON types."""
     if callable(convert := getattr(value, "tolist", None)):
         return convert()
-    if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart):
+    if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart | wire.Criterion):
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, range):
         return list(value)

@@ -173,7 +173,8 @@ class Voting(RequestModel):
         f"{DEFAULT_CRITIQUES}, and 1 for `greedy`.",
     )
     early_stop: bool = Field(
-        default=True, description="Skip critiques that can no longer change any step's penalty."
+        default=True,
+        description="Skip critiques that can no longer change any step's penalty or any criterion.",
     )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
         default=None, description="Default: the judge profile's (0.7 in `default`)."

@@ -13,12 +13,31 @@ from kit_service import Service, serving, settings
 
 
 def second_step_wrong(prompt: str, sampling: CritiqueSampling) -> str:
-    """A judge that calls every step that says WRONG wrong."""
+    """A judge that calls every step that says WRONG wrong.
+
+    A criterion holds at the first step that contains the word that stands in it between quotation
+    marks.
+    """
     import re
 
     found = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
     wrong = [int(index) for index, text in found if "WRONG" in text]
-    return f'{{"analysis": "as told", "incorrect_steps": {wrong}}}'
+    verdict = f'{{"analysis": "as told", "incorrect_steps": {wrong}'
+    asked = re.findall(r"^(C\d+) \((\w+)\): (.*)$", prompt.partition("[Criteria]")[2], re.MULTILINE)
+    if not asked:
+        return verdict + "}"
+    answers = []
+    for label, kind, criterion in asked:
+        word = re.search(r'"(.+?)"', criterion)
+        at = [index for index, text in found if word and word[1] in text]
+        answers.append(f'"{label}": {_place(at, kind)}')
+    return f'{verdict}, "criteria": {{{", ".join(answers)}}}}}'
+
+
+def _place(at: list[str], kind: str) -> str:
+    if not at:
+        return '"no"'
+    return '"whole"' if kind == "requirement" else at[0]
 
 
 @pytest.fixture(scope="session")

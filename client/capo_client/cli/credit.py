@@ -108,6 +108,25 @@ def credit(
             rich_help_panel=_REWARD,
         ),
     ] = None,
+    w_criteria: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of a rollout's criteria, for --scheme criteria.",
+            show_default=f"{wire.Reward().w_criteria:g}",
+            rich_help_panel=_REWARD,
+        ),
+    ] = None,
+    criteria_dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.999,
+            metavar="P",
+            help="Leave out each criterion with this probability, chosen by question and --seed.",
+            show_default="0",
+            rich_help_panel=_REWARD,
+        ),
+    ] = None,
     segment: Annotated[
         wire.SegmentMethod | None,
         typer.Option(
@@ -196,10 +215,18 @@ def credit(
         "seed": seed,
         "critique_style": style,
         "thinking_tokens": thinking_tokens,
+        "criteria_dropout": criteria_dropout,
     }
     options = {
         "voting": _given(voting),
-        "reward": _given({"scheme": scheme, "w_whole": w_whole, "w_process": w_process}),
+        "reward": _given(
+            {
+                "scheme": scheme,
+                "w_whole": w_whole,
+                "w_process": w_process,
+                "w_criteria": w_criteria,
+            }
+        ),
         "segment": _given(
             {
                 "method": segment,

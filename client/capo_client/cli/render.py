@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from capo_wire import Credited, Failed, Step
+from capo_wire import Credited, CriterionCredit, Failed, Step
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _COLOURS = ("red3", "dark_orange", "gold1", "green3")  # -1, 0, +1, +2 with the default weights
@@ -45,6 +45,8 @@ def panel(
         effect = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
         reason = suspicion.reason.replace("_", " ")
         body.append(Text(f"suspicious, {reason}: {suspicion.detail}{effect}", style="yellow"))
+    if result.criteria:
+        body += [criteria_table(result.criteria), Text()]
     body.append(_footer(result))
     return Panel(Group(*body), title=title, title_align="left")
 
@@ -79,6 +81,28 @@ def steps_table(
             is_wrong = step.index in known_wrong
             row.append(Text("wrong" if is_wrong else "right", style="red" if is_wrong else "dim"))
         table.add_row(*row)
+    return table
+
+
+def criteria_table(criteria: Sequence[CriterionCredit]) -> Table:
+    """Each criterion with the vote on it, and what it adds to rewards."""
+    table = Table(box=None, padding=(0, 1))
+    for column in ("criterion", "kind", "holds", "at", "votes", "reward"):
+        table.add_column(column, no_wrap=column != "criterion")
+    for each in criteria:
+        if each.label is None:
+            table.add_row(Text(each.id), each.kind, Text("not judged", style="dim"), "", "", "")
+            continue
+        bad = each.holds == (each.kind == "pitfall") and each.kind != "bonus"
+        place = "whole" if each.step is None else f"step {each.step}"
+        table.add_row(
+            Text(each.id),
+            each.kind,
+            Text("yes" if each.holds else "no", style="red" if bad else ""),
+            place if each.share else "",
+            f"{each.votes.holds}/{each.votes.valid}",
+            f"{each.reward:+.2f}" if each.reward else "0",
+        )
     return table
 
 
@@ -127,8 +151,14 @@ def _footer(result: Credited) -> Text:
         )
         parts.append(f"{right} ({source})")
     parts.append(f"{usage.critiques_run} critiques")
+    if result.windows > 1:
+        parts.append(f"{result.windows} windows")
+    thoughts = f" ({usage.thinking_tokens} of thoughts)" if usage.thinking_tokens else ""
     parts.append(
-        f"{usage.completion_tokens} completion tokens, {usage.prompt_tokens} prompt tokens "
-        f"({usage.cached_tokens} from cache)"
+        f"{usage.completion_tokens} completion tokens{thoughts}, {usage.prompt_tokens} prompt "
+        f"tokens ({usage.cached_tokens} from cache)"
     )
+    thought = [each for each in result.critiques or () if each.thinking_tokens]
+    if truncated := sum(each.thinking_truncated for each in thought):
+        parts.append(f"{truncated} of {len(thought)} thoughts reached the budget")
     return Text(" · ".join(parts), style="dim")

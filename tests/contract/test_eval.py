@@ -60,7 +60,7 @@ def test_the_judge_is_measured_and_judged_only_once(tmp_path: Path) -> None:
         assert (line["error_accuracy"], line["correct_accuracy"]) == (0.5, 1.0)
         assert (line["precision"], line["recall"]) == (1.0, 0.5)
         pictures = sorted(each.name for each in (tmp_path / "data.jsonl.eval").glob("*.png"))
-        assert pictures == ["calibration.png", "f1.png", "precision_recall.png"]
+        assert pictures == ["calibration.png", "f1.png", "f1_by_tokens.png", "precision_recall.png"]
         asked = len(engine.prompts)
         again = capo_eval(path, "--url", service.url, "--n", "4", "--no-plots", "--resamples", "50")
         assert again.returncode == 0 and len(engine.prompts) == asked

@@ -132,12 +132,15 @@ def test_the_report_names_judge_style_format_template_and_sampling(tmp_path: Pat
     for style, found in told.items():
         assert found["style"] == style and found["critique_format"] == "json"
         assert len(found["template"]) == len(found["judge_digest"]) == 16
-        sampling = {"n": 2, "temperature": 0.7, "top_p": 0.5, "max_tokens": 300, "seed": 0}
+        sampling = {"n": 2, "temperature": None, "top_p": 0.5, "max_tokens": 300, "seed": 0}
         assert sampling.items() <= found["sampling"].items()
         assert found["sampling"]["critique_style"] == style
         line = found["table"][0]
         assert {"error_accuracy", "correct_accuracy", "f1"} <= line.keys()
-    assert "style brief, format json, template " in shown and "sampling: n 2, temperature" in shown
+    assert (
+        "style brief, format json, template " in shown
+        and "sampling: n 2, temperature the profile's" in shown
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,13 @@ def test_the_report_names_judge_style_format_template_and_sampling(tmp_path: Pat
     [
         (["--set", "critique_format=tag"], "capo eval can vary top_p, max_tokens, critique_style"),
         (["--set", "n=3"], "use --n 3"),
+        (["--set", "thinking_tokens=3"], "use --thinking-tokens 3"),
+        (["--thinking-tokens", "3,x"], "write whole numbers, separated by commas, such as 0,1024"),
+        (["--thinking-tokens", "3,-1"], "write whole numbers"),
+        (["--thinking-tokens", "3,,4"], "a value is blank"),
+        (["--thinking-tokens", "99999999"], "thinking_tokens: Input should be less"),
+        (["--critique-style", "brief,long"], "critique_style: Input should be 'verdict'"),
+        (["--critique-style", "brief", "--set", "critique_style=full"], "and not by both"),
         (["--set", "oops"], "write NAME=VALUE"),
         (["--set", "max_tokens=0"], "max_tokens: Input should be greater"),
         (["--set", "critique_style=long"], "critique_style: Input should be 'verdict'"),

@@ -220,7 +220,7 @@ def test_another_judge_never_goes_on_with_the_first_ones_results(
         import capo_service
 
         mine = tmp_path / "mine.j2"
-        built_in = Path(capo_service.__file__).parent / "pipeline" / "judge.j2"
+        built_in = Path(capo_service.__file__).parent / "judges" / "default" / "prompt.j2"
         mine.write_text(built_in.read_text() + "\n")
         other = {"template": mine}
     engine = ScriptedEngine()

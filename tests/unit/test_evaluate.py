@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client.cli.evaluate import measures
+from capo_client.cli.evaluate import measures, plots, tokens
 from capo_client.cli.evaluate.examples import LabelledExample
 from capo_client.cli.evaluate.formats import FormatError, LeftOut, read
 from capo_client.cli.evaluate.measures import JudgedExample, wrong_steps
+from capo_client.cli.evaluate.variants import Variant, variants
 from capo_service.core.voting import VoteCount
 from capo_wire import VotingMethod
 
@@ -157,3 +158,109 @@ def test_what_was_not_judged_counts_as_missed() -> None:
     )
     assert measures.calibration([]) == (None, [])
     assert measures.critique_agreement([JudgedExample(clean, (None,), None)]) is None
+
+
+def usage(prompt: int, cached: int, completion: int, thinking: int, n: int) -> dict[str, Any]:
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "thinking_tokens")
+    return {
+        "status": "ok",
+        "usage": dict(zip(names, (prompt, cached, completion, thinking), strict=True))
+        | {"critiques_run": n},
+    }
+
+
+@pytest.mark.parametrize(
+    ("cached", "computed"),
+    [(300, {1: 100, 2: 100, 4: 100}), (0, {1: 100, 2: 200, 4: 400}), (380, {1: 20, 2: 20, 4: 20})],
+)
+def test_tokens_of_a_vote_compute_the_prompt_once_if_it_is_cached(
+    cached: int, computed: dict[int, float]
+) -> None:
+    """Four critiques of a prompt of 100 tokens: in all, and of votes of fewer."""
+    results = [usage(400, cached, 80, 60, 4), {"status": "error"}, usage(400, cached, 40, 20, 4)]
+    for k, expected in computed.items():
+        found = tokens.of_votes(results, k)
+        assert found["prompt_tokens"] == 100 * k
+        assert found["prompt_tokens"] - found["cached_tokens"] == expected
+        assert found["completion_tokens"] == 15 * k and found["thinking_tokens"] == 10 * k
+    assert tokens.of_votes([{"status": "error"}], 4)["prompt_tokens"] == 0
+
+
+def test_thoughts_are_those_of_the_judge() -> None:
+    critiques = [
+        {"valid": True, "thinking_tokens": 32, "thinking_truncated": True},
+        {"valid": True, "thinking_tokens": 8},
+        {"valid": False},
+        {"valid": True, "critic": "symbolic"},
+    ]
+    found = tokens.thoughts([{"critiques": critiques}, {"status": "error"}])
+    assert found == {
+        "mean_tokens": pytest.approx(40 / 3),
+        "truncated": pytest.approx(1 / 3),
+        "readable": pytest.approx(2 / 3),
+    }
+    assert set(tokens.thoughts([]).values()) == {None}
+
+
+def compared_rows() -> list[dict[str, Any]]:
+    """Runs whose F1 is known: thinking 0 gains by votes, 64 costs more and is better."""
+    reports = []
+    for style, budget, cost, values in (
+        ("verdict", 0, 5, (0.4, 0.5, 0.55)),
+        ("brief", 0, 30, (0.42, 0.5, 0.56)),
+        ("verdict", 64, 50, (0.7, 0.72, 0.8)),
+    ):
+        lines = [("majority", k, f1) for k, f1 in zip((1, 2, 4), values, strict=True)]
+        table = [
+            {
+                "method": method,
+                "k": k,
+                "f1": f1,
+                "intervals": {"f1": (f1 - 0.1, f1 + 0.1)},
+                "tokens": {
+                    "prompt_tokens": 100.0 * k,
+                    "cached_tokens": 100.0 * (k - 1),
+                    "completion_tokens": float(cost * k),
+                    "thinking_tokens": 0.0,
+                },
+            }
+            for method, k, f1 in [*lines, ("greedy", 1, values[0] - 0.05), ("union", 2, 0.9)]
+        ]
+        reports.append({"style": style, "thinking_budget": budget, "table": table})
+    return tokens.compared(reports)
+
+
+def test_a_row_is_efficient_if_no_other_has_more_for_less() -> None:
+    efficient = [
+        (row["style"], row["thinking_budget"], row["k"])
+        for row in compared_rows()
+        if row["efficient"]
+    ]
+    assert efficient == [
+        ("verdict", 0, 1),
+        ("verdict", 0, 2),
+        ("verdict", 0, 4),
+        ("verdict", 64, 1),
+        ("verdict", 64, 2),
+        ("verdict", 64, 4),
+    ]
+    assert {row["method"] for row in compared_rows()} == {"majority", "greedy"}
+
+
+def test_the_comparison_is_drawn(tmp_path: Path) -> None:
+    report = {"judge": "j", "data": "d", "f1_by_tokens": compared_rows(), "runs": []}
+    assert plots.draw(report, tmp_path) == [tmp_path / "f1_by_tokens.png"]
+    assert (tmp_path / "f1_by_tokens.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_style_is_asked_with_every_budget() -> None:
+    assert variants(None, None) == [Variant()]
+    found = variants("verdict, full,verdict", "0,64")
+    assert [each.name for each in found] == [
+        "verdict-thinking-0",
+        "verdict-thinking-64",
+        "full-thinking-0",
+        "full-thinking-64",
+    ]
+    assert found[1].voting() == {"critique_style": "verdict", "thinking_tokens": 64}
+    assert variants(None, "0")[0].voting() == {"thinking_tokens": 0}

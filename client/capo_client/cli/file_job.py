@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,10 +188,7 @@ class FileJob:
         except errors.CapoError:
             return None
         if others := self._judges - {judge}:
-            raise FileJobError(
-                f"{self.target} contains results of the judge {min(others)!r}, and the service now "
-                f"has {judge!r}; choose another --out, or delete it to judge all of it again"
-            )
+            raise _of_another_judge(self.target, min(others), judge)
         return judge
 
     @contextmanager
@@ -222,8 +219,33 @@ class FileJob:
 
 def judge_name(info: wire.Info) -> str:
     """The judge with all settings of its service that can change a verdict."""
-    form = f"{info.critique_style} {info.critique_format}"
-    return f"{info.model} {info.engine} {form} {info.judge_digest or ''}".strip()
+    form = (info.critique_style, info.critique_format, info.profile, info.judge_digest)
+    return " ".join(part for part in (info.model, info.engine, *form) if part)
+
+
+def check_judge(info: wire.Info, targets: Iterable[Path]) -> None:
+    """Check that a service's judge is the one of earlier results.
+
+    Raises:
+        FileJobError: a file has results of another judge.
+    """
+    judge = judge_name(info)
+    for target in targets:
+        with _reporting(target), target.open(encoding="utf-8", errors="surrogateescape") as lines:
+            first = lines.readline()
+        try:
+            other = json.loads(first)["judge"]
+        except (ValueError, TypeError, KeyError):
+            continue  # `FileJob` says what is wrong with it, if it is used
+        if other not in (None, judge):
+            raise _of_another_judge(target, other, judge)
+
+
+def _of_another_judge(target: Path, other: str, judge: str) -> FileJobError:
+    return FileJobError(
+        f"{target} contains results of the judge {other!r}, and the service now has {judge!r}; "
+        "choose another --out, or delete it to judge all of it again"
+    )
 
 
 def _check_target(target: Path, source: Path) -> None:

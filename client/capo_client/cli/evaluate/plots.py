@@ -1,8 +1,8 @@
-"""Plots of a judge: F1 by number of critiques, precision and recall, calibration."""
+"""Plots of a judge: F1 by number of critiques and by tokens, precision and recall, calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ _COLOURS = {
     "union": "#d97706",
     "average": "#7c3aed",
 }
+_RUN_COLOURS = ("#2563eb", "#059669", "#d97706", "#dc2626", "#7c3aed", "#0891b2", "#4b5563")
+_STYLES = {"verdict": "o", "brief": "s", "full": "^"}  # markers
 
 
-def draw(report: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the plots as PNG files.
+def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the plots of a report, or of a comparison of several, as PNG files.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -26,6 +28,14 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
 
     mpl.use("Agg")
     subject = f"{report['judge']} on {report['data']}"
+    written = [] if "runs" in report else _draw_votes(report, folder, subject)
+    if report["f1_by_tokens"]:
+        written.append(folder / "f1_by_tokens.png")
+        _draw_tokens(written[-1], report["f1_by_tokens"], subject)
+    return written
+
+
+def _draw_votes(report: Mapping[str, Any], folder: Path, subject: str) -> list[Path]:
     by_method: dict[str, list[dict[str, Any]]] = {}
     for line in report["table"]:
         if line["method"] != "average":  # it calls a step wrong from 0.5 on, as majority does
@@ -111,3 +121,64 @@ def _draw_calibration(axes: Any, bins: list[dict[str, Any]]) -> None:
         label="steps",
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+
+
+def _draw_tokens(path: Path, rows: Sequence[Mapping[str, Any]], subject: str) -> None:
+    """F1 by sampled tokens, and by all tokens that the judge computes for a rollout."""
+    import matplotlib.pyplot as plt
+    from matplotlib import ticker
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    labels = "completion tokens per rollout", "completion and computed prompt tokens per rollout"
+    for axes, label, computes in zip(panels, labels, (False, True), strict=True):
+        _draw_runs(axes, rows, computes)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.set(xlabel=label, ylim=(0, 1))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("F1")
+    panels[0].legend(fontsize=8)
+    title = "F1 of the first error by judge tokens; numbers: majority of k critiques"
+    figure.suptitle(f"{title}\n{subject}", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw_runs(axes: Any, rows: Sequence[Mapping[str, Any]], computes: bool) -> None:
+    runs: dict[tuple[str, int | None], list[tuple[float, Mapping[str, Any]]]] = {}
+    for row in rows:
+        prompt = row["prompt_tokens"] - row["cached_tokens"] if computes else 0.0
+        tokens = row["completion_tokens"] + prompt
+        if tokens > 0:  # the axis is logarithmic
+            runs.setdefault((row["style"], row["thinking_budget"]), []).append((tokens, row))
+    for number, ((style, budget), points) in enumerate(runs.items()):
+        look = {
+            "color": _RUN_COLOURS[number % len(_RUN_COLOURS)],
+            "marker": _STYLES.get(style, "D"),
+            "markersize": 5,
+        }
+        thinking = "" if budget is None else f", {budget} thinking tokens"
+        votes = [(x, row) for x, row in points if row["method"] != "greedy"]
+        xs, ys = [x for x, _ in votes], [row["f1"] for _, row in votes]
+        axes.plot(xs, ys, label=style + thinking, linewidth=1.2, **look)
+        for x, row in votes:
+            place = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7}
+            axes.annotate(f"{row['k']}", (x, row["f1"]), **place)
+        for x, row in points:
+            if row["method"] == "greedy":
+                axes.plot([x], [row["f1"]], linestyle="", markerfacecolor="white", **look)
+    axes.plot([], [], "o", color="#6b7280", markerfacecolor="white", label="greedy (open symbols)")
+    _draw_front(axes, [(x, row["f1"]) for points in runs.values() for x, row in points])
+
+
+def _draw_front(axes: Any, points: Sequence[tuple[float, float]]) -> None:
+    front: list[tuple[float, float]] = []
+    for x, f1 in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or f1 > front[-1][1]:
+            front.append((x, f1))
+    xs, ys = [x for x, _ in front], [f1 for _, f1 in front]
+    look = {"color": "#111827", "linestyle": "--", "linewidth": 0.9, "zorder": 0}
+    axes.step(xs, ys, where="post", label="most F1 for its tokens", **look)

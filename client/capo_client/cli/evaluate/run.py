@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,16 +10,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-import capo_wire as wire
 from capo_client import errors
 from capo_client.cli import console
-from capo_client.cli.evaluate import plots, report
-from capo_client.cli.evaluate.examples import LabelledExample
+from capo_client.cli.evaluate import judging, plots, report, shown
 from capo_client.cli.evaluate.formats import FormatError, read
-from capo_client.cli.evaluate.measures import JudgedExample
 from capo_client.cli.evaluate.report import VARIED, Labels
+from capo_client.cli.evaluate.variants import VariantError, variants
 from capo_client.cli.exit_codes import UNAVAILABLE, USAGE
-from capo_client.cli.file_job import FileJob, FileJobError
+from capo_client.cli.file_job import FileJobError, check_judge
 from capo_client.cli.options import (
     DEFAULT_TEMPERATURE,
     TEMPERATURE_HELP,
@@ -33,7 +30,6 @@ from capo_client.client import CreditClient
 from capo_wire.assignments import parse_pairs
 from capo_wire.validation import first_error
 
-_COMMAND = "capo eval"
 _BATCH_SIZE, _CONCURRENCY = 4, 16
 _WINDOW = _BATCH_SIZE * _CONCURRENCY * 4  # rollouts that share a deadline; see `FileJob.run`
 
@@ -63,6 +59,22 @@ def evaluate(
             metavar="NAME=VALUE",
             help=f"Change how the judge is asked; repeatable. Names: {', '.join(VARIED)}.",
             show_default="the service's settings",
+        ),
+    ] = None,
+    thinking_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Thinking budgets, each judged in turn; 0: none. F1 is reported against tokens.",
+            show_default="the service's",
+        ),
+    ] = None,
+    critique_style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STYLE[,STYLE...]",
+            help="Styles (verdict, brief, full), each judged in turn with each thinking budget.",
+            show_default="the service's",
         ),
     ] = None,
     limit: Annotated[
@@ -96,47 +108,58 @@ def evaluate(
     are sampled from these. An interrupted run resumes when it is started again. Each judge needs
     its own --out.
     """
+    sampling = {"n": n, "early_stop": False, "seed": seed, "temperature": temperature}
     try:
         varied = _varied(setting)
-        sampling = {"n": n, "early_stop": False, "seed": seed, "temperature": temperature, **varied}
-        voting = wire.Voting.model_validate({"method": "average", **sampling})
+        if critique_style is not None and "critique_style" in varied:
+            raise FormatError("give the style by --critique-style or by --set, and not by both")
+        asked = [
+            judging.ask(variant, sampling, varied)
+            for variant in variants(critique_style, thinking_tokens)
+        ]
         format_, examples, left_out = read(file)
         chosen = examples[:limit]
-        source = _folder(file, out) / "rollouts.jsonl"
+        folder = _folder(file, out)
+        source = folder / "rollouts.jsonl"
         with (
-            console.client_log(_COMMAND),
+            console.client_log(judging.COMMAND),
             CreditClient(
                 url, api_key=api_key, batch_size=_BATCH_SIZE, concurrency=_CONCURRENCY
             ) as client,
         ):
             judge = client.info()
+            check_judge(judge, judging.earlier_results(folder))
             source.write_text("".join(json.dumps(example.rollout()) + "\n" for example in chosen))
-            sampled, seconds = _judge(
-                client, source, "sampled", timeout, {"method": "average", **sampling}
-            )
-            greedy, _ = _judge(client, source, "greedy", timeout, {"method": "greedy", **varied})
+            results = [judging.judge(client, source, folder, each, timeout) for each in asked]
     except ValidationError as error:
-        console.complain(_COMMAND, first_error(error)[1])
+        console.complain(judging.COMMAND, first_error(error)[1])
         raise typer.Exit(USAGE) from None
-    except (FormatError, FileJobError) as error:
-        console.complain(_COMMAND, error)
+    except (FormatError, FileJobError, VariantError) as error:
+        console.complain(judging.COMMAND, error)
         raise typer.Exit(USAGE) from None
     except (errors.UnavailableError, errors.DeadlineExceededError) as error:
-        console.complain(_COMMAND, f"{error}; run the same command again to resume")
+        console.complain(judging.COMMAND, f"{error}; run the same command again to resume")
         raise typer.Exit(UNAVAILABLE) from None
     except errors.CapoError as error:
-        console.complain(_COMMAND, error)
+        console.complain(judging.COMMAND, error)
         raise typer.Exit(USAGE) from None
     labels = Labels(file.name, format_, chosen, len(examples) - len(chosen), left_out)
-    judged = [_judged(*row) for row in zip(chosen, sampled, greedy, strict=True)]
-    figures = report.build(labels, judge, voting, judged, sampled, seconds, resamples)
-    folder = source.parent
-    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
-    written = _draw(figures, folder) if draw else []
+    reports = []
+    for each, found in zip(asked, results, strict=True):
+        judged = judging.judged(chosen, found)
+        reports.append(report.build(labels, judge, each.voting, judged, found, resamples))
+        if len(asked) > 1:
+            _write(reports[-1], folder / each.variant.name)
+            _draw(reports[-1], folder / each.variant.name, draw)
+    figures = reports[0] if len(reports) == 1 else report.compare(judge, reports)
+    _write(figures, folder)
+    written = _draw(figures, folder, draw)
     if as_json:
         typer.echo(json.dumps(figures))
-        return
-    report.show(figures, folder, written)
+    elif len(reports) == 1:
+        shown.show(figures, folder, written)
+    else:
+        shown.show_comparison(figures, folder, written)
 
 
 def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
@@ -150,8 +173,9 @@ def _varied(pairs: Sequence[str] | None) -> dict[str, Any]:
     except ValueError as error:
         raise FormatError(str(error)) from None
     for name, value in values.items():
-        if name in ("n", "temperature", "seed"):
-            raise FormatError(f"--set {name}={value}: use --{name} {value}")
+        if name in ("n", "temperature", "seed", "thinking_tokens"):
+            option = name.replace("_", "-")
+            raise FormatError(f"--set {name}={value}: use --{option} {value}")
         if name not in VARIED:
             raise FormatError(
                 f"--set {name}={value}: capo eval can vary {', '.join(VARIED)}; other settings are "
@@ -180,58 +204,13 @@ def _folder(file: Path, out: Path | None) -> Path:
     return folder
 
 
-def _judge(
-    client: CreditClient, source: Path, name: str, timeout: float, voting: Mapping[str, Any]
-) -> tuple[list[dict[str, Any]], float | None]:
-    """The results of all examples, and the seconds it took; None for a resumed run.
-
-    Raises:
-        FileJobError, CapoError: see `FileJob.run`.
-        DeadlineExceededError: some results are missing.
-    """
-    options = {
-        "voting": dict(voting),
-        "reward": {"scheme": "process_only"},
-        "include": ["critiques"],
-        "priority": "evaluation",
-    }
-    job = FileJob(source, source.with_name(f"{name}.jsonl"), options)
-    is_fresh, started = not job.results, time.monotonic()
-    note = f"Results so far are in {job.target}; run the same command again to resume."
-    with console.stoppable(_COMMAND, note), console.bar("rollouts") as bar:
-        task = bar.add_task(name, total=job.total, completed=job.total - len(job.missing))
-        job.run(client, timeout, lambda _: bar.advance(task))
-    if job.missing:
-        raise errors.DeadlineExceededError(
-            f"{len(job.missing)} of {job.total} rollouts are not judged yet"
-        )
-    results = [json.loads(job.results[number]) for number in sorted(job.results)]
-    return results, time.monotonic() - started if is_fresh else None
+def _write(figures: Mapping[str, Any], folder: Path) -> None:
+    (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _judged(
-    example: LabelledExample, sampled: dict[str, Any], greedy: dict[str, Any]
-) -> JudgedExample:
-    symbolic = [c for c in sampled.get("critiques", []) if c.get("critic") == "symbolic"]
-    greedy_critiques = _of_the_judge(greedy)
-    return JudgedExample(
-        example,
-        tuple(_wrong_steps(critique) for critique in _of_the_judge(sampled)),
-        _wrong_steps(greedy_critiques[0]) if greedy_critiques else None,
-        frozenset(step for critique in symbolic for step in critique["wrong_steps"]),
-        symbolic[0]["weight"] if symbolic else 0,
-    )
-
-
-def _of_the_judge(result: dict[str, Any]) -> list[dict[str, Any]]:
-    return [c for c in result.get("critiques", []) if c.get("critic") != "symbolic"]
-
-
-def _wrong_steps(critique: dict[str, Any]) -> frozenset[int] | None:
-    return frozenset(critique["wrong_steps"]) if critique["valid"] else None
-
-
-def _draw(figures: dict[str, Any], folder: Path) -> list[Path]:
+def _draw(figures: Mapping[str, Any], folder: Path, wanted: bool) -> list[Path]:
+    if not wanted:
+        return []
     try:
         return plots.draw(figures, folder)
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,20 @@ class Kind:
     closing: str
     own: bool = False
     ends_by_token: bool = True
+    merges: tuple[str, ...] = ()  # of its byte-pair encoding, in addition: pairs with a blank
 
     def encoder(
         self, folder: Path, after: str = "", switched: bool = False, **kwargs: object
     ) -> PromptEncoder:
-        built = Tokenizer.from_str(tokenizer(self.base).to_str())
+        data = json.loads(tokenizer(self.base).to_str())
+        if self.merges:
+            vocabulary = data["model"]["vocab"]
+            known = [token for token in data["added_tokens"] if token["content"] in vocabulary]
+            data["added_tokens"] = known  # the ids of others follow those of the vocabulary
+            for merge in self.merges:
+                data["model"]["merges"].append(merge.split())
+                vocabulary.setdefault(merge.replace(" ", ""), len(vocabulary))
+        built = Tokenizer.from_str(json.dumps(data))
         built.add_tokens(
             [AddedToken(text, special=False, normalized=False) for text in self.tokens]
         )
@@ -68,6 +78,15 @@ KINDS = {
     ),
     "own, of one character": Kind(
         "gpt2", (), PLAIN, "###", "---", own=True, ends_by_token=False
+    ),
+    "own, in the vocabulary": Kind(
+        "qwen",
+        (),
+        CHATML,
+        "<r>",
+        "</r>",
+        own=True,
+        merges=("< r", "<r >", "< /", "</ r", "</r >"),
     ),
     "own, as tokens": Kind("gpt2", ("<r>", "</r>"), PLAIN, "<r>", "</r>", own=True),
 }  # fmt: skip

@@ -199,6 +199,17 @@ def test_commands_accept_files_with_criteria(service: Service, tmp_path: Path) -
     assert 'C0 (pitfall): It says "half".' in json.dumps(shown, indent=0).replace('\\"', '"')
 
 
+def test_the_prompt_is_shown_with_the_criteria_that_are_judged(http: httpx.Client) -> None:
+    voting = {"criteria_dropout": 0.5, "seed": 1}
+    body = {"rollouts": [rollout()], "reward": BY_CRITERIA, "voting": voting}
+    shown = http.post("/prompt", json=body).json()["messages"][1]["content"]
+    [result] = credit(http, rollout(), reward=BY_CRITERIA, voting=voting)
+    for criterion, found in zip(CRITERIA, result["criteria"], strict=True):
+        line = f"{found['label']} ({found['kind']}): {criterion['text']}"
+        assert (line in shown) == (found["label"] is not None)
+        assert (criterion["text"] in shown) == (found["votes"]["asked"] > 0)
+
+
 def test_the_limit_is_a_setting(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_criteria"):
         Settings(max_criteria=0)

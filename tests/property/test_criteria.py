@@ -321,7 +321,8 @@ VALUES = st.one_of(
 
 
 @given(
-    given_=st.dictionaries(st.sampled_from(["C0", "C1", "c1", "C2", " C0", "q", ""]), VALUES),
+    given_=st.dictionaries(st.sampled_from(["C0", "C1", "c1", "C2", " C0", "q", ""]), VALUES)
+    | st.fixed_dictionaries({"C0": VALUES, "C1": VALUES}),
     fenced=st.booleans(),
 )
 def test_a_critique_answers_every_criterion_and_no_other_or_is_refused(

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 import capo_wire as wire
 from capo_client.cli.attack.corpus import attacks
-from capo_service.core.criteria import VotedCriterion, rewards_by_step
+from capo_service.core.criteria import CriterionCount, VotedCriterion, rewards_by_step
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptCriterion, PromptTemplate
 from capo_service.core.rewards import step_rewards
 from capo_service.core.verdicts.step_list import StepList
+from capo_service.core.voting import VoteCount
 from capo_service.engine.base import ChatPrompt, JudgePrompt, TokenPrompt
 from capo_service.judges.loading import load_profile
 from capo_service.pipeline.assemble import credited
@@ -232,6 +233,17 @@ def test_the_scheme_needs_no_outcome_and_other_schemes_ignore_criteria() -> None
     assert step_rewards("criteria", [0, 1, 0], None, 2.0, 1.0, added) == [0.25, -1.25, 0.375]
     assert step_rewards("capo", [0, 1, 0], 1.0, 2.0, 1.0, added) == [2.0, 1.0, 2.0]
     assert step_rewards("process_only", [0, 1, 0], None, 2.0, 1.0, added) == [0.0, -1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("places", "wave"),
+    [({}, 3), ({0: 1}, 1), ({1: 1}, 2), ({None: 1}, 2)],
+)
+def test_a_wave_is_as_large_as_the_criteria_need(places: dict[int | None, int], wave: int) -> None:
+    """One of four critiques has called the only step wrong, which decides a union for the steps."""
+    votes = VoteCount([1], 1, criteria=[CriterionCount(places, 1, 2)])
+    assert not votes.decided("union", 3)
+    assert votes.next_wave("union", 3) == wave
 
 
 def answering(*critiques: str, slots: int = 64) -> ScriptedEngine:

@@ -147,6 +147,7 @@ async def test_a_thought_that_comes_as_text_cannot_end_itself_in_the_second_prom
     assert done.thinking_tokens == len(server._encode(server.thought))
     prompt = judge.encode(JudgePrompt(*PROMPT, thinking=True))
     behind = server.bodies[1]["prompt"][len(prompt.ids) :]
+    assert text_of(route.encoder, behind) == server.thought + "</think>\n\n"
     control = [index for index in behind if index in route.encoder.control_ids]
     assert control == [server.closing[0]]
     await judge.close()
@@ -164,10 +165,11 @@ async def test_control_tokens_of_a_thought_are_left_out_of_the_second_prompt(
     await judge.close()
 
 
-async def test_free_text_after_a_thought_is_sampled_without_a_constraint_where_tags_are_missing(
-    folders: dict[str, Path],
+@pytest.mark.parametrize("takes", [("grammar",), ("structural_tag",)])
+async def test_a_critique_without_a_constraint_takes_two_requests(
+    takes: tuple[str, ...], folders: dict[str, Path]
 ) -> None:
-    judge, server = await before(folders, takes=("grammar",))
+    judge, server = await before(folders, takes=takes)
     await critique(judge, 8, constraint=None)
     assert all("structured_outputs" not in body for body in server.bodies)
     assert [body["max_tokens"] for body in server.bodies] == [8, 64]
@@ -193,7 +195,9 @@ async def test_either_request_can_be_ended_early(during: str, folders: dict[str,
     while len(server.bodies) < (1 if during == "thought" else 2):
         await asyncio.sleep(0.01)
     await judge.abort("c")
-    done = await asyncio.wait_for(call, 5)
+    ended, _ = await asyncio.wait({call}, timeout=5)
+    assert ended, "the request still runs"
+    done = call.result()
     assert done.finish_reason == "abort" and done.text == ""
     assert bool(done.thinking_tokens) == (during == "verdict"), "tokens that were paid for"
     assert done.completion_tokens >= done.thinking_tokens

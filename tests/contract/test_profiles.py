@@ -103,6 +103,14 @@ def test_a_first_error_is_credited_as_vppo_does(tmp_path: Path) -> None:
     assert [step["reward"] for step in capo["steps"]] == [0.0, -1.0, 0.0], "that step alone"
 
 
+def test_the_limit_of_budgets_holds_for_requests_and_not_for_the_setting(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, thinking_tokens=64, max_thinking_tokens=32)
+    with serving(ScriptedEngine(), chosen) as service:
+        assert credit(service.url)["status"] == "ok"
+        error = credit(service.url, voting={"thinking_tokens": 64})["error"]
+    assert error["field"] == "voting.thinking_tokens" and "max_thinking_tokens" in error["detail"]
+
+
 def test_a_profile_that_is_not_valid_stops_the_start(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="there is no profile nothing"),

@@ -156,6 +156,22 @@ def test_given_steps_beyond_max_steps_are_judged_in_windows_and_never_merged(
     assert result["windows"] >= 3
 
 
+def test_a_verdict_beyond_max_tokens_is_given_in_windows(tmp_path: Path) -> None:
+    engine = ScriptedEngine(flagging, context_length=200_000)
+    response = thinking_policy(200, {150}, 20)
+    with serving(engine, settings(tmp_path)) as service:
+        result = credit(service, response, voting={"max_tokens": 300})
+        assert result["windows"] == 3
+        assert [step["index"] for step in result["steps"] if step["wrong"]] == [150]
+        assert credit(service, response, voting={"max_tokens": 1500})["windows"] == 1
+        criteria = [{"id": str(i), "text": "t"} for i in range(20)]
+        error = credit(service, response, criteria=criteria, voting={"max_tokens": 300})["error"]
+        assert "20 criteria may take" in error["detail"] and error["field"] == "voting.max_tokens"
+    with serving(engine, settings(tmp_path, windows=False)) as service:
+        error = credit(service, response, voting={"max_tokens": 300})["error"]
+        assert "a verdict on 201 steps may take" in error["detail"]
+
+
 def test_a_request_says_how_many_steps_and_how_short(service: Service) -> None:
     response = thinking_policy(50, {7}, 30)
     few = credit(service, response, segment={"max_steps": 10})

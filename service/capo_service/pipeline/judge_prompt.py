@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,19 @@ class JudgePrompter:
     def shows_earlier(self) -> bool:
         """Whether the template shows the steps before a part of a rollout."""
         return self._profile.template.shows_earlier
+
+    def most_steps(
+        self, n_steps: int, style: Style, voting: wire.Voting, criteria: tuple[CriterionKind, ...]
+    ) -> int:
+        """How many of `n_steps` steps a verdict of `voting.max_tokens` can judge together."""
+
+        def exceeds(steps: int) -> bool:
+            most, constraint = voting.max_tokens, self._constraint
+            return self._profile.shape(steps, style, most, constraint, criteria) is None
+
+        if not exceeds(n_steps):
+            return n_steps
+        return bisect_right(range(1, n_steps), False, key=exceeds)
 
     def task(
         self,

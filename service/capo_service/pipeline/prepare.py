@@ -149,7 +149,7 @@ class Preparer:
         windows = find_windows(
             prepared.texts,
             self.make_task(prompter, rollout, options),
-            policy.max_steps,
+            self._most_steps(prompter, prepared, options.voting),
             split=policy.windows,
             shows_earlier=prompter.shows_earlier,
         )
@@ -157,6 +157,16 @@ class Preparer:
             return replace(prepared, task=windows[0].task)
         parts = [prepared.window(*each.bounds, each.task, each.around) for each in windows]
         return replace(prepared, parts=parts)
+
+    def _most_steps(self, prompter: JudgePrompter, prepared: Prepared, voting: wire.Voting) -> int:
+        """How many of a rollout's steps may be judged together."""
+        most = self._policy.max_steps
+        if not (self._policy.windows and prompter.shows_earlier):
+            return most
+        most = min(len(prepared.spans), most)
+        kinds = tuple(prepared.criteria[position].kind for position in prepared.asked)
+        # If not even one step fits, all are tried together, which is an error.
+        return prompter.most_steps(most, prepared.style, voting, kinds) or most
 
     def _check(self, question: str, rollout: wire.Rollout, options: wire.CreditOptions) -> None:
         """Refuse a rollout that exceeds a limit, or whose outcome cannot be determined."""
@@ -176,7 +186,7 @@ class Preparer:
         limit(
             "voting.thinking_tokens",
             "tokens",
-            policy.thinking_tokens(options.voting),
+            options.voting.thinking_tokens or 0,  # the service's own default may be more
             "max_thinking_tokens",
             policy.max_thinking_tokens,
         )

@@ -40,8 +40,8 @@ ALLOWED = {
         "",
     ),
     "capo_service.engine": (
-        "capo_service.settings capo_wire.proxies capo_wire.retry_policy httpx numpy psutil "
-        "tokenizers transformers vllm",
+        "capo_service.settings capo_wire.proxies capo_wire.retry_policy "
+        "capo_wire.special_text httpx numpy psutil tokenizers transformers vllm",
         "prometheus_client torch",
     ),
     "capo_service.scheduling": ("capo_wire pydantic", ""),

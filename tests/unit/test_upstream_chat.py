@@ -123,6 +123,20 @@ async def test_a_thought_in_the_content_is_taken_apart_where_the_judge_is_to_thi
     await judge.close()
 
 
+async def test_a_marker_that_a_verdict_or_a_thought_quotes_ends_no_thought() -> None:
+    quoting = json.dumps({"analysis": "It ends in </think> {}", "incorrect_steps": [1]})
+    judge = await started(Hosted(lambda _: said(quoting)))
+    done = await critique(judge, 100)
+    assert (done.text, done.thinking) == (quoting, "") and SHAPE.read(done.text).wrong == {1}
+    await judge.close()
+    judge = await started(
+        Hosted(lambda _: said(None, "length", reasoning=f"It ends in </think>{VERDICT}"))
+    )
+    with pytest.raises(CritiqueFailedError, match="thought up to its token limit"):
+        await critique(judge, 100)
+    await judge.close()
+
+
 @pytest.mark.parametrize(
     ("budget", "told"),
     [

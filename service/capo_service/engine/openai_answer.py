@@ -117,11 +117,12 @@ def _with_thought_apart(answer: Answer, sampling: CritiqueSampling) -> Answer:
     """The verdict in `text` and the thought in `thought`, where the server mixed them up."""
     if not answer.text.strip():
         _, marker, behind = answer.thought.rpartition(_END_OF_THOUGHT)
-        if marker and behind.strip():
+        # In a thought that was cut off, the marker is a quotation, of the rollout for example.
+        if marker and behind.strip() and not answer.is_cut_off:
             return replace(answer, text=behind, thought=answer.thought[: -len(marker + behind)])
         if sampling.constraint is not None and _is_object(answer.thought):
             return replace(answer, text=answer.thought, thought="")
-    elif sampling.thinking_tokens and not answer.thought:
+    elif sampling.thinking_tokens and not answer.thought and not _is_object(answer.text):
         behind = after_thoughts(answer.text) or ""
         if behind.strip() and behind != answer.text:
             thought = without_thought_markers(answer.text[: -len(behind)])

@@ -187,7 +187,6 @@ def test_first_error_reads(text: str, wrong: set[int]) -> None:
         "\\boxed 3",
         "First \\boxed{2}, then \\boxed{",
         "<think>The first error is in 3: \\boxed{3}",
-        "<think>First error: \\boxed{3}",
         "[THINK] \\boxed{-1}",
         'The response says "\\boxed{-1}"',
         'It says "First error: \\boxed{-1}',

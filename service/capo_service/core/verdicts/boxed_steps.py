@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
 from capo_service.core.verdicts.boxes import Box, answer_of, boxes
-from capo_service.core.verdicts.quotation import is_copied
+from capo_service.core.verdicts.quotation import follows_mark, follows_opening_mark, is_copied
 from capo_wire.special_text import without_thought_markers
 
 _ANALYSIS_TOKENS: dict[Style, int] = {"verdict": 0, "brief": 256, "full": 2048}
@@ -132,15 +132,19 @@ class BoxedSteps:
             return Verdict(None, str(error))
 
     def _read(self, text: str, truncated: bool, rollout: str) -> frozenset[int]:
-        answer = answer_of(text)
-        own = self._own_form(answer)
+        own = self._own_form(text)
+        # An engine that enforces the form may end the analysis inside a thought.
+        is_enforced = self.is_constrained and self.analysis_tokens and not truncated
+        answer = text if own is not None and is_enforced else answer_of(text)
         if own is not None:
+            answer = text
             start, end, labels = own
         else:
             if not any(_is_label(box) for box in boxes(answer)):
                 answer = without_thought_markers(text)  # ThinkPRM labels the steps in its thought
             start, end, labels = _labels(answer)
-        if is_copied(answer, start, end, rollout, "box"):
+        is_quoted = (follows_mark if own is None else follows_opening_mark)(answer, start)
+        if is_quoted or is_copied(answer, start, end, rollout, "box"):
             raise ValueError("its verdicts on the steps are a quotation")
         return self._steps(labels, truncated)
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
 from capo_service.core.verdicts.boxes import answer_of, last_box
-from capo_service.core.verdicts.quotation import is_copied
+from capo_service.core.verdicts.quotation import follows_mark, follows_opening_mark, is_copied
 
 NONE = -1  # no step is wrong
 _OPENING = "First error: \\boxed{"
@@ -133,12 +133,16 @@ class FirstError:
             return Verdict(None, str(error))
 
     def _read(self, text: str, truncated: bool, rollout: str) -> frozenset[int]:
-        answer = answer_of(text)
-        if own := _OWN_FORM.search(answer):
-            start, end, content = own.start(), own.end(1) + 1, own[1]
+        own = _OWN_FORM.search(text)
+        # An engine that enforces the form may end the analysis inside a thought.
+        is_enforced = self.is_constrained and self.analysis_tokens and not truncated
+        answer = text if own is not None and is_enforced else answer_of(text)
+        if own is not None:
+            answer, start, end, content = text, own.start(), own.end(1) + 1, own[1]
         else:
             start, end, content = _last_box(answer, truncated)
-        if is_copied(answer, start, end, rollout, "box"):
+        is_quoted = (follows_mark if own is None else follows_opening_mark)(answer, start)
+        if is_quoted or is_copied(answer, start, end, rollout, "box"):
             raise ValueError("its last box is a quotation")
         return self._steps(content)
 

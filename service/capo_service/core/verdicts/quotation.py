@@ -18,13 +18,28 @@ _CLAUSE_END = re.compile(
     r"[.!?。！？\n]|[,;]\s*(?:so|thus|hence|therefore|but|which|making)\b",  # noqa: RUF001
     re.IGNORECASE,
 )
+_OPENING_MARK = re.compile(r"(?:(?<![^\s(\[:,])[\"']|[“‘«「])\Z")  # noqa: RUF001
 _CLAUSE = 300  # characters before a verdict that are searched for these
 _QUOTED = 12  # characters before a verdict, without blanks, that are searched for in the rollout
 _OCCURRENCES = 20  # of a word in the rollout that are looked at one by one
 
 
+def follows_mark(answer: str, start: int) -> bool:
+    """Whether a quotation mark stands before a verdict."""
+    return answer[max(start - 1, 0) : start] in tuple("\"'“‘«「")  # noqa: RUF001
+
+
+def follows_opening_mark(answer: str, start: int) -> bool:
+    """Whether it is one that opens a quotation.
+
+    An engine that enforces a verdict may begin it behind one that closes a quotation, where the
+    budget of the analysis is used up.
+    """
+    return _OPENING_MARK.search(answer[max(start - 2, 0) : start]) is not None
+
+
 def is_copied(answer: str, start: int, end: int, rollout: str, word: str) -> bool:
-    """Whether `answer[start:end]` stands in quotation marks, or in the rollout too.
+    """Whether `answer[start:end]`, with the characters before it, stands in the rollout too.
 
     Args:
         answer: the critique.
@@ -34,8 +49,6 @@ def is_copied(answer: str, start: int, end: int, rollout: str, word: str) -> boo
         word: a word that is in every verdict; only text near it is compared.
     """
     context = answer[max(0, start - _CLAUSE) : start]
-    if context[-1:] and context[-1] in "\"'“‘«「":  # noqa: RUF001
-        return True
     before, own = "".join(context.split())[-_QUOTED:], "".join(answer[start:end].split())
     if not before:
         return False
@@ -54,7 +67,7 @@ def _near(rollout: str, word: str, width: int) -> Iterator[str]:
 
 def is_quotation(answer: str, start: int, end: int, rollout: str) -> bool:
     """Whether a list of wrong steps is copied, or its clause says that it is a quotation."""
-    if is_copied(answer, start, end, rollout, "incorrect"):
+    if follows_mark(answer, start) or is_copied(answer, start, end, rollout, "incorrect"):
         return True
     context = answer[max(0, start - _CLAUSE) : start]
     before = re.sub(r"```\w{0,10}\s*\Z", "", context).rstrip(" \t\n*`_")

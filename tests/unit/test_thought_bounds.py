@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.thinking import ThoughtEnd, structural_tag
 from capo_service.engine.thought_split import split_thought
-from kit_thinking import KINDS, encoders, text_of
+from kit_thinking import KINDS, PLAIN, Kind, encoders, text_of
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +64,26 @@ def ending_at_once(chance: random.Random, allowed: np.ndarray, judge: PromptEnco
     return int(allowed[0])
 
 
-def write(
-    judge: PromptEncoder, shape: VerdictShape, budget: int, choose: Choice, seed: int
-) -> list[int]:
-    """What a judge that chooses so writes under the constraint, its end token included."""
+def constrained(judge: PromptEncoder, shape: VerdictShape, budget: int) -> xgrammar.GrammarMatcher:
     tokens = [judge._trusted.id_to_token(i) or "" for i in range(judge._trusted.get_vocab_size())]
     stop = judge._trusted.token_to_id("<|endoftext|>")
     info = xgrammar.TokenizerInfo(
         tokens, xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=[stop], add_prefix_space=False
     )
     tag = structural_tag(judge.thought_end if budget else None, budget, shape)
-    matcher = xgrammar.GrammarMatcher(
-        xgrammar.GrammarCompiler(info, max_threads=1).compile_structural_tag(tag)
-    )
-    chance, mask, ids = random.Random(seed), xgrammar.allocate_token_bitmask(1, len(tokens)), []
+    compiler = xgrammar.GrammarCompiler(info, max_threads=1)
+    return xgrammar.GrammarMatcher(compiler.compile_structural_tag(tag))
+
+
+def write(
+    judge: PromptEncoder, shape: VerdictShape, budget: int, choose: Choice, seed: int
+) -> list[int]:
+    """What a judge that chooses so writes under the constraint, its end token included."""
+    matcher, size = constrained(judge, shape, budget), judge._trusted.get_vocab_size()
+    chance, mask, ids = random.Random(seed), xgrammar.allocate_token_bitmask(1, size), []
     while not matcher.is_terminated():
         matcher.fill_next_token_bitmask(mask)
-        bits = np.unpackbits(mask[0].numpy().view(np.uint8), bitorder="little")[: len(tokens)]
+        bits = np.unpackbits(mask[0].numpy().view(np.uint8), bitorder="little")[:size]
         ids.append(choose(chance, np.flatnonzero(bits), judge))
         assert matcher.accept_token(ids[-1])
     return ids
@@ -109,6 +113,26 @@ def test_every_critique_is_within_its_bound_and_can_be_read(
                 assert written.thought_tokens == 0 and written.thought == ""
         without = write(judge, form, 0, choose, seed)
         assert len(without) <= form.max_tokens("structural_tag")
+
+
+LATEX = "so $\\frac{12}{3} = 5$ is wrong: 12 ÷ 3 = 4, \\(x \\le 4\\) \\boxed{4} 因为 {[,]}"
+
+
+@pytest.mark.parametrize("name", ["token", "text", "gpt-oss"])
+def test_latex_and_unicode_in_thought_and_analysis_survive(
+    name: str, judges: dict[str, PromptEncoder]
+) -> None:
+    """What a judge writes so is allowed, and the verdict behind it is read."""
+    judge, shape = judges[name], StepList(4, 300)
+    critique = f'{{"analysis": "{LATEX}", "incorrect_steps": [1, 3]}}'
+    text = LATEX + judge.thought_end.text + critique
+    ids = judge._trusted.encode(text, add_special_tokens=False).ids
+    matcher = constrained(judge, shape, budget=len(ids))
+    for index in ids:
+        assert matcher.accept_token(index), judge.decode([index])
+    written = split_thought(ids, judge, len(ids))
+    assert written.thought == LATEX and written.text == critique
+    assert shape.read(written.text).wrong == {1, 3}
 
 
 def test_free_text_after_a_thought_is_bounded_too(judges: dict[str, PromptEncoder]) -> None:
@@ -211,6 +235,23 @@ def test_the_cut_does_not_depend_on_how_characters_are_spread_over_tokens(
     tokens = [data[a:b] for a, b in pairwise(edges)]
     inside = sum(end <= len(thought.encode()) for end in edges[1:])
     assert split(BY_TEXT, tokens, 99, decoder) == (thought.strip(), inside, VERDICT.decode())
+
+
+@pytest.mark.parametrize("base", ["llama2", "gemma"])
+def test_a_cut_character_costs_nothing_of_what_follows_in_byte_tokens(
+    base: str, tmp_path: Path
+) -> None:
+    judge = Kind(base, (), PLAIN, "<think>\n", "</think>\n\n").encoder(tmp_path)
+
+    def spelled(data: bytes) -> list[int]:
+        return [judge._trusted.token_to_id(f"<0x{byte:02X}>") for byte in data]
+
+    tail = judge._trusted.encode("a", add_special_tokens=False).ids
+    ids = [*tail, *spelled(b"\xe5\x9b</think>\n\n"), *spelled(VERDICT[:3]), *tail]
+    thought, tokens, text = split_thought(ids, judge, 8)
+    assert (thought.strip(), text.replace(" ", "")) == ("a�", VERDICT[:3].decode() + "a")
+    assert tokens == len(tail) + 2
+    assert judge.decode(spelled("因🙂".encode())) == "因🙂"
 
 
 def test_without_a_budget_nothing_is_split_off() -> None:

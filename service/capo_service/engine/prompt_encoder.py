@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
@@ -28,6 +29,7 @@ from capo_service.engine.thinking import (
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template contains them
 # Variables by which chat templates switch thinking on and off; others ignore them.
 THINKING_SWITCHES = ("enable_thinking", "thinking")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _PLACEHOLDER = re.compile(r"reserved|place.?holder|unused|extra_", re.IGNORECASE)
 _SHARED_SEGMENTS = 4096  # template, tags and questions: the same in a question's rollouts
 
@@ -91,6 +93,7 @@ class PromptEncoder:
         frame = "".join(self._plain + self._thinking)
         plain_markers = {*control_tokens.template_markers(frame), *texts} - known
         self._plain_markers = sorted(plain_markers, key=len, reverse=True)
+        self._bytes = _byte_tokens(vocabulary) if plain["model"].get("byte_fallback") else {}
         self._anchor = self._trusted.encode("a", add_special_tokens=False).ids
         self._closing = self._trusted.encode(self.markers.closing, add_special_tokens=False).ids
         self._not_in_thoughts = self.control_ids | ({tokenizer.eos_token_id} - {None})
@@ -148,8 +151,20 @@ class PromptEncoder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled tokens, without control tokens.
 
-        Some decoders leave out a blank at the start of a text, so it is decoded behind a letter.
+        A budget may cut a character. The decoders of byte tokens (`<0xE5>`) then also lose the
+        bytes next to it, which may begin a marker or end a string, so those are decoded here.
         """
+        if self._bytes.keys().isdisjoint(ids):
+            return self._decode(ids)
+        return "".join(
+            bytes(self._bytes[index] for index in group).decode("utf-8", "replace")
+            if is_bytes
+            else self._decode(list(group))
+            for is_bytes, group in groupby(ids, self._bytes.__contains__)
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """Some decoders leave out a blank at the start of a text, so it follows a letter."""
         behind = self._trusted.decode([*self._anchor, *ids], skip_special_tokens=True)
         return behind[len(self._trusted.decode(self._anchor)) :]
 
@@ -176,6 +191,12 @@ class PromptEncoder:
     def _spell(self, token: str) -> list[int]:
         pieces = (self._untrusted.encode(c, add_special_tokens=False).ids for c in token)
         return [index for piece in pieces for index in piece if index not in self.control_ids]
+
+
+def _byte_tokens(vocabulary: Mapping[str, int]) -> dict[int, int]:
+    """The byte of each token that stands for one."""
+    found = ((index, _BYTE.fullmatch(token)) for token, index in vocabulary.items())
+    return {index: int(byte[1], 16) for index, byte in found if byte}
 
 
 def _fresh(data: dict[str, Any]) -> Tokenizer:

@@ -94,6 +94,8 @@ def test_a_template_without_a_place_for_text_is_refused(folder: Path) -> None:
         "<｜User｜>",
         "<tool_call>",
         "[TOOL_CALLS]",
+        "◁think▷",
+        "◁/think▷",
     ],
 )
 def test_escaping_breaks_every_known_marker(marker: str) -> None:

@@ -11,8 +11,11 @@ import re
 from collections.abc import Iterable
 
 _BREAK = "\u200b"
-# `<|...`, `<s>`, `</think>`, `<<SYS>>`, `<start_of_turn>`, DeepSeek's fullwidth bar, `[INST]`.
-_MARKER = re.compile(r"<(?=[|/!<A-Za-z_\N{FULLWIDTH VERTICAL LINE}])|\[(?=/?[A-Z][A-Z_]+\])")
+# `<|...`, `<s>`, `</think>`, `<<SYS>>`, `<start_of_turn>`, DeepSeek's fullwidth bar, `[INST]`, and
+# Kimi's `◁think▷`.
+_MARKER = re.compile(
+    r"<(?=[|/!<A-Za-z_\N{FULLWIDTH VERTICAL LINE}])|\[(?=/?[A-Z][A-Z_]+\])|◁(?=/?\w{1,20}▷)"
+)
 
 
 def escape(text: str) -> str:

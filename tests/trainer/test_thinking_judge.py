@@ -27,11 +27,11 @@ RESPONSE = (
 )
 ROLLOUT = Solution(read_task(STORY), RESPONSE)
 THOUGHT = (
-    "<step_0 37 + 25 = 62 wrong\n"
-    "<step_1 52 - 8 = 44\n"
-    "<step_2 So it is 44.\n"
-    "<step_3 44 / 2 = 22 wrong\n"
-    "<step_4 The answer is \\boxed{42}.\n"
+    "<step_0 37 + 25 = 62, 52 wrong\n"
+    "<step_1 52 - 8 = 44, 44\n"
+    "<step_2 So it is 44., 44\n"
+    "<step_3 44 / 2 = 22, 42 wrong\n"
+    "<step_4 The answer is \\boxed{42}., 42\n"
 )
 
 

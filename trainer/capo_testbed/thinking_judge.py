@@ -6,8 +6,8 @@ thinking budget cuts them, so that each beginning of a thought leads to the best
 allows:
 
     <think>
-    <step_0 37 + 25 = 62 wrong
-    <step_1 52 - 8 = 44
+    <step_0 37 + 25 = 62, 52 wrong
+    <step_1 52 - 8 = 44, 44
     </think>
 
     {"incorrect_steps": [0]}
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,7 @@ MARKERS = (OPENING.strip(), CLOSING.strip())
 WRONG = " wrong"  # ends the line of a wrong step
 BUDGETS = (0, 16, 64, 256)
 _LONGEST_VERDICT = 24
+_NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +60,29 @@ class Recipe:
     starts from. `stress`: weight of the thought, relative to the verdict."""
 
     start: str = "judge-f80"
-    updates: int = 500
-    learning_rate: float = 2e-3
+    updates: int = 1100
+    learning_rate: float = 3e-3
     stress: float = 4.0
-    rollouts: int = 16_000
+    rollouts: int = 24_000
 
 
 DEFAULT = Recipe()
 
 
 def thought(rollout: Solution) -> str:
-    """The right thought about a rollout: what each step should be, and whether it is wrong."""
+    """The right thought about a rollout: what each step should be, the number to which the step
+    comes, and whether it is wrong.
+
+    Without that number a tiny model goes on from its own result, as a solver would.
+    """
     steps = tasks.split(rollout.response)
     right = tasks.right_steps(rollout.task.question, steps)
     lines = []
     for index, (step, wanted) in enumerate(zip(map(str.strip, steps), right, strict=True)):
         # The last alternative is the next change, or the answer.
         due = step if step in wanted else wanted[-1] if wanted else ""
-        lines.append(f"<step_{index} {due}{'' if step in wanted else WRONG}\n")
+        said = (_NUMBER.findall(step) or [""])[-1]
+        lines.append(f"<step_{index} {due}, {said}{'' if step in wanted else WRONG}\n")
     return "".join(lines)
 
 

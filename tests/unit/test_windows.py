@@ -96,3 +96,12 @@ def test_admission_counts_the_windows_of_a_long_rollout() -> None:
     # 100 tokens of question and 50 of a critique leave 850 for steps, and 0.8 of that: 15 windows.
     assert size(40_000, 1000) == 1 + 10_000 + 15 * (100 + 4 * 50)
     assert size(40_000, 100) > size(40_000, 1000)
+
+
+def test_admission_counts_token_ids_and_at_least_one_window() -> None:
+    options = wire.CreditOptions()
+    ids = wire.Rollout(question="q", response_token_ids=[1] * 1000, outcome=1.0, tokenizer="t")
+    assert estimated_tokens(ids, options, lambda voting: 50) == 1 + 1000 + 4 * 50
+    question = wire.Rollout(question="q" * 4000, response="x", outcome=1.0)
+    assert estimated_tokens(question, options, lambda voting: 50, 1000) == 1 + 1000 + 4 * 50
+    assert estimated_tokens(question, options, lambda voting: 50, 1) > 1000

@@ -170,14 +170,15 @@ def estimated_tokens(
     voting = options.voting
     criteria = rollout.criteria or ()
     critique = critique_tokens(voting) + CRITERION_TOKENS * len(criteria)
-    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN
+    ids = rollout.response_token_ids or ()
+    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN or len(ids)
     asked = sum(len(criterion.text) for criterion in criteria)
     shared = asked + len((rollout.question or "") + (rollout.reference or ""))
     shared //= _CHARACTERS_PER_TOKEN
     windows = 1
     if window_tokens is not None and shared + response + critique > window_tokens:
-        space = max(window_tokens - shared - critique, window_tokens // 8)
-        windows = math.ceil(response / (_STEPS_OF_WINDOW * space))
+        space = max(window_tokens - shared - critique, window_tokens // 8, 1)
+        windows = max(math.ceil(response / (_STEPS_OF_WINDOW * space)), 1)
     return 1 + response + windows * (shared + critique * voting.critiques)
 
 

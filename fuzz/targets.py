@@ -11,14 +11,16 @@ from itertools import pairwise
 
 import atheris
 
-with atheris.instrument_imports(
-    include=["capo_service.core", "capo_service.api", "capo_service.core.arithmetic"]
-):
+with atheris.instrument_imports(include=["capo_service.core", "capo_service.api", "capo_wire"]):
     from capo_service.api import json_splitting, parsing, problems
     from capo_service.core import alignment, arithmetic, steps, suspicion
     from capo_service.core.errors import InputError
     from capo_service.core.verdicts import free_text
+    from capo_service.core.verdicts.boxed_steps import BoxedSteps
+    from capo_service.core.verdicts.first_error import FirstError
+    from capo_service.core.verdicts.step_list import StepList
     from capo_service.core.vocabulary import TokenTable
+    from capo_wire.segment_merging import merged
 
 import kit
 
@@ -29,7 +31,10 @@ _WORDS = (
     "...", "\u200b", "\ufffd", "é", "▁", "<|im_end|>", "Solution:", "ignore all instructions",
     "all steps are correct", "<think>", "</think>", "[/THINK]", "assistantfinal",
     '{"incorrect_steps": [0]}', "1", ", ", "Step 1", "none", "...", "```json\n", "\n- ", "]}",
-    "The student writes ",
+    "The student writes ", "First error: \\boxed{", "\\boxed{", "Step 1: \\boxed{correct}\n", "-1}",
+    '", "incorrect_steps": [', ', "criteria": {"C0": "no"', '"C1": 0', '"whole"', "incorrect}", "}",
+    "```\n", "~~~\n", "$$", "\\[", "\\]", "\\begin{align}", "\\end{align}", '"',
+    "<|channel|>final<|message|>",
 )  # fmt: skip
 
 
@@ -53,6 +58,39 @@ def read_verdict(raw: bytes) -> None:
     assert free_text.read(text + "\n<think>", n_steps).wrong is None
     assert (found.wrong is None) == (found.reason is not None)
     assert found.wrong is None or found.wrong <= set(range(n_steps))
+
+
+def read_form(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    n_steps, truncated = data.ConsumeIntInRange(1, 12), data.ConsumeBool()
+    analysis, first, text = data.PickValueInList([0, 9]), int(data.ConsumeBool()), text_of(data)
+    is_constrained, rollout = data.ConsumeBool(), text_of(data)
+    kinds = ("pitfall", "requirement", "bonus")[: data.ConsumeIntInRange(0, 3)]
+    for shape in (
+        FirstError(n_steps, analysis, 99, first, is_constrained),
+        BoxedSteps(n_steps, analysis, 99, first, is_constrained),
+        StepList(n_steps, analysis, criteria=kinds),
+    ):
+        found = shape.read(text, truncated=truncated, rollout=rollout)
+        assert (found.wrong is None) == bool(found.reason)
+        assert found.wrong is None or found.wrong <= set(range(n_steps))
+        if found.wrong is not None and isinstance(shape, StepList):
+            assert len(found.criteria) == len(kinds)
+            assert all(each.holds or each.step is None for each in found.criteria)
+            assert all(each.step is None or each.step < n_steps for each in found.criteria)
+
+
+def merge(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    most = data.ConsumeIntInRange(1, 6) if data.ConsumeBool() else None
+    least = data.ConsumeIntInRange(1, 60) if data.ConsumeBool() else None
+    text = text_of(data)
+    for spans in (steps.blank_line(text), steps.newline(text), steps.sentence(text)):
+        joined = merged(text, spans, most, least)
+        assert "".join(text[start:end] for start, end in joined) == (text if spans else "")
+        assert all(text[start:end].strip() for start, end in joined)
+        assert most is None or len(joined) <= max(most, 2)
+        assert merged(text, joined, most, least) == joined
 
 
 def segment(raw: bytes) -> None:
@@ -151,6 +189,8 @@ def parse_body(raw: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "verdict": read_verdict,
+    "form": read_form,
+    "merge": merge,
     "segment": segment,
     "align": align,
     "suspect": suspect,

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["verdict", "segment", "align", "suspect", "calculate", "body"])
+@pytest.mark.parametrize(
+    "name", ["verdict", "form", "segment", "merge", "align", "suspect", "calculate", "body"]
+)
 def test_no_input_breaks_a_promise(name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(RUN), "2", name], capture_output=True, text=True, check=False

@@ -159,8 +159,9 @@ class JudgePrompter:
             also = f" and {len(criteria)} criteria" if criteria else ""
             raise InputError(
                 f"a verdict on {n_steps} steps{also} may take {needed} tokens, but "
-                f"voting.max_tokens is {voting.max_tokens}; raise it, or use a segmenter with "
-                "fewer steps",
+                f"voting.max_tokens is {voting.max_tokens}; raise it, "
+                + ("send fewer criteria, " if criteria else "")
+                + "or ask for fewer steps (segment.max_steps)",
                 field="voting.max_tokens",
             )
         return shape

@@ -29,13 +29,14 @@ import capo_wire as wire
 from capo_service.core.voting import Method
 from capo_service.engine.base import FINISHED_EARLY, UNLIMITED
 from capo_service.engine.vllm import VllmEngine
-from capo_service.judges.loading import load_profile
 from capo_service.pipeline.canary import load_canaries
 from capo_service.pipeline.critics import Ballot, JudgeCritic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
+from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 from capo_service.pipeline.prepared import Prepared
+from capo_service.settings import Settings
 
 METHODS: tuple[Method, ...] = ("majority", "intersection")
 # Slots that the sampler takes the engine to have: with free ones all critiques start at once.
@@ -91,8 +92,14 @@ async def measure(
     engine = VllmEngine(judge)
     limits = await engine.start()
     try:
+        settings = Settings(model=judge)
         prompter = JudgePrompter(
-            engine.encode, limits.context_length, load_profile(), limits.constraint, b"bench", True
+            engine.encode,
+            limits.context_length,
+            judge_profile(settings),
+            limits.constraint,
+            b"bench",
+            settings.prefill,
         )
         preparer = Preparer(prompter, {}, CritiquePolicy(style="verdict"))
         rows: list[Row] = []

@@ -123,8 +123,9 @@ async def test_a_thought_in_the_content_is_taken_apart_where_the_judge_is_to_thi
     await judge.close()
 
 
-async def test_a_marker_that_a_verdict_or_a_thought_quotes_ends_no_thought() -> None:
-    quoting = json.dumps({"analysis": "It ends in </think> {}", "incorrect_steps": [1]})
+@pytest.mark.parametrize("latex", ["", "\\frac "])
+async def test_a_marker_that_a_verdict_or_a_thought_quotes_ends_no_thought(latex: str) -> None:
+    quoting = f'{{"analysis": "{latex}It ends in </think> {{}}", "incorrect_steps": [1]}}'
     judge = await started(Hosted(lambda _: said(quoting)))
     done = await critique(judge, 100)
     assert (done.text, done.thinking) == (quoting, "") and SHAPE.read(done.text).wrong == {1}

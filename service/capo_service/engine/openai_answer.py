@@ -122,7 +122,8 @@ def _with_thought_apart(answer: Answer, sampling: CritiqueSampling) -> Answer:
             return replace(answer, text=behind, thought=answer.thought[: -len(marker + behind)])
         if sampling.constraint is not None and _is_object(answer.thought):
             return replace(answer, text=answer.thought, thought="")
-    elif sampling.thinking_tokens and not answer.thought and not _is_object(answer.text):
+    # What begins as JSON is a verdict, with LaTeX in it perhaps, which is no valid JSON.
+    elif sampling.thinking_tokens and not answer.thought and not answer.text.startswith("{"):
         behind = after_thoughts(answer.text) or ""
         if behind.strip() and behind != answer.text:
             thought = without_thought_markers(answer.text[: -len(behind)])

@@ -89,7 +89,9 @@ def test_a_forged_verdict_never_counts_as_the_judges(tmp_path: Path, form: str) 
     own = {"tag": "<incorrect_steps>0</incorrect_steps>", "json": '{"incorrect_steps": [0]}'}[form]
     engine = ScriptedEngine()
     rollout = {"question": "What is 2+2?", "response": FORGED, "outcome": 0}
-    with serving(engine, settings(tmp_path, critique_format=form, critique_style="full")) as service:
+    with serving(
+        engine, settings(tmp_path, critique_format=form, critique_style="full")
+    ) as service:
 
         def judged(critique: str) -> dict[str, Any]:
             engine.script = lambda prompt, sampling: critique

@@ -10,7 +10,13 @@ from capo_service.core.verdicts.first_error import FirstError
 
 FIRST = FirstError(3, 9, 512), "First error: \\boxed{1}"
 BOXES = BoxedSteps(3, 9, 512), "Step 1: \\boxed{correct}\nStep 2: \\boxed{incorrect}"
-CUT = ['It writes "1 + 1 = 3"', "the step 'adds'", "<think>\nWait, ", "[THINK]So ", "<|channel|>analysis<|message|>No"]
+CUT = [
+    'It writes "1 + 1 = 3"',
+    "the step 'adds'",
+    "<think>\nWait, ",
+    "[THINK]So ",
+    "<|channel|>analysis<|message|>No",
+]
 
 
 @pytest.mark.parametrize("cut", CUT)

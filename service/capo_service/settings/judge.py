@@ -88,8 +88,8 @@ class JudgeSettings(BaseModel):
         When("results must compare with the paper's, or the server enforces no grammar"),
     ] = Field(
         "json",
-        description="Older spelling of `profile`: json is profile `default`, tag is profile `paper` "
-        "(free text that ends in a tagged list of wrong steps).",
+        description="Older spelling of `profile`: json is profile `default`, tag is `paper` (free "
+        "text that ends in a tagged list of wrong steps).",
     )
     thinking_tokens: Annotated[
         int | None, When("the judge is a model that thinks (2,048 to 8,192 is a good start)")

@@ -123,7 +123,7 @@ async def test_a_thought_in_the_content_is_taken_apart_where_the_judge_is_to_thi
     await judge.close()
 
 
-@pytest.mark.parametrize("latex", ["", "\\frac "])
+@pytest.mark.parametrize("latex", ["", "\\sum "])
 async def test_a_marker_that_a_verdict_or_a_thought_quotes_ends_no_thought(latex: str) -> None:
     quoting = f'{{"analysis": "{latex}It ends in </think> {{}}", "incorrect_steps": [1]}}'
     judge = await started(Hosted(lambda _: said(quoting)))

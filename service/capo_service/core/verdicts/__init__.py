@@ -6,5 +6,7 @@ free_text    free text that ends in a tagged list (profile `paper`), and the tol
 first_error  number of the first wrong step in a box (profile `first_error`)
 boxed_steps  `correct` or `incorrect` in a box for each step (profile `boxed_steps`)
 boxes        finds boxes
+criteria     verdicts on criteria, a part of the JSON list
 quotation    tells verdicts from quotations
+gbnf         parts of grammars
 """

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
 from capo_service.core.verdicts.boxes import Box, answer_of, boxes
+from capo_service.core.verdicts.gbnf import literal
 from capo_service.core.verdicts.quotation import follows_mark, follows_opening_mark, is_copied
 from capo_wire.special_text import without_thought_markers
 
@@ -99,10 +100,10 @@ class BoxedSteps:
     def grammar(self) -> str:
         """The shape in GBNF. The analysis is printable ASCII without a backslash."""
         if not self.analysis_tokens:
-            head = _literal(self.opening) if self.opening else ""
+            head = literal(self.opening) if self.opening else ""
             return _grammar(self.first, self.n_steps, head)
         characters = self.analysis_tokens * _CHARACTERS_PER_TOKEN
-        head = f"char{{0,{characters}}} {_literal(self._first_line)}"
+        head = f"char{{0,{characters}}} {literal(self._first_line)}"
         return "char ::= [ !-\\[\\]-~\\n]\n" + _grammar(self.first, self.n_steps, head)
 
     def json_schema(self) -> None:
@@ -212,10 +213,6 @@ def _grammar(first: int, n_steps: int, head: str) -> str:
     rules = [f"root ::= {head} s{first}"]
     for i in range(first, last):
         rules.append(f's{i} ::= "{_RIGHT}}}" n{i + 1} | "{_WRONG}}}" (n{i + 1} | "")')
-        rules.append(f"n{i + 1} ::= {_literal(chr(10) + _line(i + 1))} s{i + 1}")
+        rules.append(f"n{i + 1} ::= {literal(chr(10) + _line(i + 1))} s{i + 1}")
     rules.append(f's{last} ::= "{_RIGHT}}}" | "{_WRONG}}}"')
     return "\n".join(rules)
-
-
-def _literal(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

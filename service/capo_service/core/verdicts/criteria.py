@@ -16,6 +16,7 @@ from typing import Any
 
 from capo_service.core.number_list import read_values
 from capo_service.core.verdicts.base import CriterionKind, CriterionVerdict
+from capo_service.core.verdicts.gbnf import literal
 
 KEY = "criteria"
 EXPECTED_TOKENS = 8  # of the verdict on one criterion, roughly
@@ -34,15 +35,15 @@ def label(position: int) -> str:
 def grammar(kinds: Sequence[CriterionKind]) -> str:
     """GBNF of the part; it uses the rules of `rules`."""
     parts = [
-        f"{_literal(_entry(position))} {'met' if kind == 'requirement' else 'place'}"
+        f"{literal(_entry(position))} {'met' if kind == 'requirement' else 'place'}"
         for position, kind in enumerate(kinds)
     ]
-    return f"{_literal(_START)} {' '.join(parts)} {_literal(_END)}"
+    return f"{literal(_START)} {' '.join(parts)} {literal(_END)}"
 
 
 def rules(n_steps: int) -> list[str]:
     """Rules in GBNF for criteria of a rollout with `n_steps` steps."""
-    met = f"{_literal(_NO)} | {_literal(_WHOLE)}"
+    met = f"{literal(_NO)} | {literal(_WHOLE)}"
     steps = " | ".join(f'"{step}"' for step in range(n_steps))
     return [f"met ::= {met}", f"place ::= met | {steps}"]
 
@@ -133,7 +134,3 @@ def of_groups(
 
 def _entry(position: int) -> str:
     return f'{_BETWEEN if position else ""}"{label(position)}": '
-
-
-def _literal(text: str) -> str:
-    return '"' + text.replace('"', '\\"') + '"'

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
 from capo_service.core.verdicts.boxes import answer_of, last_box
+from capo_service.core.verdicts.gbnf import literal
 from capo_service.core.verdicts.quotation import follows_mark, follows_opening_mark, is_copied
 
 NONE = -1  # no step is wrong
@@ -87,7 +88,7 @@ class FirstError:
         The analysis ends with words that a rollout hardly contains: it may quote the answer in the
         rollout, which is often in a box too.
         """
-        number = {"type": "grammar", "grammar": f"root ::= {self._numbers()} {_literal(_END)}"}
+        number = {"type": "grammar", "grammar": f"root ::= {self._numbers()} {literal(_END)}"}
         if self.analysis_tokens:
             analysis = {"type": "any_text", "max_tokens": self.analysis_tokens}
             return [{"type": "tag", "begin": "", "content": analysis, "end": _OPENING}, number]
@@ -97,12 +98,12 @@ class FirstError:
 
     def grammar(self) -> str:
         """The shape in GBNF. The analysis is printable ASCII without a backslash."""
-        end = f"{self._numbers()} {_literal(_END)}"
+        end = f"{self._numbers()} {literal(_END)}"
         if not self.analysis_tokens:
-            opening = _literal(self.opening) + " " if self.opening else ""
+            opening = literal(self.opening) + " " if self.opening else ""
             return f"root ::= {opening}{end}"
         characters = self.analysis_tokens * _CHARACTERS_PER_TOKEN
-        analysis = f"char{{0,{characters}}} {_literal(_OPENING)}"
+        analysis = f"char{{0,{characters}}} {literal(_OPENING)}"
         return f"char ::= [ !-\\[\\]-~\\n]\nroot ::= {analysis} {end}"
 
     def json_schema(self) -> None:
@@ -179,7 +180,3 @@ def _last_box(answer: str, truncated: bool) -> tuple[int, int, str]:
 def _numbers(first: int, n_steps: int) -> str:
     steps = range(first, first + n_steps)
     return "(" + " | ".join(f'"{number}"' for number in (NONE, *steps)) + ")"
-
-
-def _literal(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -19,6 +19,7 @@ from capo_service.core.number_list import read_values
 from capo_service.core.verdicts import criteria as criteria_part
 from capo_service.core.verdicts import free_text
 from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, Verdict
+from capo_service.core.verdicts.gbnf import literal
 
 ANALYSIS_TOKENS: dict[Style, int] = {"verdict": 0, "brief": 60, "full": 400}
 _CHARACTERS_PER_TOKEN = 3  # of an analysis; for grammars, which count characters
@@ -107,9 +108,9 @@ class StepList:
         A grammar that allows all of Unicode takes far longer per token.
         """
         if not self.analysis_tokens:
-            return self._list_grammar(_literal(self.opening))
-        opening = _literal(self.opening) + " " if self.opening else ""
-        head = f"{opening}char{{0,{self.analysis_characters}}} {_literal(_THEN_STEPS)}"
+            return self._list_grammar(literal(self.opening))
+        opening = literal(self.opening) + " " if self.opening else ""
+        head = f"{opening}char{{0,{self.analysis_characters}}} {literal(_THEN_STEPS)}"
         return "char ::= [ !#-\\[\\]-~]\n" + self._list_grammar(head)
 
     def _list_grammar(self, head: str) -> str:
@@ -196,10 +197,10 @@ def _list_grammar(n_steps: int, kinds: tuple[CriterionKind, ...], head: str) -> 
     """GBNF of `head`, an ascending list of steps, the criteria, and the end."""
     # s<i>: at least one step from i on; t<i>: the rest of the list after a step before i.
     last = n_steps - 1
-    end = _literal(_END_OF_LIST + _END)
+    end = literal(_END_OF_LIST + _END)
     if kinds:
-        then = _literal(_END_OF_LIST + _THEN_CRITERIA)
-        end = f"{then} {criteria_part.grammar(kinds)} {_literal(_END)}"
+        then = literal(_END_OF_LIST + _THEN_CRITERIA)
+        end = f"{then} {criteria_part.grammar(kinds)} {literal(_END)}"
     rules = [f'root ::= {head} (s0 | "") {end}']
     for i in range(last):
         rules.append(f's{i} ::= "{i}" t{i + 1} | s{i + 1}')
@@ -209,9 +210,3 @@ def _list_grammar(n_steps: int, kinds: tuple[CriterionKind, ...], head: str) -> 
     if kinds:
         rules += criteria_part.rules(n_steps)
     return "\n".join(rules)
-
-
-def _literal(text: str) -> str:
-    if not text:
-        return ""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

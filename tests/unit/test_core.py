@@ -226,7 +226,7 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
     code = attack.replace("$FILE", str(touched))
     if where == "later":  # nothing of it shows while the service starts
         source = TEMPLATE.replace(
-            "{% block user %}", "{% block user %}{% if style == 'verdict' %}" + code + "{% endif %}"
+            "{% block user %}", "{% block user %}{% if steps|length > 5 %}" + code + "{% endif %}"
         )
     else:
         source = TEMPLATE.replace("{% block " + where + " %}", "{% block " + where + " %}" + code)
@@ -240,7 +240,7 @@ def test_a_template_from_a_model_folder_cannot_leave_its_sandbox(
         with pytest.raises((TemplateError, ArithmeticError)):
             template.render(
                 question="q",
-                steps=["a"],
+                steps=["a"] * 6,
                 reference=None,
                 nonce="b" * 7,
                 style="verdict",

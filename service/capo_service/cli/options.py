@@ -29,6 +29,17 @@ ProfileOption = Annotated[
         rich_help_panel=JUDGE_PANEL,
     ),
 ]
+ThinkingOption = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-tokens",
+        min=0,
+        metavar="N",
+        help="Thinking budget: maximum tokens that the judge may think before each critique.",
+        show_default="the profile's; 0 in default",
+        rich_help_panel=JUDGE_PANEL,
+    ),
+]
 StyleOption = Annotated[
     CritiqueStyle | None,
     typer.Option(

@@ -15,7 +15,13 @@ from capo_service.api.app import create_app
 from capo_service.api.server import CannotListenError, Server, server_config
 from capo_service.cli import vllm_options
 from capo_service.cli.demo_notice import gpu_is_here, notice
-from capo_service.cli.options import JUDGE_PANEL, ProfileOption, StyleOption, TemplateOption
+from capo_service.cli.options import (
+    JUDGE_PANEL,
+    ProfileOption,
+    StyleOption,
+    TemplateOption,
+    ThinkingOption,
+)
 from capo_service.cli.overrides import add_engine_args, add_tokenizers, name_model
 from capo_service.cli.print_config import as_toml
 from capo_service.concurrency import gc_tuning
@@ -71,6 +77,7 @@ def serve(
     profile: ProfileOption = None,
     template: TemplateOption = None,
     critique_style: StyleOption = None,
+    thinking_tokens: ThinkingOption = None,
     tokenizer: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,6 +200,7 @@ def serve(
         "profile": profile,
         "template": template,
         "critique_style": critique_style,
+        "thinking_tokens": thinking_tokens,
         "tls_cert": ssl_certfile,
         "tls_key": ssl_keyfile,
         "api_keys": api_key or None,

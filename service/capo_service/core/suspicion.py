@@ -245,7 +245,7 @@ def _is_invisible(character: str) -> bool:
 
 _IMITATION = re2.compile(
     r"(?i)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
-    r"<\s*/?\s*step_\d|incorrect[_ ]steps)"
+    r"<\s*/?\s*step_\d|incorrect[_ ]steps|first error:\s*\\boxed|\\boxed\{(in)?correct\})"
 )
 
 

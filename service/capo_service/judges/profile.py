@@ -10,7 +10,7 @@ from typing import Literal
 from capo_service.core.prompt import PromptTemplate
 from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, VerdictShape
 from capo_service.core.verdicts.boxed_steps import BoxedSteps
-from capo_service.core.verdicts.first_error import FirstError
+from capo_service.core.verdicts.first_error import ANSWER, FirstError
 from capo_service.core.verdicts.free_text import FreeText
 from capo_service.core.verdicts.step_list import StepList
 
@@ -68,6 +68,11 @@ class JudgeProfile:
         """Whether one of its patterns matches the last part of a model's name, in any case."""
         name = model.rstrip("/").rpartition("/")[2].lower()
         return any(fnmatchcase(name, pattern.lower()) for pattern in self.models)
+
+    @property
+    def answer_phrase(self) -> str:
+        """The phrase at which a constraint ends the analysis; empty if there is none."""
+        return ANSWER if self.verdict == "first_error" else ""
 
     @property
     def takes_criteria(self) -> bool:

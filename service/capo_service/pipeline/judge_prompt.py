@@ -110,9 +110,9 @@ class JudgePrompter:
         kinds = tuple(criterion.kind for criterion in criteria)
         shape = self._shape(len(steps), style, voting, kinds)
         prompt = self._profile.template.render(
-            question=question,
-            steps=steps,
-            reference=reference,
+            question=self._quotable(question),
+            steps=[self._quotable(step) for step in steps],
+            reference=None if reference is None else self._quotable(reference),
             nonce=nonce(self._secret, question),
             style=style,
             format=shape.name,
@@ -129,6 +129,14 @@ class JudgePrompter:
         needed = self._needed(rest, encoded, thinking_tokens, around is not WHOLE)
         sampling = self._sampling(voting, rest, encoded, thinking_tokens)
         return JudgeTask(encoded, sampling, shape, needed)
+
+    def _quotable(self, text: str) -> str:
+        """An untrusted text in which the phrase that gives an answer is broken (U+200B).
+
+        A judge that quotes the phrase in its analysis would otherwise give the answer of the text.
+        """
+        phrase = self._profile.answer_phrase
+        return text.replace(phrase, phrase[0] + "\u200b" + phrase[1:]) if phrase else text
 
     def _check_takes_criteria(self) -> None:
         if not self._profile.takes_criteria:

@@ -112,6 +112,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     sampler = CritiqueSampler(critic, thoughts)
     cpu_gate = asyncio.Lock()
     policy = CritiquePolicy.of(settings, parts.profile)
+    _check_budget(policy.thinking, limits.context_length)
     preparer = Preparer(prompter, tables, policy)
     judge = RolloutJudge(
         preparer,
@@ -141,6 +142,15 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     )
     prompts = PromptViewer(preparer, parts.profile, settings.prefill, limits.thinking_markers)
     return LoadedService(limits, vocabularies, sampler, judge, tokens, creditor, prompts)
+
+
+def _check_budget(thinking: int, context: int | None) -> None:
+    """Refuse a thinking budget with which no rollout could be judged."""
+    if context is not None and thinking >= context:
+        raise ValueError(
+            f"thinking_tokens={thinking} leaves no room for a rollout in the judge's context of "
+            f"{context} tokens: lower it, or serve the judge with a longer context (max_model_len)"
+        )
 
 
 def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgePrompter | None]:

@@ -19,13 +19,13 @@ from capo_service.core.verdicts.gbnf import literal
 from capo_service.core.verdicts.quotation import follows_mark, follows_opening_mark, is_copied
 
 NONE = -1  # no step is wrong
-_OPENING = "First error: \\boxed{"
+ANSWER = "First error: \\boxed{"  # ends an analysis under a constraint
 _END = "}"
 _BRIEF_TOKENS = 256
 _GRAMMAR_TOKENS = 400  # of an analysis in GBNF: each character more makes every token slower
 _CHARACTERS_PER_TOKEN = 3
 _EXPECTED_TOKENS: dict[Style, int] = {"verdict": 16, "brief": 160, "full": 1024}
-_OWN_FORM = re.compile(re.escape(_OPENING) + r"(-1|0|[1-9]\d{0,8})\}\s*\Z")
+_OWN_FORM = re.compile(re.escape(ANSWER) + r"(-1|0|[1-9]\d{0,8})\}\s*\Z")
 _INDEX = re.compile(
     r"<?\s*(?:the\s+)?(?:(?:index|step|paragraph)\s*(?:of\s+)?)*[\s_#:=]*(-?\d{1,9})"
     r"(?:\s+[b-df-hj-np-tv-xz]{7}\b)?\s*>?"
@@ -76,7 +76,7 @@ class FirstError:
     def opening(self) -> str:
         """The fixed start of a bare verdict, unless it is in the prompt."""
         is_bare = self.is_constrained and not self.analysis_tokens
-        return _OPENING if is_bare and not self.is_opened else ""
+        return ANSWER if is_bare and not self.is_opened else ""
 
     def opened(self) -> FirstError:
         """The shape of what follows the opening."""
@@ -91,7 +91,7 @@ class FirstError:
         number = {"type": "grammar", "grammar": f"root ::= {self._numbers()} {literal(_END)}"}
         if self.analysis_tokens:
             analysis = {"type": "any_text", "max_tokens": self.analysis_tokens}
-            return [{"type": "tag", "begin": "", "content": analysis, "end": _OPENING}, number]
+            return [{"type": "tag", "begin": "", "content": analysis, "end": ANSWER}, number]
         if self.opening:
             return [{"type": "const_string", "value": self.opening}, number]
         return [number]
@@ -103,7 +103,7 @@ class FirstError:
             opening = literal(self.opening) + " " if self.opening else ""
             return f"root ::= {opening}{end}"
         characters = self.analysis_tokens * _CHARACTERS_PER_TOKEN
-        analysis = f"char{{0,{characters}}} {literal(_OPENING)}"
+        analysis = f"char{{0,{characters}}} {literal(ANSWER)}"
         return f"char ::= [ !-\\[\\]-~\\n]\nroot ::= {analysis} {end}"
 
     def json_schema(self) -> None:
@@ -115,7 +115,7 @@ class FirstError:
         if not self.is_constrained:
             return self.limit
         digits = max(len(str(NONE)), len(str(self.first + self.n_steps - 1)))
-        opening = 0 if self.is_opened and not self.analysis_tokens else len(_OPENING)
+        opening = 0 if self.is_opened and not self.analysis_tokens else len(ANSWER)
         per_token = 1 if form == "structural_tag" else _CHARACTERS_PER_TOKEN
         return self.analysis_tokens * per_token + opening + digits + len(_END) + 1
 

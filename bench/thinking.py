@@ -160,13 +160,16 @@ def think_or_vote(rollouts: int) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     console = Console(width=110)
-    title = "First critique of a style on a fresh engine; again: the same prompt and seed"
-    columns = ("judge", "style", "form", "first, s", "again, s", "other length, s")
-    table = Table(*columns, title=title)
+    title = "Seconds of the first critique of a style on a fresh engine, its prompt cached"
+    columns = ("judge", "style", "form", "first", "its first token", "the rest", "other length")
+    table = Table(*columns, title=title, caption="other length: first token with other steps")
     for judge, styles in found["first_critiques"].items():
         for style, forms in styles.items():
             for form, seconds in forms.items():
-                times = (f"{seconds[name]:.3f}" for name in ("first", "again", "other_length"))
+                times = (
+                    f"{seconds[name]:.3f}"
+                    for name in ("first", "first_token", "critique", "other_length")
+                )
                 table.add_row(judge, style, form, *times)
     console.print(table)
     table = Table("style", "before", "after", title="Microseconds of a mask")

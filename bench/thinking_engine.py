@@ -79,21 +79,26 @@ class Judge:
         return make.task(example.question, example.steps, None, voting, style, budget)
 
     def sample(
-        self, tasks: Sequence[JudgeTask], form: ConstraintForm
+        self, tasks: Sequence[JudgeTask], form: ConstraintForm, limit: int | None = None
     ) -> tuple[float, list[Sequence[int]]]:
         """The seconds for one critique of each task, and the sampled tokens of each.
 
-        With form `none`, one token of each.
+        Args:
+            tasks: what is asked.
+            form: how critiques are constrained; with `none`, one token of each is sampled.
+            limit: maximum tokens of each; None: what suffices.
         """
         from vllm.inputs import tokens_input
 
         prompts = [tokens_input(_prompt(task).ids) for task in tasks]
-        params = [self._params(task, i, form) for i, task in enumerate(tasks)]
+        params = [self._params(task, i, form, limit) for i, task in enumerate(tasks)]
         started = time.perf_counter()
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
         return time.perf_counter() - started, [each.outputs[0].token_ids for each in outputs]
 
-    def _params(self, task: JudgeTask, position: int, form: ConstraintForm) -> Any:
+    def _params(
+        self, task: JudgeTask, position: int, form: ConstraintForm, limit: int | None
+    ) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -109,26 +114,31 @@ class Judge:
         return SamplingParams(
             temperature=one.temperature,
             top_p=one.top_p,
-            max_tokens=1 if form == "none" else bound,
+            max_tokens=1 if form == "none" else limit or bound,
             seed=one.seed,
             structured_outputs=constraint,
             detokenize=False,
         )
 
-    def first_critiques(
+    def first_critique(
         self, style: Style, form: ConstraintForm, examples: Sequence[LabelledExample]
     ) -> dict[str, float]:
-        """Seconds of single critiques, their prompts cached.
+        """Seconds of the first critique of a style and form on this engine, its prompt cached.
 
-        `first`: of this style and form on this engine. `again`: the same prompt and seed, so that
-        the difference is what compiling the constraint takes. `other_length`: the first one with
-        another number of steps.
+        `first_token`: until its first token, and so until the constraint is compiled. `critique`:
+        the whole critique, compiled before. `first`: both together. `other_length`: the first token
+        of the first critique with another number of steps.
         """
         other = next(each for each in examples if len(each.steps) != len(examples[0].steps))
         one, another = (self.task(example, style, form) for example in (examples[0], other))
         self.sample([one, another], "none")
-        named = {"first": one, "again": one, "other_length": another}
-        return {name: self.sample([task], form)[0] for name, task in named.items()}
+        first_token, critique = (self.sample([one], form, limit)[0] for limit in (1, None))
+        return {
+            "first": first_token + critique,
+            "first_token": first_token,
+            "critique": critique,
+            "other_length": self.sample([another], form, 1)[0],
+        }
 
     def row(
         self, examples: Sequence[LabelledExample], style: Style, form: ConstraintForm, budget: int
@@ -147,6 +157,7 @@ class Judge:
             for example, critique in zip(examples, critiques, strict=True)
         ]
         figures = measures.table(judged, 1, 1, SEED)[0]
+        print(f"{style}, {form}, thinking {budget}: {seconds:.1f} s", flush=True)
         return Row(
             judge=self.name,
             style=style,

@@ -102,12 +102,12 @@ def _of_judge(judge: str, rollouts: Sequence[Solution], budgets: Sequence[int]) 
     ]
     with (
         serving(judge, LOGS / f"think-or-vote-{judge}.log", CAPO_NONCE_SECRET="bench") as url,
-        CreditClient(url, timeout=600) as client,
+        CreditClient(url) as client,
     ):
         for budget in budgets:
             for k in K_THINKING if budget else K_CHEAP:
                 voting = {"n": k, "early_stop": False, "thinking_tokens": budget, "seed": 1}
-                got = client.credit(sent, voting=voting, include=["critiques"])
+                got = client.credit(sent, deadline=3600, voting=voting, include=["critiques"])
                 yield _row(judge, budget, k, rollouts, got)
 
 

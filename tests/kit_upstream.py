@@ -135,8 +135,10 @@ class Hosted:
         if request.url.path.endswith("/models"):
             return httpx.Response(200, json={"data": [self.card]})
         assert request.url.path == "/v1/chat/completions"
-        self.bodies.append(json.loads(request.content))
-        return self.reply(self.bodies[-1])
+        body = json.loads(request.content)
+        self.bodies.append(body)
+        await asyncio.sleep(0.001)  # so that concurrent requests are
+        return self.reply(body)
 
 
 def said(content: Any, finish: str = "stop", usage: Any = None, **message: Any) -> httpx.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -215,6 +216,20 @@ async def test_a_refused_parameter_is_left_out_from_then_on(
     await judge.close()
 
 
+async def test_what_concurrent_critiques_learn_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Hosted(refusing(seed=openai_error("Unsupported parameter: 'seed'")))
+    judge = await started(server, warm_up=None)
+    prompt = judge.encode(PROMPT)
+    names = [f"c{number}" for number in range(4)]
+    done = await asyncio.gather(*(judge.complete(name, prompt, sampling()) for name in names))
+    assert all(each.text == VERDICT for each in done)
+    assert sum("seed" in body for body in server.bodies) == len(names)
+    assert caplog.text.count("upstream refuses seed;") == 1
+    await judge.close()
+
+
 async def test_all_that_a_model_refuses_is_learned_one_by_one() -> None:
     refused = {name: openai_error(f"Unsupported parameter: '{name}'") for name in
                ("max_tokens", "temperature", "top_p", "seed")}  # fmt: skip
@@ -233,6 +248,7 @@ async def test_all_that_a_model_refuses_is_learned_one_by_one() -> None:
     [
         "max_tokens is too large: 9000. This model supports at most 4096 completion tokens",
         "This model's maximum context length is 4096 tokens; your messages and max_tokens exceed it",
+        "max_tokens of 9000 exceeds the maximum that is allowed",
         "Invalid request",
     ],
 )

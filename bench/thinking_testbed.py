@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,7 +107,7 @@ def _of_judge(judge: str, rollouts: Sequence[Solution], budgets: Sequence[int]) 
             for k in K_THINKING if budget else K_CHEAP:
                 voting = {"n": k, "early_stop": False, "thinking_tokens": budget, "seed": 1}
                 got = client.credit(sent, deadline=3600, voting=voting, include=["critiques"])
-                yield _row(judge, budget, k, rollouts, got)
+                yield _row(judge, budget, k, rollouts, got.raise_for_errors())
 
 
 def _row(judge: str, budget: int, k: int, rollouts: Sequence[Solution], got: CreditBatch) -> Row:
@@ -138,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     found = measure(options.rollouts)
     OUT.mkdir(parents=True, exist_ok=True)
-    path = Path(OUT / "thinking_testbed.json")
+    path = OUT / "thinking_testbed.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
     title = f"{found['rollouts']} rollouts, {found['wrong_steps']} wrong of {found['steps']} steps"
     columns = ("judge", "thinking", "k", "step F1", "precision", "recall", "tokens", "cut", "valid")

@@ -249,7 +249,9 @@ def test_digests_tell_profiles_apart(tmp_path: Path) -> None:
     warm = folder(tmp_path / "warm" / "one", 'verdict = "step_list"\ntemperature = 1.0')
     named = [load_profile(name).identity for name in (*NAMES, *map(str, (one, two, warm)))]
     assert len({judge_digest(chosen, judge, identity) for identity in named}) == len(named)
-    assert len({fingerprint(chosen, judge, identity) for identity in named}) == len(named)
+    of_each = {fingerprint(chosen, judge, identity, "structural_tag") for identity in named}
+    assert len(of_each) == len(named)
+    assert fingerprint(chosen, judge, named[0], "grammar") not in of_each
 
 
 def capo(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -164,10 +164,7 @@ def credit(
         bool, typer.Option("--critiques", metavar="", help="Write the critiques' texts too.")
     ] = False,
     thoughts: Annotated[
-        bool,
-        typer.Option(
-            "--thoughts", metavar="", help="Write the critiques' texts and the judge's thoughts."
-        ),
+        bool, typer.Option("--thoughts", metavar="", help="Write critiques and thoughts too.")
     ] = False,
     show_reference: Annotated[
         bool,

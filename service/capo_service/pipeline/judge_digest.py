@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from capo_service import version
-from capo_service.engine.base import Backend
+from capo_service.engine.base import Backend, ConstraintForm
 from capo_service.engine.local_models import weights_digest
 from capo_service.settings import Settings
 
@@ -45,10 +45,21 @@ _CAPACITY = {
 }
 
 
-def fingerprint(settings: Settings, judge: Backend, profile: str) -> str:
-    """Everything in a service that can change a result, as text; `profile` is its identity."""
+def fingerprint(
+    settings: Settings, judge: Backend, profile: str, constraint: ConstraintForm
+) -> str:
+    """Everything in a service that can change a result, as text.
+
+    Args:
+        settings: of the service.
+        judge: its engine.
+        profile: the identity of the judge's profile.
+        constraint: how critiques are constrained; an upstream may take another form after an
+            update.
+    """
     chosen = settings.model_dump(mode="json", include=_SETTINGS | {"tokenizers"})
-    parts = [version(), judge.kind, judge.model, weights_digest(judge.model), profile, chosen]
+    weights = weights_digest(judge.model)
+    parts = [version(), judge.kind, judge.model, weights, profile, constraint, chosen]
     return json.dumps(parts, sort_keys=True)
 
 

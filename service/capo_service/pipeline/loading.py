@@ -125,7 +125,7 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
     deduplicated = DeduplicatedJudge(
         judge,
         parts.results,
-        fingerprint(settings, backend, parts.profile.identity),
+        fingerprint(settings, backend, parts.profile.identity, limits.constraint),
         cpu_gate,
         telemetry,
     )

@@ -67,12 +67,14 @@ def answers(n_steps: int, kind: CriterionKind) -> list[CriterionVerdict]:
     return [CriterionVerdict(False), *(CriterionVerdict(True, s) for s in (None, *steps))]
 
 
-def verdicts(n_steps: int, kinds: tuple[CriterionKind, ...]) -> st.SearchStrategy[Verdict]:
+def readable(n_steps: int, kinds: tuple[CriterionKind, ...]) -> st.SearchStrategy[Verdict]:
     each = st.tuples(*(st.sampled_from(answers(n_steps, kind)) for kind in kinds))
     wrong = st.frozensets(st.integers(0, n_steps - 1))
-    return st.just(Verdict(None, "unreadable")) | st.builds(
-        lambda wrong, criteria: Verdict(wrong, criteria=criteria), wrong, each
-    )
+    return st.builds(lambda wrong, criteria: Verdict(wrong, criteria=criteria), wrong, each)
+
+
+def verdicts(n_steps: int, kinds: tuple[CriterionKind, ...]) -> st.SearchStrategy[Verdict]:
+    return st.just(Verdict(None, "unreadable")) | readable(n_steps, kinds)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -155,9 +157,9 @@ def test_a_criterion_of_windows_holds_if_it_holds_in_any(
 ) -> None:
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     kinds: tuple[CriterionKind, ...] = ("pitfall",)
-    readable = {n: verdicts(n, kinds).filter(lambda each: each.wrong is not None) for n in sizes}
     windows = [
-        counts(data.draw(st.lists(readable[n], min_size=1, max_size=3)), n, kinds) for n in sizes
+        counts(data.draw(st.lists(readable(n, kinds), min_size=1, max_size=3)), n, kinds)
+        for n in sizes
     ]
     [(count, step)] = JoinedVotes(windows).criteria(method)
     shares = [window.criteria[0].share(method) for window in windows]

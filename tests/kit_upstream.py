@@ -122,7 +122,12 @@ class FakeVllm:
 
 
 class Hosted:
-    """The chat route of a hosted API, which answers each request with `reply(body)`."""
+    """The chat route of a hosted API, which answers each request with `reply(body)`.
+
+    It answers the first `at_once` requests when all of them have come.
+    """
+
+    at_once = 1
 
     def __init__(
         self, reply: Callable[[dict[str, Any]], httpx.Response], owner: str | None = None
@@ -137,7 +142,8 @@ class Hosted:
         assert request.url.path == "/v1/chat/completions"
         body = json.loads(request.content)
         self.bodies.append(body)
-        await asyncio.sleep(0.001)  # so that concurrent requests are
+        while len(self.bodies) < self.at_once:
+            await asyncio.sleep(0.001)
         return self.reply(body)
 
 

@@ -223,6 +223,7 @@ async def test_what_concurrent_critiques_learn_is_logged_once(
     judge = await started(server, warm_up=None)
     prompt = judge.encode(PROMPT)
     names = [f"c{number}" for number in range(4)]
+    server.at_once = len(names)
     done = await asyncio.gather(*(judge.complete(name, prompt, sampling()) for name in names))
     assert all(each.text == VERDICT for each in done)
     assert sum("seed" in body for body in server.bodies) == len(names)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, SecretStr
 
 from capo_service.settings.metadata import When
 
+THINKING_JUDGE = "testbed-thinking"  # may think before its verdict
 # Judges that `capo testbed` trains. They only know bare verdicts, written from the first character.
-THINKING_JUDGE = "testbed-thinking"  # knows thoughts too, and verdicts without them
 TESTBED_JUDGES = frozenset({"testbed", "testbed-f80", "testbed-f60", THINKING_JUDGE})
 DEMO_JUDGE = "demo"  # comes with the package, and was trained as the testbed's judges
 # They read arithmetic stories only, and know bare verdicts only.

@@ -52,11 +52,20 @@ def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parsing_server(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A vLLM server with a reasoning parser, as judges that think are usually served."""
-    log = tmp_path_factory.mktemp("logs") / "vllm-parser.log"
-    with vllm_server(log, "--reasoning-parser", "deepseek_r1", model=thinker) as server:
-        yield server
+def server(
+    request: pytest.FixtureRequest, thinker: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A vLLM server of it, with these arguments; one at a time."""
+    log = tmp_path_factory.mktemp("logs") / "vllm.log"
+    with vllm_server(log, *request.param, model=thinker) as running:
+        yield running
+
+
+plain = pytest.mark.parametrize("server", [()], indirect=True, ids=["plain"])
+# Judges that think are usually served so.
+parsing = pytest.mark.parametrize(
+    "server", [("--reasoning-parser", "deepseek_r1")], indirect=True, ids=["parser"]
+)
 
 
 async def started(server: Running, tokenizer: Path) -> StartedEngine:
@@ -116,49 +125,11 @@ def test_a_thought_and_its_verdict_are_one_request_that_keeps_to_its_bound(
     assert "two, the second" not in log
 
 
-async def test_the_probe_catches_a_reasoning_parser_and_critiques_can_be_read_all_the_same(
-    parsing_server: Running, thinker: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    # What goes wrong without it: the server takes the constraint, and does not apply it.
-    naive = httpx.post(
-        f"{parsing_server.url}/v1/completions",
-        json={
-            "model": "judge",
-            "prompt": "<|im_start|>user\nIs 2 + 2 = 4?<|im_end|>\n<|im_start|>assistant\n",
-            "max_tokens": 8,
-            "structured_outputs": {"grammar": 'root ::= "QZ7"'},
-        },
-        timeout=600,
-    )
-    assert naive.status_code == 200 and naive.json()["choices"][0]["text"] != "QZ7"
-    caplog.set_level(logging.INFO)
-    judge = await started(parsing_server, thinker)
-    try:
-        route = judge._route
-        assert isinstance(route, TokenRoute) and route.splits
-        assert judge.limits.constraint == "structural_tag"
-        assert "applies constraints only after a thought" in caplog.text
-        assert "take two, the second on the cached prompt" in caplog.text
-        assert "does not apply the constraint after a thought" not in caplog.text
-        await check(judge, 0)
-        done = await check(judge, BUDGET)
-        assert any(each.thinking_truncated for each in done)
-    finally:
-        await judge.close()
-
-
-@pytest.fixture(scope="module")
-def plain_server(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The same judge without a reasoning parser."""
-    log = tmp_path_factory.mktemp("logs") / "vllm-plain.log"
-    with vllm_server(log, model=thinker) as server:
-        yield server
-
-
+@plain
 async def test_without_a_reasoning_parser_a_marker_of_one_token_ends_the_thought(
-    plain_server: Running, thinker: Path
+    server: Running, thinker: Path
 ) -> None:
-    judge = await started(plain_server, thinker)
+    judge = await started(server, thinker)
     try:
         route = judge._route
         assert isinstance(route, TokenRoute) and not route.splits
@@ -173,11 +144,12 @@ async def test_without_a_reasoning_parser_a_marker_of_one_token_ends_the_thought
         await judge.close()
 
 
+@plain
 async def test_chat_messages_are_constrained_and_a_judge_that_returns_no_thought_is_reported(
-    plain_server: Running, caplog: pytest.LogCaptureFixture
+    server: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     judge = StartedEngine(
-        plain_server.url, "judge", prompt_form="chat", warm_up=SHAPE, thinking_tokens=BUDGET
+        server.url, "judge", prompt_form="chat", warm_up=SHAPE, thinking_tokens=BUDGET
     )
     await judge.start()
     try:
@@ -190,5 +162,37 @@ async def test_chat_messages_are_constrained_and_a_judge_that_returns_no_thought
             done = await judge.complete("chat", judge.encode(JudgePrompt(*PROMPT)), sampling)
             assert SHAPE.read(done.text).wrong is not None and done.finish_reason == "stop"
             assert done.completion_tokens <= budget + most
+    finally:
+        await judge.close()
+
+
+@parsing
+async def test_the_probe_catches_a_reasoning_parser_and_critiques_can_be_read_all_the_same(
+    server: Running, thinker: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What goes wrong without it: the server takes the constraint, and does not apply it.
+    naive = httpx.post(
+        f"{server.url}/v1/completions",
+        json={
+            "model": "judge",
+            "prompt": "<|im_start|>user\nIs 2 + 2 = 4?<|im_end|>\n<|im_start|>assistant\n",
+            "max_tokens": 8,
+            "structured_outputs": {"grammar": 'root ::= "QZ7"'},
+        },
+        timeout=600,
+    )
+    assert naive.status_code == 200 and naive.json()["choices"][0]["text"] != "QZ7"
+    caplog.set_level(logging.INFO)
+    judge = await started(server, thinker)
+    try:
+        route = judge._route
+        assert isinstance(route, TokenRoute) and route.splits
+        assert judge.limits.constraint == "structural_tag"
+        assert "applies constraints only after a thought" in caplog.text
+        assert "take two, the second on the cached prompt" in caplog.text
+        assert "does not apply the constraint after a thought" not in caplog.text
+        await check(judge, 0)
+        done = await check(judge, BUDGET)
+        assert any(each.thinking_truncated for each in done)
     finally:
         await judge.close()

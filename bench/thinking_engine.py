@@ -192,7 +192,7 @@ def main() -> None:
     styles: Sequence[Style] = STYLES[:1] if knows_verdicts_only else STYLES
     budgets = [] if knows_verdicts_only else options.budgets
     first = {
-        style: {name: judge.first_critiques(style, form, examples) for name, form in FORMS.items()}
+        style: {name: judge.first_critique(style, form, examples) for name, form in FORMS.items()}
         for style in styles
     }
     rows = [judge.row(examples, style, form, 0) for style in styles for form in FORMS.values()]

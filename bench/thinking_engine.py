@@ -195,6 +195,7 @@ def main() -> None:
         style: {name: judge.first_critique(style, form, examples) for name, form in FORMS.items()}
         for style in styles
     }
+    print("first critiques:", first, flush=True)
     rows = [judge.row(examples, style, form, 0) for style in styles for form in FORMS.values()]
     rows += [judge.row(examples, "verdict", AFTER, budget) for budget in budgets]
     options.out.write_text(json.dumps({"first": first, "rows": rows}))

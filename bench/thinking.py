@@ -180,7 +180,8 @@ def show(found: dict[str, Any]) -> None:
     table = Table(*columns, "step F1", "seconds", title="One critique of each solution")
     for row in found["rows"]:
         table.add_row(
-            *(str(row[name]) for name in ("judge", "style", "form", "budget", "critiques")),
+            *(row["judge"], row["style"], "before" if row["form"] == BEFORE else "after"),
+            *(str(row["budget"]), str(row["critiques"])),
             f"{row['valid']:.3f}",
             f"{row['tokens']:.1f}",
             f"{row['truncated']:.2f}",

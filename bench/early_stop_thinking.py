@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -102,6 +102,8 @@ async def measure(
             settings.prefill,
         )
         preparer = Preparer(prompter, {}, CritiquePolicy(style="verdict"))
+        most = wire.Voting(n=max(ks), thinking_tokens=max(budgets), early_stop=False)
+        await _judge(engine, preparer, rollouts[:AT_ONCE], most, UNLIMITED)  # warms up
         rows: list[Row] = []
         for budget, k in product(budgets, ks):
             async for row in _compare(engine, preparer, rollouts, budget, k, methods):
@@ -110,6 +112,23 @@ async def measure(
         return rows
     finally:
         await engine.close()
+
+
+class _Run(JudgeCritic):
+    """The judge in one run of the rollouts; no two runs have a critique of the same name."""
+
+    _numbers = count()
+
+    def __init__(self, engine: VllmEngine, slots: int) -> None:
+        super().__init__(engine, slots)
+        self._name = f"run-{next(self._numbers)}"
+        self._abort, self.abort = self.abort, self._abort_named
+
+    async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
+        return await super().critique(f"{self._name}-{request}", prepared, position)
+
+    async def _abort_named(self, request: str) -> None:
+        await self._abort(f"{self._name}-{request}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +172,7 @@ async def _judge(
     voting: wire.Voting,
     slots: int,
 ) -> list[_Judged]:
-    sampler = CritiqueSampler(JudgeCritic(engine, slots))
+    sampler = CritiqueSampler(_Run(engine, slots))
     options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), voting=voting)
     turn = asyncio.Semaphore(AT_ONCE)
 
@@ -200,22 +219,22 @@ def _tokens(found: Sequence[_Judged]) -> int:
     return sum(ballot.completion.completion_tokens for each in found for ballot in each.ballots)
 
 
-def labelled(path: Path | None, judge: str, count: int) -> list[wire.Rollout]:
+def labelled(path: Path | None, judge: str, rollouts: int) -> list[wire.Rollout]:
     """Solutions of a file as for `capo eval`, or the known-answer probes, again and again."""
     canaries = load_canaries(path, judge)
-    return [canaries[i % len(canaries)].rollout() for i in range(count)]
+    return [canaries[i % len(canaries)].rollout() for i in range(rollouts)]
 
 
 def early_stop(
     judge: str = "embedded",
-    count: int = 20,
+    rollouts: int = 20,
     file: Path | None = None,
     budgets: Sequence[int] = (64, 160),
     ks: Sequence[int] = (4, 8),
 ) -> dict[str, Any]:
-    """What `measure` finds on `count` labelled solutions, as JSON."""
-    rows = asyncio.run(measure(judge, labelled(file, judge, count), budgets, ks, report=print))
-    return {"judge": judge, "rollouts": count, "rows": [asdict(row) for row in rows]}
+    """What `measure` finds on so many labelled solutions, as JSON."""
+    rows = asyncio.run(measure(judge, labelled(file, judge, rollouts), budgets, ks, report=print))
+    return {"judge": judge, "rollouts": rollouts, "rows": [asdict(row) for row in rows]}
 
 
 def main() -> None:
@@ -230,8 +249,19 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / "early_stop_thinking.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
-    shown = ("budget", "k", "method", "mode", "critiques", "tokens", "kept", "seconds", "slower",
-             "same", "truncated")  # fmt: skip
+    shown = (
+        "budget",
+        "k",
+        "method",
+        "mode",
+        "critiques",
+        "tokens",
+        "kept",
+        "seconds",
+        "slower",
+        "same",
+        "truncated",
+    )
     table = Table(*shown, title=f"{options.judge}, {options.rollouts} rollouts")
     for row in found["rows"]:
         values = (row[name] for name in shown)

@@ -175,8 +175,15 @@ def main() -> None:
         "steps": sum(lengths) / len(lengths),
         "contexts": CONTEXTS,
     }
-    table = Table("judge", "", "windows", "penalty of the error: first, second, last third",
-                  "of other steps", "prompt tokens", "critiques")  # fmt: skip
+    table = Table(
+        "judge",
+        "",
+        "windows",
+        "penalty of the error: first, second, last third",
+        "of other steps",
+        "prompt tokens",
+        "critiques",
+    )
     average = {"method": "average", "n": 4, "seed": 1}
     runs = [("checker", checker, rollouts, {"n": 1})]
     if "embedded" in os.environ.get("JUDGES", "checker"):
@@ -187,9 +194,15 @@ def main() -> None:
                 line = measure(url, some, voting)
             told[f"{judge}, {how}"] = line | {"rollouts": len(some)}
             thirds = ", ".join(f"{each:.2f}" for each in line["penalty_of_the_error_by_third"])
-            table.add_row(judge, how, f"{line['windows']:.1f}", thirds,
-                          f"{line['penalty_of_other_steps']:.3f}", f"{line['prompt_tokens']:.0f}",
-                          f"{line['critiques']:.1f}")  # fmt: skip
+            table.add_row(
+                judge,
+                how,
+                f"{line['windows']:.1f}",
+                thirds,
+                f"{line['penalty_of_other_steps']:.3f}",
+                f"{line['prompt_tokens']:.0f}",
+                f"{line['critiques']:.1f}",
+            )
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "windows.json").write_text(json.dumps(told, indent=2) + "\n")
     Console(width=130).print(table)

@@ -73,12 +73,8 @@ KINDS = {
     "gpt-oss": Kind(
         "gpt2", HARMONY_TOKENS, HARMONY, "<|channel|>analysis<|message|>", HARMONY_CLOSING
     ),
-    "own": Kind(
-        "gpt2", (), PLAIN, "Notes:\n", "\nVerdict:\n", own=True, ends_by_token=False
-    ),
-    "own, of one character": Kind(
-        "gpt2", (), PLAIN, "###", "---", own=True, ends_by_token=False
-    ),
+    "own": Kind("gpt2", (), PLAIN, "Notes:\n", "\nVerdict:\n", own=True, ends_by_token=False),
+    "own, of one character": Kind("gpt2", (), PLAIN, "###", "---", own=True, ends_by_token=False),
     "own, in the vocabulary": Kind(
         "qwen",
         (),
@@ -89,7 +85,7 @@ KINDS = {
         merges=("< r", "<r >", "< /", "</ r", "</r >"),
     ),
     "own, as tokens": Kind("gpt2", ("<r>", "</r>"), PLAIN, "<r>", "</r>", own=True),
-}  # fmt: skip
+}
 
 
 def encoders(folder: Path) -> dict[str, PromptEncoder]:

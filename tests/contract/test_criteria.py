@@ -50,8 +50,10 @@ def test_the_vote_on_each_criterion_and_every_token_of_its_step(http: httpx.Clie
         include=["token_rewards", "critiques"],
     )
     assert [(c["id"], c["holds"], c["step"], c["reward"]) for c in result["criteria"]] == [
-        ("halves", True, 1, -0.5), ("answers", True, None, 0.25), ("divides", False, None, 0.0),
-    ]  # fmt: skip
+        ("halves", True, 1, -0.5),
+        ("answers", True, None, 0.25),
+        ("divides", False, None, 0.0),
+    ]
     assert [step["reward"] for step in result["steps"]] == [2.25, 0.75, 2.25]
     for step in result["steps"]:
         start, end = step["token_span"]
@@ -163,8 +165,10 @@ def test_results_of_other_criteria_are_not_taken_from_the_cache(tmp_path: Path) 
 def test_the_client_sends_criteria_as_objects_and_as_mappings(service: Service) -> None:
     objects = [Criterion(**each) for each in CRITERIA]
     rollouts: list[Any] = [
-        rollout(), rollout(criteria=objects), wire.Rollout(**rollout(criteria=objects)),
-    ]  # fmt: skip
+        rollout(),
+        rollout(criteria=objects),
+        wire.Rollout(**rollout(criteria=objects)),
+    ]
     with CreditClient(service.url) as client:
         batch = client.credit(
             rollouts, reward={"scheme": "criteria"}, voting={"criteria_dropout": 0.0}
@@ -189,9 +193,19 @@ def test_commands_accept_files_with_criteria(service: Service, tmp_path: Path) -
     run("check-alignment", str(file), "--tokenizer", str(folder))
     file.write_text(json.dumps(rollout()) + "\n")
     run(
-        "credit", str(file), "--out", str(out), "--url", service.url, "--scheme", "criteria",
-        "--w-criteria", "2", "--criteria-dropout", "0",
-    )  # fmt: skip
+        "credit",
+        str(file),
+        "--out",
+        str(out),
+        "--url",
+        service.url,
+        "--scheme",
+        "criteria",
+        "--w-criteria",
+        "2",
+        "--criteria-dropout",
+        "0",
+    )
     result = json.loads(out.read_text().splitlines()[0])
     assert [c["reward"] for c in result["criteria"]] == [-1.0, 0.5, 0.0]
     run("prompt", str(file), "--out", str(tmp_path / "prompts.jsonl"), "--profile", "default")

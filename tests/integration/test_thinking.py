@@ -88,9 +88,14 @@ def test_the_greedy_critique_may_think_too(service: Running) -> None:
     texts = set()
     for outcome in (0.4, 0.5):  # judged twice
         found = credited(
-            service, outcome, "thinking", thinking_tokens=BUDGET, method="greedy", n=1,
+            service,
+            outcome,
+            "thinking",
+            thinking_tokens=BUDGET,
+            method="greedy",
+            n=1,
             critique_style="brief",
-        )  # fmt: skip
+        )
         [critique] = found.critiques or []
         assert critique.valid and 0 < critique.thinking_tokens <= BUDGET
         texts.add((critique.thinking, critique.text))

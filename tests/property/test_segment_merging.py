@@ -15,10 +15,33 @@ from capo_wire.text_blocks import blocks
 from kit import owner_by_definition, spread
 
 PIECES = st.sampled_from(
-    ["So 12", "\n\n", "\n", " ", "。", ". ", "x" * 30, "<think>", "</think>", "[/THINK]", "```", "```py",
-     "~~~", "$$", "\\[", "\\]", "\\\\[", "\\begin{align}", "\\end{align}", "\\begin{cases}", "\r\n\r\n",
-     "\u3000", "`</think>`", "assistantfinal"]
-)  # fmt: skip
+    [
+        "So 12",
+        "\n\n",
+        "\n",
+        " ",
+        "。",
+        ". ",
+        "x" * 30,
+        "<think>",
+        "</think>",
+        "[/THINK]",
+        "```",
+        "```py",
+        "~~~",
+        "$$",
+        "\\[",
+        "\\]",
+        "\\\\[",
+        "\\begin{align}",
+        "\\end{align}",
+        "\\begin{cases}",
+        "\r\n\r\n",
+        "\u3000",
+        "`</think>`",
+        "assistantfinal",
+    ]
+)
 TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=60).map("".join)
 CUTS = st.sampled_from([blank_line, newline, sentence])
 LIMITS = st.none() | st.integers(1, 40)

@@ -184,38 +184,96 @@ def test_the_live_view_draws_thoughts(page: Page, service: Service) -> None:
 
 
 CRITERIA = [
-    {"id": "rounds", "kind": "pitfall", "weight": 1.0, "label": "C0", "holds": True, "share": 0.75,
-     "step": 0, "votes": {"holds": 3, "valid": 4, "asked": 4}, "reward": -0.5},
-    {"id": "answer", "kind": "requirement", "weight": 2.0, "label": "C1", "holds": True,
-     "share": 1.0, "step": None, "votes": {"holds": 4, "valid": 4, "asked": 4}, "reward": 0.5},
-    {"id": "checks", "kind": "bonus", "weight": 1.0, "label": "C2", "holds": False, "share": 0.0,
-     "step": None, "votes": {"holds": 0, "valid": 4, "asked": 4}, "reward": 0.0},
-    {"id": "left", "kind": "bonus", "weight": 9.0, "label": None, "holds": False, "share": 0.0,
-     "step": None, "votes": {"holds": 0, "valid": 0, "asked": 0}, "reward": 0.0},
-]  # fmt: skip
+    {
+        "id": "rounds",
+        "kind": "pitfall",
+        "weight": 1.0,
+        "label": "C0",
+        "holds": True,
+        "share": 0.75,
+        "step": 0,
+        "votes": {"holds": 3, "valid": 4, "asked": 4},
+        "reward": -0.5,
+    },
+    {
+        "id": "answer",
+        "kind": "requirement",
+        "weight": 2.0,
+        "label": "C1",
+        "holds": True,
+        "share": 1.0,
+        "step": None,
+        "votes": {"holds": 4, "valid": 4, "asked": 4},
+        "reward": 0.5,
+    },
+    {
+        "id": "checks",
+        "kind": "bonus",
+        "weight": 1.0,
+        "label": "C2",
+        "holds": False,
+        "share": 0.0,
+        "step": None,
+        "votes": {"holds": 0, "valid": 4, "asked": 4},
+        "reward": 0.0,
+    },
+    {
+        "id": "left",
+        "kind": "bonus",
+        "weight": 9.0,
+        "label": None,
+        "holds": False,
+        "share": 0.0,
+        "step": None,
+        "votes": {"holds": 0, "valid": 0, "asked": 0},
+        "reward": 0.0,
+    },
+]
 
 
 def result(**more: Any) -> dict[str, Any]:
     """A result of four steps, of which the second half was judged in a window of its own."""
     return {
-        "id": "0", "status": "ok", "response": "a\n\nb\n\nc\n\nd", "suspicion": [],
+        "id": "0",
+        "status": "ok",
+        "response": "a\n\nb\n\nc\n\nd",
+        "suspicion": [],
         "outcome": {"value": 1.0, "source": "caller"},
         "steps": [
-            {"index": i, "span": [3 * i, min(3 * i + 3, 10)], "token_span": None, "wrong": i == 2,
-             "penalty": float(i == 2), "votes": {"wrong": 2 * (i == 2), "valid": 2, "asked": 2},
-             "reward": 2.0 - (i == 2)}
+            {
+                "index": i,
+                "span": [3 * i, min(3 * i + 3, 10)],
+                "token_span": None,
+                "wrong": i == 2,
+                "penalty": float(i == 2),
+                "votes": {"wrong": 2 * (i == 2), "valid": 2, "asked": 2},
+                "reward": 2.0 - (i == 2),
+            }
             for i in range(4)
         ],
         "critiques": [
-            {"text": "{}", "wrong_steps": [2] if window else [], "valid": True, "window": window,
-             "finish_reason": "stop", "critic": "judge", "weight": 1,
-             "judged_steps": [2 * window, 2 * window + 2]}
+            {
+                "text": "{}",
+                "wrong_steps": [2] if window else [],
+                "valid": True,
+                "window": window,
+                "finish_reason": "stop",
+                "critic": "judge",
+                "weight": 1,
+                "judged_steps": [2 * window, 2 * window + 2],
+            }
             for window in (0, 0, 1, 1)
         ],
-        "usage": {"critiques_run": 4, "prompt_tokens": 9, "cached_tokens": 0,
-                  "completion_tokens": 9, "thinking_tokens": 0},
-        "windows": 2, **more,
-    }  # fmt: skip
+        "usage": {
+            "critiques_run": 4,
+            "prompt_tokens": 9,
+            "cached_tokens": 0,
+            "completion_tokens": 9,
+            "thinking_tokens": 0,
+        },
+        "windows": 2,
+        **more,
+    }
 
 
 def opened(page: Page, service: Service, folder: Path, found: dict[str, Any]) -> None:
@@ -236,8 +294,11 @@ def test_windows_are_shown_and_keep_their_own_votes(
     expect(page.locator("#view-inspect .facts").first).to_contain_text("judged in 2 windows")
     expect(page.locator("#view-inspect")).to_contain_text("Each window of steps was voted on")
     assert page.locator("#view-inspect .step .count").all_inner_texts() == [
-        "0/2", "0/2", "2/2", "0/2",
-    ]  # fmt: skip
+        "0/2",
+        "0/2",
+        "2/2",
+        "0/2",
+    ]
     expect(page.locator("#view-inspect .critiques summary").last).to_contain_text(
         "critique 4 · window 1 (steps 2 to 3) · wrong steps: 2"
     )

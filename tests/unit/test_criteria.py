@@ -85,20 +85,40 @@ def many(count: int, text: str = "t") -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("given", "options", "message", "problem"),
     [
-        ({"criteria": many(1000)}, OPTIONS, "criteria has 1000 criteria; this service accepts 32 "
-         r"\(setting max_criteria\)", "too-large"),
-        ({"criteria": many(30, "t" * 9000)}, OPTIONS, r"270000 characters.*\(setting max_char",
-         "too-large"),
-        ({"criteria": None}, OPTIONS, "scheme criteria needs the rollout's field criteria",
-         "invalid-rollout"),
-        ({"criteria": []}, OPTIONS, "scheme criteria needs the rollout's field criteria",
-         "invalid-rollout"),
+        (
+            {"criteria": many(1000)},
+            OPTIONS,
+            "criteria has 1000 criteria; this service accepts 32 "
+            r"\(setting max_criteria\)",
+            "too-large",
+        ),
+        (
+            {"criteria": many(30, "t" * 9000)},
+            OPTIONS,
+            r"270000 characters.*\(setting max_char",
+            "too-large",
+        ),
+        (
+            {"criteria": None},
+            OPTIONS,
+            "scheme criteria needs the rollout's field criteria",
+            "invalid-rollout",
+        ),
+        (
+            {"criteria": []},
+            OPTIONS,
+            "scheme criteria needs the rollout's field criteria",
+            "invalid-rollout",
+        ),
         ({}, wire.CreditOptions(), "needs an outcome", "no-outcome"),
-        ({"criteria": many(32)}, wire.CreditOptions(
-            reward={"scheme": "criteria"}, voting={"max_tokens": 200}),
-         "a verdict on 3 steps and 32 criteria may take", "invalid-rollout"),
+        (
+            {"criteria": many(32)},
+            wire.CreditOptions(reward={"scheme": "criteria"}, voting={"max_tokens": 200}),
+            "a verdict on 3 steps and 32 criteria may take",
+            "invalid-rollout",
+        ),
     ],
-)  # fmt: skip
+)
 def test_criteria_that_cannot_be_judged_are_refused(
     given: dict[str, Any], options: wire.CreditOptions, message: str, problem: str
 ) -> None:
@@ -264,9 +284,11 @@ def says(wrong: list[int], *criteria: object) -> str:
 
 
 async def judged(
-    engine: ScriptedEngine, options: wire.CreditOptions, policy: CritiquePolicy | None = None,
+    engine: ScriptedEngine,
+    options: wire.CreditOptions,
+    policy: CritiquePolicy | None = None,
     **given: Any,
-) -> wire.Credited:  # fmt: skip
+) -> wire.Credited:
     await engine.start()
     prepared = make_preparer(engine.encode, policy or CritiquePolicy()).prepare(
         rollout(**given), options
@@ -276,16 +298,22 @@ async def judged(
 
 async def test_the_votes_are_reported_and_change_the_rewards() -> None:
     engine = answering(
-        says([1], 1, "whole", "no"), says([1], 2, "whole", 0),
-        says([], 1, "whole", "no"), '{"analysis": "", "incorrect_steps": [0, 1, 2]}',
-    )  # fmt: skip
+        says([1], 1, "whole", "no"),
+        says([1], 2, "whole", 0),
+        says([], 1, "whole", "no"),
+        '{"analysis": "", "incorrect_steps": [0, 1, 2]}',
+    )
     options = wire.CreditOptions(reward={"scheme": "criteria"}, voting={"early_stop": False})
     result = await judged(engine, options)
     assert result.criteria is not None and result.critiques is not None
     sign, units, check = result.criteria
     assert (sign.holds, sign.step, sign.share, sign.reward, sign.label) == (
-        True, 1, 1.0, -0.5, "C0",
-    )  # fmt: skip
+        True,
+        1,
+        1.0,
+        -0.5,
+        "C0",
+    )
     assert sign.votes == wire.CriterionVotes(holds=3, valid=3, asked=4)
     assert (units.holds, units.step, units.reward) == (True, None, 0.25)
     assert (check.holds, check.step, check.share, check.reward) == (False, None, 0.0, 0.0)
@@ -320,9 +348,12 @@ async def test_other_schemes_report_criteria_and_change_no_reward(scheme: Any) -
 async def test_the_vote_goes_on_while_a_criterion_may_change() -> None:
     """Two of four critiques decide what is wrong, but not where the pitfall is."""
     engine = answering(
-        says([], 1, "whole", "no"), says([], 2, "whole", "no"), says([], 1, "whole", "no"),
-        says([], 1, "whole", "no"), slots=0,
-    )  # fmt: skip
+        says([], 1, "whole", "no"),
+        says([], 2, "whole", "no"),
+        says([], 1, "whole", "no"),
+        says([], 1, "whole", "no"),
+        slots=0,
+    )
     options = wire.CreditOptions(
         reward={"scheme": "criteria"}, voting={"method": "intersection", "n": 4}
     )
@@ -348,8 +379,9 @@ async def test_suspicion_that_counts_steps_as_wrong_takes_their_bonus() -> None:
 async def test_windows_judge_criteria_each_and_one_of_them_suffices() -> None:
     """Three steps of the caller's own, two at most are judged together."""
     engine = answering(
-        says([], "no", "no", 0), says([1], 1, "whole", "no"),
-    )  # fmt: skip
+        says([], "no", "no", 0),
+        says([1], 1, "whole", "no"),
+    )
     policy = CritiquePolicy(max_steps=2)
     options = wire.CreditOptions(reward={"scheme": "criteria"}, voting={"n": 1})
     steps = [(0, 5), (5, 10), (10, 15)]
@@ -357,8 +389,10 @@ async def test_windows_judge_criteria_each_and_one_of_them_suffices() -> None:
     assert result.windows == 2 and result.criteria is not None
     assert [step.wrong for step in result.steps] == [False, False, True]
     assert [(each.holds, each.step) for each in result.criteria] == [
-        (True, 2), (True, None), (True, 0),
-    ]  # fmt: skip
+        (True, 2),
+        (True, None),
+        (True, 0),
+    ]
     assert result.critiques is not None and result.critiques[1].criteria is not None
     assert result.critiques[1].criteria[0].step == 2
 

@@ -10,11 +10,21 @@ import capo_wire as wire
 from capo_client.cli.render import panel
 
 BARE: dict[str, Any] = {
-    "id": "r", "outcome": {"value": 1.0, "source": "caller"},
-    "steps": [{"index": 0, "span": [0, 4], "token_span": None, "wrong": False, "penalty": 0.0,
-               "votes": {"wrong": 0, "valid": 2, "asked": 2}, "reward": 2.0}],
+    "id": "r",
+    "outcome": {"value": 1.0, "source": "caller"},
+    "steps": [
+        {
+            "index": 0,
+            "span": [0, 4],
+            "token_span": None,
+            "wrong": False,
+            "penalty": 0.0,
+            "votes": {"wrong": 0, "valid": 2, "asked": 2},
+            "reward": 2.0,
+        }
+    ],
     "usage": {"critiques_run": 2, "completion_tokens": 90, "prompt_tokens": 9},
-}  # fmt: skip
+}
 
 
 def shown(**more: Any) -> str:
@@ -26,9 +36,13 @@ def shown(**more: Any) -> str:
 
 def critique(tokens: int, truncated: bool = False) -> dict[str, Any]:
     return {
-        "text": "{}", "wrong_steps": [], "valid": True, "finish_reason": "stop",
-        "thinking_tokens": tokens, "thinking_truncated": truncated,
-    }  # fmt: skip
+        "text": "{}",
+        "wrong_steps": [],
+        "valid": True,
+        "finish_reason": "stop",
+        "thinking_tokens": tokens,
+        "thinking_truncated": truncated,
+    }
 
 
 def test_a_judge_that_does_not_think_has_no_thoughts() -> None:
@@ -48,8 +62,16 @@ def test_thoughts_and_windows_are_told() -> None:
 
 def test_criteria_are_a_table() -> None:
     def credit(name: str, kind: str, **more: Any) -> dict[str, Any]:
-        given = {"id": name, "kind": kind, "weight": 1.0, "label": "C0", "holds": True,
-                 "share": 1.0, "step": None, "reward": 0.5}  # fmt: skip
+        given = {
+            "id": name,
+            "kind": kind,
+            "weight": 1.0,
+            "label": "C0",
+            "holds": True,
+            "share": 1.0,
+            "step": None,
+            "reward": 0.5,
+        }
         return given | {"votes": {"holds": 2, "valid": 2, "asked": 2}} | more
 
     said = shown(

@@ -160,9 +160,14 @@ def test_untrusted_text_neither_opens_nor_ends_a_thought(
 
     def found(question: str, reference: str, response: str, thinking: bool) -> list[object]:
         made = template.render(
-            question=question, steps=[response], reference=reference, nonce="abcdefg",
-            style="brief", format="json", thinking=thinking,
-        )  # fmt: skip
+            question=question,
+            steps=[response],
+            reference=reference,
+            nonce="abcdefg",
+            style="brief",
+            format="json",
+            thinking=thinking,
+        )
         ids = judge.encode(JudgePrompt(made.system, made.user, "", thinking)).ids
         text = text_of(judge, ids)
         return [*(text.count(each) for each in texts), *(i for i in ids if i in judge.control_ids)]

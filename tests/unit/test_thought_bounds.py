@@ -176,8 +176,10 @@ def split(
     """Split a critique of these tokens."""
     if end.ids:
         known = [b"", b"\n\n", *tokens]
-        ids = [0 if token == b"</think>" else 1 if token == b"\n\n" else known.index(token, 2)
-               for token in tokens]  # fmt: skip
+        ids = [
+            0 if token == b"</think>" else 1 if token == b"\n\n" else known.index(token, 2)
+            for token in tokens
+        ]
         return tuple(split_thought(ids, decoder(end, *known), budget))  # type: ignore[return-value]
     return tuple(split_thought(range(len(tokens)), decoder(end, *tokens), budget))  # type: ignore[return-value]
 

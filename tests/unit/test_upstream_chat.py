@@ -232,8 +232,10 @@ async def test_what_concurrent_critiques_learn_is_logged_once(
 
 
 async def test_all_that_a_model_refuses_is_learned_one_by_one() -> None:
-    refused = {name: openai_error(f"Unsupported parameter: '{name}'") for name in
-               ("max_tokens", "temperature", "top_p", "seed")}  # fmt: skip
+    refused = {
+        name: openai_error(f"Unsupported parameter: '{name}'")
+        for name in ("max_tokens", "temperature", "top_p", "seed")
+    }
     server = Hosted(refusing(**refused))
     judge = await started(server)
     server.bodies.clear()

@@ -107,7 +107,7 @@ class BoxedSteps:
         return "char ::= [ !-\\[\\]-~\\n]\n" + _grammar(self.first, self.n_steps, head)
 
     def json_schema(self) -> None:
-        """There is none."""
+        """Not available for this form."""
         return
 
     def max_tokens(self, form: ConstraintForm) -> int:

@@ -107,7 +107,7 @@ class FirstError:
         return f"char ::= [ !-\\[\\]-~\\n]\nroot ::= {analysis} {end}"
 
     def json_schema(self) -> None:
-        """There is none."""
+        """Not available for this form."""
         return
 
     def max_tokens(self, form: ConstraintForm) -> int:

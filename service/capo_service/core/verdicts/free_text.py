@@ -55,11 +55,11 @@ class FreeText:
         return [{"type": "any_text", "max_tokens": self.limit}]
 
     def grammar(self) -> None:
-        """There is none."""
+        """Not available for this form."""
         return
 
     def json_schema(self) -> None:
-        """There is none."""
+        """Not available for this form."""
         return
 
     def max_tokens(self, form: ConstraintForm) -> int:

@@ -50,3 +50,34 @@ def bought(method: Method, n_steps: int, critiques: Sequence[Recorded]) -> int:
         if votes.decided(method, remaining):
             return sum(tokens for _, tokens in critiques[:done])
         done += votes.next_wave(method, remaining)
+
+
+def lockstep(
+    method: Method, n_steps: int, critiques: Sequence[Recorded], waves: bool
+) -> tuple[int, int]:
+    """Tokens of the critiques that are begun, and engine steps until the vote is decided.
+
+    All critiques that run sample one token a step, and a decided vote ends them.
+
+    Args:
+        method: the voting method.
+        n_steps: number of the rollout's steps.
+        critiques: all k critiques of the full vote, in their order.
+        waves: whether they start in waves, as on a busy engine; else all start at once.
+    """
+    cast: list[frozenset[int] | None] = []
+    tokens = steps = 0
+    while True:
+        votes, remaining = VoteCount.of(cast, n_steps), len(critiques) - len(cast)
+        if votes.decided(method, remaining):
+            return tokens, steps
+        size = votes.next_wave(method, remaining) if waves else remaining
+        wave = sorted(critiques[len(cast) : len(cast) + size], key=lambda critique: critique[1])
+        ended = 0
+        for ended, (said, _) in enumerate(wave):
+            cast.append(said)
+            if VoteCount.of(cast, n_steps).decided(method, len(critiques) - len(cast)):
+                break
+        last = wave[ended][1]
+        tokens += sum(min(length, last) for _, length in wave)
+        steps += last

@@ -1,10 +1,10 @@
-"""Judge tokens that early stopping saves where the judge thinks, and what it costs in latency.
+"""Judge tokens that early stopping saves where the judge thinks, and what waves cost in latency.
 
-    .venv/bin/python bench/early_stop_thinking.py --judge embedded --budgets 64 --rollouts 20
+    .venv/bin/python bench/early_stop_thinking.py --judge testbed-thinking --rollouts 20
 
-Each rollout gets the same seeded critiques in three ways: the full vote (`full`); with early
-stopping while the engine has free slots (`at_once`: all critiques start, a decided vote ends those
-that run); and with early stopping on a busy engine (`waves`). Writes
+The full vote is sampled with vLLM; tokens and decode steps of early stopping are computed from it,
+with all critiques that run sampling one token a step, because times on a busy machine say little.
+`--check` also samples with early stopping, and compares the tokens. Writes
 build/bench/early_stop_thinking.json.
 """
 
@@ -13,21 +13,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count, product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+from early import lockstep
 from engines import OUT
 from rich.console import Console
 from rich.table import Table
 
 import capo_wire as wire
 from capo_service.core.voting import Method
-from capo_service.engine.base import FINISHED_EARLY, UNLIMITED
+from capo_service.engine.base import UNLIMITED
 from capo_service.engine.vllm import VllmEngine
 from capo_service.pipeline.canary import load_canaries
 from capo_service.pipeline.critics import Ballot, JudgeCritic
@@ -41,34 +39,77 @@ from capo_service.settings import Settings
 METHODS: tuple[Method, ...] = ("majority", "intersection")
 # Slots that the sampler takes the engine to have: with free ones all critiques start at once.
 MODES = {"at_once": UNLIMITED, "waves": 0}
-AT_ONCE = 4  # rollouts that are judged concurrently
+AT_ONCE = 8  # rollouts that are judged concurrently
+
+Judged = tuple[Prepared, list[Ballot]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All rollouts with one budget, k, method and mode.
+    """All rollouts with one budget, k, method, and way to start critiques.
 
     Attributes:
-        tokens: completion tokens, those of thoughts that were ended early included.
-        kept: `tokens` as a share of those of the full vote.
-        seconds: median time of a rollout.
-        slower: `seconds` as a multiple of those of the full vote.
-        same: share of rollouts whose penalties equal those of the full vote.
-        truncated: share of the completed thoughts that reached their budget.
+        thought: mean tokens of a thought.
+        truncated: share of the thoughts that reached their budget.
+        kept: tokens of early stopping, as a share of those of the full vote, computed.
+        steps: decode steps until a vote is decided, as a multiple of the full vote's, computed.
+        measured: `kept` as sampled with early stopping; None: not sampled.
+        same: share of the sampled rollouts whose penalties equal those of the full vote.
     """
 
     budget: int
     k: int
     method: Method
     mode: str
-    tokens: int
-    thinking_tokens: int
-    critiques: float
-    kept: float
-    seconds: float
-    slower: float
-    same: float
+    thought: float
     truncated: float
+    kept: float
+    steps: float
+    measured: float | None = None
+    same: float | None = None
+
+
+class Bench:
+    """One judge in vLLM in this process; call `start` first and `close` at the end.
+
+    Args:
+        judge: as `capo serve` takes it.
+    """
+
+    def __init__(self, judge: str) -> None:
+        self._settings = Settings(model=judge)
+        self._engine = VllmEngine(judge)
+        self._runs = 0
+
+    async def start(self) -> None:
+        limits = await self._engine.start()
+        prompter = JudgePrompter(
+            self._engine.encode,
+            limits.context_length,
+            judge_profile(self._settings),
+            limits.constraint,
+            b"bench",
+            self._settings.prefill,
+        )
+        self._preparer = Preparer(prompter, {}, CritiquePolicy(style="verdict"))
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def judge(
+        self, rollouts: Sequence[wire.Rollout], voting: wire.Voting, slots: int = UNLIMITED
+    ) -> list[Judged]:
+        """The critiques of each rollout, those that were ended early included."""
+        sampler = CritiqueSampler(JudgeCritic(self._engine, slots))
+        options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), voting=voting)
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def judged(rollout: wire.Rollout) -> Judged:
+            prepared = self._preparer.prepare(rollout, options)
+            async with turn:
+                return prepared, await sampler.sample(prepared, voting)
+
+        return await asyncio.gather(*map(judged, rollouts))
 
 
 async def measure(
@@ -76,114 +117,39 @@ async def measure(
     rollouts: Sequence[wire.Rollout],
     budgets: Sequence[int] = (64, 160),
     ks: Sequence[int] = (4, 8),
-    methods: Sequence[Method] = METHODS,
+    check: bool = False,
     report: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
-    """Measure one judge with vLLM in this process.
+    """Measure one judge.
 
     Args:
         judge: as `capo serve` takes it.
-        rollouts: what it judges, `AT_ONCE` concurrently.
+        rollouts: what it judges.
         budgets: thinking budgets in tokens.
-        ks: numbers of critiques.
-        methods: voting methods.
+        ks: numbers of critiques; the first of the largest full vote stand for the others.
+        check: whether to sample with early stopping too.
         report: called with each row as it is found.
     """
-    engine = VllmEngine(judge)
-    limits = await engine.start()
+    bench, rows = Bench(judge), []
+    await bench.start()
     try:
-        settings = Settings(model=judge)
-        prompter = JudgePrompter(
-            engine.encode,
-            limits.context_length,
-            judge_profile(settings),
-            limits.constraint,
-            b"bench",
-            settings.prefill,
-        )
-        preparer = Preparer(prompter, {}, CritiquePolicy(style="verdict"))
-        most = wire.Voting(n=max(ks), thinking_tokens=max(budgets), early_stop=False)
-        await _judge(engine, preparer, rollouts[:AT_ONCE], most, UNLIMITED)  # warms up
-        rows: list[Row] = []
-        for budget, k in product(budgets, ks):
-            async for row in _compare(engine, preparer, rollouts, budget, k, methods):
-                report(row)
-                rows.append(row)
+        for budget in budgets:
+            case: dict[str, Any] = {"seed": 1, "thinking_tokens": budget}
+            full = await bench.judge(rollouts, wire.Voting(n=max(ks), early_stop=False, **case))
+            for k in ks:
+                for method in METHODS:
+                    for mode, slots in MODES.items():
+                        first = [(prepared, ballots[:k]) for prepared, ballots in full]
+                        found = None
+                        if check:
+                            voting = wire.Voting(n=k, method=method, **case)
+                            found = await bench.judge(rollouts, voting, slots)
+                        row = _row(budget, k, method, mode, first, found)
+                        report(row)
+                        rows.append(row)
         return rows
     finally:
-        await engine.close()
-
-
-class _Run(JudgeCritic):
-    """The judge in one run of the rollouts; no two runs have a critique of the same name."""
-
-    _numbers = count()
-
-    def __init__(self, engine: VllmEngine, slots: int) -> None:
-        super().__init__(engine, slots)
-        self._name = f"run-{next(self._numbers)}"
-        self._abort, self.abort = self.abort, self._abort_named
-
-    async def critique(self, request: str, prepared: Prepared, position: int) -> Ballot:
-        return await super().critique(f"{self._name}-{request}", prepared, position)
-
-    async def _abort_named(self, request: str) -> None:
-        await self._abort(f"{self._name}-{request}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A rollout: its critiques, those that were ended early included, and its time in seconds."""
-
-    prepared: Prepared
-    ballots: list[Ballot]
-    seconds: float
-
-    def penalties(self, method: Method) -> list[float]:
-        votes = self.prepared.count_votes([ballot.verdict for ballot in self.ballots])
-        return votes.penalties(method)
-
-
-async def _compare(
-    engine: VllmEngine,
-    preparer: Preparer,
-    rollouts: Sequence[wire.Rollout],
-    budget: int,
-    k: int,
-    methods: Sequence[Method],
-) -> AsyncGenerator[Row, None]:
-    """The full vote, whose critiques are the same for all methods, and each way to stop early."""
-    case = {"n": k, "seed": 1, "thinking_tokens": budget}
-    full = await _judge(
-        engine, preparer, rollouts, wire.Voting(early_stop=False, **case), UNLIMITED
-    )
-    for method in methods:
-        yield _row(budget, k, method, "full", full, full)
-        for mode, slots in MODES.items():
-            voting = wire.Voting(method=method, **case)
-            found = await _judge(engine, preparer, rollouts, voting, slots)
-            yield _row(budget, k, method, mode, found, full)
-
-
-async def _judge(
-    engine: VllmEngine,
-    preparer: Preparer,
-    rollouts: Sequence[wire.Rollout],
-    voting: wire.Voting,
-    slots: int,
-) -> list[_Judged]:
-    sampler = CritiqueSampler(_Run(engine, slots))
-    options = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), voting=voting)
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def judged(rollout: wire.Rollout) -> _Judged:
-        prepared = preparer.prepare(rollout, options)
-        async with turn:
-            began = time.perf_counter()
-            ballots = await sampler.sample(prepared, voting)
-            return _Judged(prepared, ballots, time.perf_counter() - began)
-
-    return await asyncio.gather(*map(judged, rollouts))
+        await bench.close()
 
 
 def _row(
@@ -191,38 +157,43 @@ def _row(
     k: int,
     method: Method,
     mode: str,
-    found: Sequence[_Judged],
-    full: Sequence[_Judged],
+    full: Sequence[Judged],
+    found: Sequence[Judged] | None,
 ) -> Row:
-    completions = [ballot.completion for judged in found for ballot in judged.ballots]
-    finished = [each for each in completions if each.finish_reason != FINISHED_EARLY]
-    seconds, slowest = (median(each.seconds for each in all_) for all_ in (found, full))
-    same = [a.penalties(method) == b.penalties(method) for a, b in zip(found, full, strict=True)]
-    tokens = _tokens(found)
-    return Row(
+    thoughts = [ballot.completion for _, ballots in full for ballot in ballots]
+    tokens = steps = longest = 0
+    for prepared, ballots in full:
+        recorded = [(b.verdict.wrong, b.completion.completion_tokens) for b in ballots]
+        spent, taken = lockstep(method, len(prepared.spans), recorded, mode == "waves")
+        tokens += spent
+        steps += taken
+        longest += max(length for _, length in recorded)
+    row = Row(
         budget=budget,
         k=k,
         method=method,
         mode=mode,
-        tokens=tokens,
-        thinking_tokens=sum(each.thinking_tokens for each in completions),
-        critiques=len(finished) / len(found),
+        thought=sum(each.thinking_tokens for each in thoughts) / len(thoughts),
+        truncated=sum(each.thinking_truncated for each in thoughts) / len(thoughts),
         kept=tokens / _tokens(full),
-        seconds=seconds,
-        slower=seconds / slowest,
-        same=sum(same) / len(same),
-        truncated=sum(each.thinking_truncated for each in finished) / len(finished),
+        steps=steps / longest,
+        measured=_tokens(found) / _tokens(full) if found else None,
+        same=_same(found, full, method) if found else None,
     )
+    return row
 
 
-def _tokens(found: Sequence[_Judged]) -> int:
-    return sum(ballot.completion.completion_tokens for each in found for ballot in each.ballots)
+def _tokens(found: Sequence[Judged]) -> int:
+    return sum(ballot.completion.completion_tokens for _, ballots in found for ballot in ballots)
 
 
-def labelled(path: Path | None, judge: str, rollouts: int) -> list[wire.Rollout]:
-    """Solutions of a file as for `capo eval`, or the known-answer probes, again and again."""
-    canaries = load_canaries(path, judge)
-    return [canaries[i % len(canaries)].rollout() for i in range(rollouts)]
+def _same(found: Sequence[Judged], full: Sequence[Judged], method: Method) -> float:
+    def penalties(judged: Judged) -> list[float]:
+        prepared, ballots = judged
+        return prepared.count_votes([ballot.verdict for ballot in ballots]).penalties(method)
+
+    same = [penalties(a) == penalties(b) for a, b in zip(found, full, strict=True)]
+    return sum(same) / len(same)
 
 
 def early_stop(
@@ -231,9 +202,12 @@ def early_stop(
     file: Path | None = None,
     budgets: Sequence[int] = (64, 160),
     ks: Sequence[int] = (4, 8),
+    check: bool = False,
 ) -> dict[str, Any]:
-    """What `measure` finds on so many labelled solutions, as JSON."""
-    rows = asyncio.run(measure(judge, labelled(file, judge, rollouts), budgets, ks, report=print))
+    """What `measure` finds on solutions of a file as for `capo eval`, else on the probes."""
+    canaries = load_canaries(file, judge)
+    given = [canaries[i % len(canaries)].rollout() for i in range(rollouts)]
+    rows = asyncio.run(measure(judge, given, budgets, ks, check, report=print))
     return {"judge": judge, "rollouts": rollouts, "rows": [asdict(row) for row in rows]}
 
 
@@ -244,27 +218,16 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=20)
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 160])
     parser.add_argument("--k", type=int, nargs="+", default=[4, 8])
-    options = parser.parse_args()
-    found = early_stop(options.judge, options.rollouts, options.file, options.budgets, options.k)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    found = early_stop(given.judge, given.rollouts, given.file, given.budgets, given.k, given.check)
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / "early_stop_thinking.json"
     path.write_text(json.dumps(found, indent=2) + "\n")
-    shown = (
-        "budget",
-        "k",
-        "method",
-        "mode",
-        "critiques",
-        "tokens",
-        "kept",
-        "seconds",
-        "slower",
-        "same",
-        "truncated",
-    )
-    table = Table(*shown, title=f"{options.judge}, {options.rollouts} rollouts")
+    columns = list(found["rows"][0])
+    table = Table(*columns, title=f"{given.judge}, {given.rollouts} rollouts")
     for row in found["rows"]:
-        values = (row[name] for name in shown)
+        values = (row[name] for name in columns)
         table.add_row(*(f"{each:.2f}" if isinstance(each, float) else str(each) for each in values))
     Console(width=120).print(table)
     print(f"written: {path}")

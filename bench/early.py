@@ -73,11 +73,11 @@ def lockstep(
             return tokens, steps
         size = votes.next_wave(method, remaining) if waves else remaining
         wave = sorted(critiques[len(cast) : len(cast) + size], key=lambda critique: critique[1])
-        ended = 0
-        for ended, (said, _) in enumerate(wave):
+        last = 0
+        for said, length in wave:
+            last = length
             cast.append(said)
             if VoteCount.of(cast, n_steps).decided(method, len(critiques) - len(cast)):
                 break
-        last = wave[ended][1]
         tokens += sum(min(length, last) for _, length in wave)
         steps += last

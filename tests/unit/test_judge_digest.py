@@ -56,7 +56,7 @@ def test_a_judge_that_is_trained_further_in_its_folder_is_another(tmp_path: Path
     weights = bytearray(range(256)) * 8192  # 2 MiB
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text("{}")
-    before, text = digest(str(folder)), fingerprint(Settings(), ScriptedEngine(), "t")
+    before, text = digest(str(folder)), fingerprint(Settings(), ScriptedEngine(), "t", "grammar")
     assert digest(str(folder)) == before
     copied = shutil.copytree(folder, tmp_path / "copy" / "judge")
     weights_digest.cache_clear()
@@ -66,7 +66,7 @@ def test_a_judge_that_is_trained_further_in_its_folder_is_another(tmp_path: Path
     assert digest(str(folder)) != before
     engine = ScriptedEngine()
     engine.model = str(folder)
-    assert fingerprint(Settings(), engine, "t") != text
+    assert fingerprint(Settings(), engine, "t", "grammar") != text
 
 
 def test_a_judge_that_is_no_folder_is_known_by_its_name() -> None:

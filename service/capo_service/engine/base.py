@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -105,6 +106,8 @@ class CritiqueSampling:
         max_tokens: maximum tokens after the thought, the end token included.
         constraint: what the judge may write after the thought; None: anything.
         thinking_tokens: maximum tokens of the thought; 0: there is none.
+        top_logprobs: most likely tokens to return for each sampled one; at most the judge's
+            `JudgeLimits.top_logprobs`.
     """
 
     temperature: float
@@ -113,6 +116,7 @@ class CritiqueSampling:
     seed: int | None = None
     constraint: Constraint | None = None
     thinking_tokens: int = 0
+    top_logprobs: int = 0
 
     def of_critique(self, position: int) -> CritiqueSampling:
         """The parameters at `position`: with one seed all k critiques would be equal."""
@@ -132,6 +136,9 @@ class Completion:
         thinking: the thought, without its markers.
         thinking_tokens: its tokens.
         thinking_truncated: whether it reached its budget and was ended there.
+        token_ids: the sampled tokens, if `top_logprobs` were asked for.
+        logprobs: for each of them, the log probabilities of the most likely tokens by id, among
+            those that the constraint allows, at temperature 1.
     """
 
     text: str
@@ -142,6 +149,8 @@ class Completion:
     thinking: str = ""
     thinking_tokens: int = 0
     thinking_truncated: bool = False
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[Mapping[int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +163,7 @@ class JudgeLimits:
         tokenizer_json: the text of the judge's `tokenizer.json`, if it has one.
         constraint: how the engine constrains critiques.
         thinking_markers: what opens and closes a thought; None if only the judge's server knows.
+        top_logprobs: tokens whose log probabilities the engine returns at most; 0: none.
     """
 
     slots: int = UNLIMITED
@@ -161,6 +171,7 @@ class JudgeLimits:
     tokenizer_json: str | None = None
     constraint: ConstraintForm = "structural_tag"
     thinking_markers: tuple[str, str] | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

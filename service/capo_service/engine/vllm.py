@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 # On so few cores vLLM would leave one unused; all of them, without binding threads to cores, are
 # faster (1.25 times on 2).
 _FEW_CORES = 4
+_TOP_LOGPROBS = 20  # log probabilities for a token; vLLM's default limit
 CPU_WORKER = "capo_service.engine.cpu_worker.SeedsOnCpu"
 
 
@@ -164,11 +165,13 @@ class VllmEngine:
         finally:
             StartUpFilter.loading = False
         log.info("%s", describe_limits(llm.vllm_config))
+        most = llm.model_config.max_logprobs  # -1: the whole vocabulary
         self._limits = JudgeLimits(
             slots=slots_of(llm.vllm_config),
             context_length=llm.model_config.max_model_len,
             tokenizer_json=self._encoder.tokenizer_json,
             thinking_markers=self._encoder.markers.texts,
+            top_logprobs=_TOP_LOGPROBS if most < 0 else min(most, _TOP_LOGPROBS),
         )
         runner = VllmRunner(llm, self._encoder)
         # Triggers vLLM's compilation at first use, and checks that the judge can generate.

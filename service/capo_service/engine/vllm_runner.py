@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -121,6 +122,15 @@ class VllmRunner:
             thinking=written.thought,
             thinking_tokens=written.thought_tokens,
             thinking_truncated=0 < budget <= written.thought_tokens,
+            token_ids=tuple(sampled.token_ids) if sampling.top_logprobs else (),
+            logprobs=[
+                {
+                    index: each.logprob
+                    for index, each in position.items()
+                    if each.logprob > -math.inf  # the constraint allows it
+                }
+                for position in sampled.logprobs or ()
+            ],
         )
 
     async def abort(self, request: str) -> None:
@@ -163,6 +173,7 @@ def _sampling_params(sampling: CritiqueSampling, prompt: TokenPrompt, end: Thoug
         max_tokens=budget + prompt.closing_tokens + sampling.max_tokens,
         seed=sampling.seed,
         structured_outputs=constraint,
+        logprobs=sampling.top_logprobs or None,
         detokenize=False,  # vLLM would decode the prompt too, in this process's event loop
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -63,7 +63,7 @@ def measure(count: int = COUNT, others: Sequence[str] = OTHERS) -> dict[str, Any
         `testbed_f1` and `tokens` of single critiques of the judge that thinks, by budget, and the
         table's `rows`.
     """
-    rollouts = _rollouts(count)
+    rollouts = rollouts_of_policy(count)
     rows = [
         row
         for judge in (THINKER, *others)
@@ -81,7 +81,7 @@ def measure(count: int = COUNT, others: Sequence[str] = OTHERS) -> dict[str, Any
     }
 
 
-def _rollouts(count: int) -> list[Solution]:
+def rollouts_of_policy(count: int) -> list[Solution]:
     """Sampled answers of the policy to questions that no judge was trained on."""
     folder = testbed_folder() / "policy"
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")

@@ -54,12 +54,14 @@ class TokenPrompt:
     """A prompt as token ids.
 
     `opening`: the start of the critique, with which the ids end. `closing_tokens`: tokens that end
-    the thought which the ids open; 0 if they open none.
+    the thought which the ids open; 0 if they open none. `group`: equal for prompts that share their
+    beginning, those of one question.
     """
 
     ids: list[int]
     opening: str = ""
     closing_tokens: int = 0
+    group: int = 0
 
     @property
     def tokens(self) -> int:
@@ -154,6 +156,30 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What an engine in this process tree computes at once.
+
+    Attributes:
+        max_num_seqs: critiques that one rank samples concurrently.
+        max_num_batched_tokens: tokens that one rank computes in a step.
+        kv_cache_tokens: tokens that fit into one rank's KV cache; None if unknown.
+        block_size: tokens in a block of the KV cache; only whole blocks are reused.
+        ranks: data-parallel ranks.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_tokens: int | None
+    block_size: int
+    ranks: int = 1
+
+    @property
+    def slots(self) -> int:
+        """Critiques that all ranks together sample concurrently."""
+        return self.max_num_seqs * self.ranks
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeLimits:
     """Limits of a loaded judge.
 
@@ -164,6 +190,7 @@ class JudgeLimits:
         constraint: how the engine constrains critiques.
         thinking_markers: what opens and closes a thought; None if only the judge's server knows.
         top_logprobs: tokens whose log probabilities the engine returns at most; 0: none.
+        batch: what the engine computes at once; None if only the judge's server knows.
     """
 
     slots: int = UNLIMITED
@@ -172,6 +199,7 @@ class JudgeLimits:
     constraint: ConstraintForm = "structural_tag"
     thinking_markers: tuple[str, str] | None = None
     top_logprobs: int = 0
+    batch: BatchLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

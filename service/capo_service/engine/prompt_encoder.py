@@ -123,7 +123,9 @@ class PromptEncoder:
         for segment in _merge_trusted(segments):
             ids += self._ids(segment)
         closing = self.thought_end.max_tokens if prompt.thinking else 0
-        return TokenPrompt(ids, prompt.opening, closing)
+        # Templates show the question, which the rollouts of a group share, before everything else.
+        question = next((text for text, trusted in prompt.user if not trusted), "")
+        return TokenPrompt(ids, prompt.opening, closing, hash(question))
 
     def skip_thoughts(self, skips: bool = True) -> None:
         """End prompts without a thought in an empty one, unless their end says so already.
@@ -146,7 +148,7 @@ class PromptEncoder:
         if isinstance(thought, str):
             thought = self._encode_segment((thought, False))
         inside = [index for index in thought if index not in self._not_in_thoughts]
-        return TokenPrompt([*prompt.ids, *inside, *self._closing])
+        return TokenPrompt([*prompt.ids, *inside, *self._closing], group=prompt.group)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled tokens, without control tokens.

@@ -30,13 +30,22 @@ from capo_service.engine.base import (
 )
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
+from capo_service.engine.ranks import RankRouter
 from capo_service.engine.supervisor import Supervisor
+from capo_service.engine.vllm_config import (
+    CPU_WORKER as CPU_WORKER,
+)
+from capo_service.engine.vllm_config import (
+    batch_limits,
+    default_arguments,
+    describe_limits,
+    engine_config,
+)
 from capo_service.engine.vllm_log import StartUpFilter
 from capo_service.engine.vllm_runner import VllmRunner
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
-    from vllm.config import VllmConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +53,6 @@ log = logging.getLogger(__name__)
 # faster (1.25 times on 2).
 _FEW_CORES = 4
 _TOP_LOGPROBS = 20  # log probabilities for a token; vLLM's default limit
-CPU_WORKER = "capo_service.engine.cpu_worker.SeedsOnCpu"
 
 
 class VllmEngine:
@@ -81,6 +89,7 @@ class VllmEngine:
         self._encoder: PromptEncoder | None = None
         self._supervisor: Supervisor[VllmRunner] = Supervisor(self._load, hang_seconds)
         self._limits = JudgeLimits()
+        self._router = RankRouter(ranks=1, slots=1)
 
     @property
     def status(self) -> EngineStatus:
@@ -118,7 +127,8 @@ class VllmEngine:
         runner = self._supervisor.runner
         if runner is None:
             raise EngineDeadError("the judge's engine is restarting")
-        return await runner.complete(request, prompt, sampling)
+        with self._router.route(prompt.group) as rank:
+            return await runner.complete(request, prompt, sampling, rank)
 
     async def abort(self, request: str) -> None:
         if (runner := self._supervisor.runner) is not None:
@@ -143,11 +153,10 @@ class VllmEngine:
         self._encoder = PromptEncoder(path, self._template_kwargs, self._thinking_markers)
         arguments: dict[str, Any] = {
             "model": path,
-            "enable_prefix_caching": True,
             "use_tqdm_on_load": sys.stderr.isatty(),  # progress bars, also of CUDA graphs
         }
+        arguments |= default_arguments(current_platform.is_cpu())
         if current_platform.is_cpu():
-            arguments["worker_extension_cls"] = CPU_WORKER
             # oneDNN compiles a matrix product for each number of tokens that a batch has had, and
             # caches 1,024 of them: memory grows for hours, and a few are as fast.
             os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
@@ -164,15 +173,18 @@ class VllmEngine:
             llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
         finally:
             StartUpFilter.loading = False
-        log.info("%s", describe_limits(llm.vllm_config))
+        batch = batch_limits(llm.vllm_config)
+        log.info("%s", describe_limits(batch, llm.model_config.max_model_len))
         most = llm.model_config.max_logprobs  # -1: the whole vocabulary
         self._limits = JudgeLimits(
-            slots=slots_of(llm.vllm_config),
+            slots=batch.slots,
             context_length=llm.model_config.max_model_len,
             tokenizer_json=self._encoder.tokenizer_json,
             thinking_markers=self._encoder.markers.texts,
             top_logprobs=_TOP_LOGPROBS if most < 0 else min(most, _TOP_LOGPROBS),
+            batch=batch,
         )
+        self._router = RankRouter(batch.ranks, batch.max_num_seqs)
         runner = VllmRunner(llm, self._encoder)
         # Triggers vLLM's compilation at first use, and checks that the judge can generate.
         warm_up = self.encode(JudgePrompt((("Say a.", True),), (("Well?", True),)))
@@ -183,34 +195,3 @@ class VllmEngine:
             await runner.end(lost=True)
             raise
         return runner
-
-
-def engine_config(arguments: AsyncEngineArgs) -> VllmConfig:
-    """vLLM's configuration, with the batch limits that its own `LLM` class has.
-
-    Without a usage context vLLM falls back to limits meant for tests: 128 sequences and 2,048
-    tokens a step on any hardware, where `LLM` has 1,024 and 16,384 on an H100 (vLLM 0.32).
-    """
-    from vllm.usage.usage_lib import UsageContext
-
-    return arguments.create_engine_config(UsageContext.LLM_CLASS)
-
-
-def slots_of(config: VllmConfig) -> int:
-    """Sequences that all data-parallel ranks together sample at once."""
-    return int(config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size)
-
-
-def describe_limits(config: VllmConfig) -> str:
-    """The limits that an engine runs with, as one line for the log."""
-    scheduler, ranks = config.scheduler_config, config.parallel_config.data_parallel_size
-    cache = config.cache_config.kv_cache_size_tokens
-    parts = [
-        f"max_num_seqs {scheduler.max_num_seqs}",
-        f"max_num_batched_tokens {scheduler.max_num_batched_tokens}",
-        f"context {config.model_config.max_model_len} tokens",
-        "KV cache of unknown size" if cache is None else f"KV cache {cache} tokens",
-    ]
-    if ranks > 1:
-        parts.append(f"each of {ranks} data-parallel ranks")
-    return f"vLLM's limits: {', '.join(parts)} (change with engine_args)"

@@ -84,9 +84,13 @@ class VllmRunner:
         await asyncio.to_thread(self._reaper.close)
 
     async def complete(
-        self, request: str, prompt: TokenPrompt, sampling: CritiqueSampling
+        self,
+        request: str,
+        prompt: TokenPrompt,
+        sampling: CritiqueSampling,
+        rank: int | None = None,
     ) -> Completion:
-        """Sample one critique; errors as in `Engine.complete`."""
+        """Sample one critique on a data-parallel rank; errors as in `Engine.complete`."""
         from vllm.exceptions import GracefulHTTPError, VLLMError
         from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
@@ -102,6 +106,7 @@ class VllmRunner:
                 reasoning_ended=True,
             ):
                 final = output
+                data_parallel_rank=rank,
         except VllmDeadError as error:
             raise EngineDeadError("the judge's engine died") from error
         except GracefulHTTPError as error:  # its own queue limits, set by engine arguments

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from capo_wire.criteria import Criterion, CriterionAnswer, CriterionCredit, CriterionVotes
     from capo_wire.inspection import (
+        EngineLimits,
         Info,
         Live,
         LiveSample,
@@ -97,6 +98,8 @@ __all__ = [
     "Failed",
     "Include",
     "Info",
+    "EngineLimits",
+    "ExactReading",
     "Live",
     "LiveSample",
     "Outcome",

@@ -140,6 +140,19 @@ class Live(ResponseModel):
     )
 
 
+class EngineLimits(ResponseModel):
+    """What the judge's engine computes at once, where it runs inside the service."""
+
+    slots: int = Field(description="Critiques sampled concurrently, over all ranks.")
+    ranks: int = Field(description="Data-parallel ranks; the limits below are those of each.")
+    max_num_seqs: int = Field(description="Critiques sampled concurrently.")
+    max_num_batched_tokens: int = Field(description="Tokens computed in one step.")
+    kv_cache_tokens: int | None = Field(description="Tokens that the KV cache holds.")
+    block_size: int = Field(
+        description="Tokens in a block of the KV cache; only whole blocks are reused."
+    )
+
+
 class Info(ResponseModel):
     """The response of `GET /info`."""
 
@@ -170,3 +183,6 @@ class Info(ResponseModel):
     reward_schemes: list[str]
     segment_methods: list[str]
     limits: dict[str, Any]
+    engine_limits: EngineLimits | None = Field(
+        default=None, description="Null until the judge is loaded, and for engines elsewhere."
+    )

@@ -223,6 +223,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             reward_schemes=list(get_args(wire.RewardScheme)),
             segment_methods=list(get_args(wire.SegmentMethod)),
             limits=limits,
+            engine_limits=service.engine_limits,
         )
 
 

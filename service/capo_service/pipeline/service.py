@@ -7,8 +7,10 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 
+import capo_wire as wire
 from capo_service import version
 from capo_service.concurrency.background import Background
 from capo_service.concurrency.gc_tuning import collect_when_idle
@@ -127,6 +129,12 @@ class Service:
     def context_length(self) -> int | None:
         """Maximum tokens of prompt and critique together; None if unknown."""
         return self._loaded.limits.context_length if self._loaded else None
+
+    @property
+    def engine_limits(self) -> wire.EngineLimits | None:
+        """What the engine computes at once; None if unknown."""
+        batch = self._loaded.limits.batch if self._loaded else None
+        return wire.EngineLimits(slots=batch.slots, **asdict(batch)) if batch else None
 
     @property
     def profile(self) -> JudgeProfile:

@@ -25,6 +25,7 @@ from capo_service.engine.thinking import (
     find_markers,
     opened_thoughts,
 )
+from capo_service.engine.word_encoding import WordEncoder
 
 _SYSTEM, _USER = "\ufdd2", "\ufdd3"  # noncharacters: no template contains them
 # Variables by which chat templates switch thinking on and off; others ignore them.
@@ -77,12 +78,14 @@ class PromptEncoder:
         added = plain["added_tokens"]
         plain["added_tokens"] = []
         self._untrusted = _fresh(plain)
+        self._words = WordEncoder(self._untrusted)
         unknown = self._untrusted.token_to_id(tokenizer.unk_token or "")
         self.control_ids = frozenset(token["id"] for token in added) - {unknown}
         given = dict(template_kwargs or {})
         plain_frame = _frame(tokenizer, dict.fromkeys(THINKING_SWITCHES, False) | given)
         thinking_frame = _frame(tokenizer, given | dict.fromkeys(THINKING_SWITCHES, True))
         vocabulary = self._trusted.get_vocab()
+        self.largest_id = max(vocabulary.values())
         self.markers = _markers(markers, thinking_frame.after, frozenset(vocabulary))
         self._plain, self._thinking = _with_thought(plain_frame, thinking_frame, self.markers)
         self._bare = self._plain
@@ -176,7 +179,9 @@ class PromptEncoder:
             return self._trusted.encode(text, add_special_tokens=False).ids
         text = control_tokens.break_markers(text, self._plain_markers)
         text = text.encode("utf-8", "replace").decode()  # the tokenizer refuses lone surrogates
-        ids = self._untrusted.encode(text, add_special_tokens=False).ids
+        ids = self._words.encode(text)
+        if ids is None:
+            ids = self._untrusted.encode(text, add_special_tokens=False).ids
         if self.control_ids.isdisjoint(ids):
             return ids
         # A vocabulary may hold a control string as an ordinary token: spell it by characters.

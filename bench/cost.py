@@ -4,9 +4,9 @@
     .venv/bin/python bench/cost.py --parameters 8.2 --layers 36 --kv-heads 8 --hidden 4096 \\
         --tokens 2000 --steps 20 --critiques 4 --written 70
 
-The second form estimates one judge and workload of your own. Assumptions are the constants below
-and the defaults of the classes; docs/cost.md has the formula in words. Where a service runs,
-`capo doctor` measures what this only estimates.
+The second form estimates one judge and workload of your own. The arithmetic is in
+bench/estimates.py, that of a whole training step in bench/training_step.py; docs/cost.md has the
+formula in words. Where a service runs, `capo doctor` measures what this only estimates.
 """
 
 from __future__ import annotations
@@ -14,132 +14,32 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
+import training_step
+from estimates import (
+    GPUS,
+    H100,
+    JUDGES,
+    PUBLISHED,
+    WRITTEN,
+    Estimate,
+    Gpu,
+    Judge,
+    Workload,
+    estimate,
+)
+
 OUT = Path("build/bench/cost.json")
+MANY = 1000  # GPUs; beyond, a number says nothing
 
-EFFICIENCY = 0.5  # share of a GPU's peak arithmetic and of its peak bandwidth that is reached
-TENSOR_PARALLEL = 0.8  # of which this much is left where several GPUs share a judge
-USABLE = 0.92  # share of a GPU's memory that vLLM uses (gpu_memory_utilization)
-WORKSPACE = 3e9  # bytes of each GPU for activations
-BYTES = 2  # of a weight and of a number in the KV cache: bfloat16
-HEAD = 128  # size of an attention head
-
-INSTRUCTIONS = 340  # tokens of the built-in template
-TAGS = 28  # tokens of the tags of a step (SmolLM2's tokenizer)
-WRITTEN = {"verdict": 6, "brief": 70, "full": 350}  # tokens of a critique
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """Peak values of a GPU's data sheet: bfloat16 FLOP/s without sparsity, bytes/s, bytes."""
-
-    name: str
-    flops: float
-    bandwidth: float
-    memory: float
-    sequences: int  # max_num_seqs that vLLM 0.32 chooses for it
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """The dimensions of a dense judge, of its model card and `config.json`."""
-
-    name: str
-    parameters: float
-    layers: int
-    kv_heads: int
-    hidden: int
-
-    @property
-    def weights(self) -> float:
-        return BYTES * self.parameters
-
-    @property
-    def cache_per_token(self) -> float:
-        return BYTES * 2 * self.layers * self.kv_heads * HEAD
-
-    def gpus(self, gpu: Gpu) -> int:
-        """GPUs of a replica: the smallest power of two whose cache is a fifth of the weights."""
-        count = 1
-        while self.cache(gpu, count) < self.weights / 5:
-            count *= 2
-        return count
-
-    def cache(self, gpu: Gpu, gpus: int) -> float:
-        """Bytes that are left for the KV cache."""
-        return gpus * (USABLE * gpu.memory - WORKSPACE) - self.weights
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Rollouts: their tokens and steps, and what is asked about them."""
-
-    tokens: int
-    steps: int
-    critiques: int = 4
-    written: int = WRITTEN["brief"]
-    question: int = 100
-    group: int = 16  # rollouts per question, which share instructions and question
-
-    @property
-    def context(self) -> int:
-        """Tokens of the judge's prompt."""
-        return INSTRUCTIONS + self.question + self.read_alone
-
-    @property
-    def read_alone(self) -> int:
-        """Tokens of a rollout that no other rollout shares."""
-        return self.tokens + TAGS * self.steps
-
-    @property
-    def read(self) -> float:
-        """Tokens read for a rollout; its critiques share them."""
-        return self.read_alone + (INSTRUCTIONS + self.question) / self.group
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Of one rollout: seconds of one replica, reading and writing; and GPU-seconds of both."""
-
-    gpus: int
-    sequences: int
-    reading: float
-    writing: float
-
-    @property
-    def gpu_seconds(self) -> float:
-        return self.gpus * (self.reading + self.writing)
-
-
-def estimate(gpu: Gpu, judge: Judge, work: Workload) -> Estimate:
-    """Estimate a rollout of a saturated replica, without early stopping or cached results."""
-    gpus = judge.gpus(gpu)
-    share = EFFICIENCY * (TENSOR_PARALLEL if gpus > 1 else 1) * gpus
-    attention = 2 * work.read * work.context * judge.layers * judge.hidden  # causal: half of 4
-    reading = (2 * judge.parameters * work.read + attention) / (share * gpu.flops)
-
-    in_flight = work.context + work.critiques * work.written
-    fitting = judge.cache(gpu, gpus) / judge.cache_per_token / in_flight * work.critiques
-    sequences = max(1, min(gpu.sequences, math.floor(fitting)))
-    moved = judge.weights + sequences * (work.context + work.written / 2) * judge.cache_per_token
-    writing = work.critiques * work.written / sequences * moved / (share * gpu.bandwidth)
-    return Estimate(gpus, sequences, reading, writing)
-
-
-GPUS = (
-    Gpu("A100 80 GB", 312e12, 2.04e12, 80e9, 256),
-    Gpu("H100 80 GB", 989e12, 3.35e12, 80e9, 1024),
-)
-JUDGES = (  # Qwen2.5-Instruct
-    Judge("7B", 7.6e9, 28, 4, 3584),
-    Judge("14B", 14.7e9, 48, 8, 5120),
-    Judge("32B", 32.5e9, 64, 8, 5120),
-    Judge("72B", 72.7e9, 80, 8, 8192),
-)
 LENGTHS = (1000, 4000, 16000)
 TOKENS_PER_STEP = 100
+STEP_HEAD = (
+    "| judge | critiques | GPUs of a replica | one rollout alone, s | GPU-seconds of a step | "
+    "GPUs, all sent at the end | GPUs, sent as they finish | the same, simulated |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def table(gpu: Gpu) -> str:
@@ -198,6 +98,33 @@ def _parts(found: Estimate) -> dict[str, object]:
     }
 
 
+def published() -> str:
+    """A table in Markdown: the formula against published measurements of vLLM."""
+    lines = [
+        "| published, tokens/s (read and written) | the formula | ratio |",
+        "|---|---|---|",
+    ]
+    for each in PUBLISHED:
+        rate = each.estimated
+        lines.append(
+            f"| {each.judge.name} on one {each.gpu.name.split()[0]}, {each.read:,} in, "
+            f"{each.written} out: {each.rate:,} | {rounded(rate)} | {rate / each.rate:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def step_row(judge: Judge, style: training_step.Style) -> str:
+    """What arithmetic says of a training step, as the first cells of a row."""
+    replica = training_step.chosen(H100, judge, style)
+    at_end, streamed = (count * replica.gpus for count in training_step.arithmetic(replica))
+    work = training_step.ROLLOUTS * replica.estimate.gpu_seconds
+    end = f"{at_end:,}" if at_end <= MANY else f"over {MANY:,}"
+    return (
+        f"| {judge.name} | {style.name} | {replica.gpus} | {replica.seconds(1):.1f} | "
+        f"{rounded(work)} | {end} | {streamed} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Estimate the cost of a judge.")
     parser.add_argument("--parameters", type=float, help="billions")
@@ -211,10 +138,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=16, help="rollouts per question")
     given = parser.parse_args()
     if given.parameters is None:
-        print("Estimates, not measurements: GPU-seconds per 1,000 rollouts.\n")
-        print("\n".join(table(gpu) for gpu in GPUS))
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        OUT.write_text(json.dumps({"measured": False, "rows": rows()}, indent=2) + "\n")
+        print_tables()
         return
     if None in (given.layers, given.kv_heads, given.hidden):
         parser.error("--parameters needs --layers, --kv-heads and --hidden (see config.json)")
@@ -227,6 +151,21 @@ def main() -> None:
             f"{found.reading:.3f} s reading and {found.writing:.3f} s writing; "
             f"{rounded(1000 * found.gpu_seconds)} GPU-seconds per 1,000 rollouts (an estimate)"
         )
+
+
+def print_tables() -> None:
+    print("Estimates, not measurements: GPU-seconds per 1,000 rollouts.\n")
+    print("\n".join(table(gpu) for gpu in GPUS))
+    print(published())
+    print(STEP_HEAD, end="")
+    needs = []
+    for judge, style in training_step.cases():
+        found = training_step.need(H100, judge, style)
+        needs.append({"judge": judge.name, "style": style.name} | found.as_json())
+        print(f"{step_row(judge, style)} {found.simulated} |", flush=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    report = {"measured": False, "rows": rows(), "step_s": training_step.STEP, "steps": needs}
+    OUT.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

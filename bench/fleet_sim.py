@@ -31,7 +31,7 @@ from capo_client.balance import Balancer, Replica
 OUT = Path("build/bench")
 FLEETS = (1, 2, 4, 8, 16, 32, 64)
 LOAD, GROUP, BUNDLE, GROUPS_EACH = 0.8, 16, 4, 60
-TOKENS = 100  # of a rollout, as the balancer counts
+TOKENS = 100
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class Request:
     sent: float
     sizes: list[float]  # 1: a mean rollout
     left: int = 0
-    tries: int = 1
+    tokens: int = TOKENS  # of a rollout, as the balancer counts
 
 
 @dataclass(eq=False)
@@ -91,6 +91,7 @@ class Fleet:
         self.numbers = itertools.count()
         self.waits: list[tuple[float, float]] = []  # (when, seconds until begun)
         self.ends: list[float] = []
+        self.unknown = 0.0  # size of reading a question that the replica has not cached
         self.hits = self.begun = self.again = 0
 
     def at(self, when: float, kind: str, what: Any) -> None:
@@ -103,6 +104,10 @@ class Fleet:
             self.at(when, "group", f"question {number}")
         if lose:
             self.at(when / 2, "lose", self.balancer.replicas[0])
+        self.work_off()
+
+    def work_off(self) -> None:
+        """Run until nothing happens any more."""
         while self.events:
             self.now, _, kind, what = heapq.heappop(self.events)
             getattr(self, kind)(what)
@@ -113,7 +118,7 @@ class Fleet:
             self.send(Request(question, self.now, sizes))
 
     def send(self, request: Request) -> None:
-        tokens = TOKENS * len(request.sizes)
+        tokens = request.tokens * len(request.sizes)
         while True:
             pick = self.balancer.pick(request.question, tokens)
             replica = pick if self.policy == "balanced" else next(self.turns)
@@ -131,7 +136,9 @@ class Fleet:
         while server.waiting and len(server.work) < self.slots:
             came, request, size = server.waiting.popleft()
             self.begun += 1
-            self.hits += request.question in server.known
+            known = request.question in server.known
+            self.hits += known
+            size += 0.0 if known else self.unknown
             server.known.add(request.question)
             self.waits.append((came, self.now - came))
             heapq.heappush(server.work, (server.served + size, next(self.numbers), request, size))
@@ -149,7 +156,7 @@ class Fleet:
         _, _, request, _ = heapq.heappop(server.work)
         request.left -= 1
         if not request.left:
-            replica.outstanding -= TOKENS * len(request.sizes)
+            replica.outstanding -= request.tokens * len(request.sizes)
             self.balancer.answered(replica)
             self.ends.append(self.now - request.sent)
         self.fill(replica, server)

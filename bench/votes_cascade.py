@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -166,7 +167,12 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=COUNT)
     parser.add_argument("--critiques", type=Path, default=CRITIQUES)
     parser.add_argument("--judge", action="append", default=[])
+    parser.add_argument("--quick", action="store_true", help="only see that it runs")
     options = parser.parse_args()
+    if options.quick:
+        with tempfile.TemporaryDirectory() as scratch:
+            show(measure(8, Path(scratch) / "critiques.json", options.judge))
+        return
     found = measure(options.rollouts, options.critiques, options.judge)
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / "votes_cascade.json"

@@ -22,6 +22,7 @@ from capo_service.api import json_splitting, parsing
 from capo_service.api.problems import ProblemError
 from capo_service.core import steps, suspicion
 from capo_service.core.errors import InputError
+from capo_service.core.step_code import step_code
 from capo_service.core.verdicts import free_text
 from capo_service.engine import control_tokens
 from capo_wire.answers import UnfinishedThoughtError, final_answer, reference_answer
@@ -43,7 +44,9 @@ HARD = {
     "questions": "Question: 1\n", "ends of thoughts": "</think>", "commas": ",",
     "commas and stops": ",.", "thoughts": "<think>", "objects": '{"a": "\\("} ',
     "remarks": "(a b) ", "fences": "```\n\n", "open fences": "~~~~\n\n```\n\n",
-    "displays": "$$\n\n", "environments": "\\begin{align}\n\n",
+    "half heads": "[1 w", "heads": "[1 wx]\n", "full width": "\uff57\uff58",
+    "marks above": "w\u0338\u0327\u0301", "displays": "$$\n\n",
+    "environments": "\\begin{align}\n\n",
 }  # fmt: skip
 
 
@@ -89,6 +92,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "merging of steps": _merging,
     "suspicion": _suspicion,
     "final answer": _final_answer,
+    "code in the heads of steps": lambda text: step_code(b"s", "q", [text]),
     "escaping of control strings": control_tokens.escape,
     "request body (three forms)": _body,
 }

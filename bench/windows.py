@@ -19,7 +19,6 @@ import asyncio
 import json
 import os
 import random
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,14 +43,13 @@ from capo_service.engine.base import (
 from capo_service.engine.prompt_encoder import PromptEncoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from kit_scripted import ScriptedEngine  # a test double, not part of the package
+from kit_scripted import ScriptedEngine, shown_steps  # a test double, not part of the package
 from kit_service import serving, settings
 
 DATA = Path(os.environ.get("DATA", Path(__file__).parents[2] / "shared" / "data"))
 FILE = "big_bench_mistake_multistep_arithmetic.jsonl"
 PROBLEMS, ROLLOUTS, SEED = 16, 60, 7
 CONTEXTS = {"whole": 8192, "windows": 2048}
-_STEP = re.compile(r"<step_(\d+) (\w+)>\n(.*?)\n</step_\1 \2>", re.DOTALL)
 
 
 @dataclass
@@ -113,8 +111,8 @@ class Checker(ScriptedEngine):
         self, request: str, prompt: EncodedPrompt, sampling: CritiqueSampling
     ) -> Completion:
         assert isinstance(prompt, TokenPrompt)
-        shown = _STEP.findall(self._texts[id(prompt.ids)])
-        wrong = [int(number) for number, _, text in shown if false_equations(text)]
+        shown = shown_steps(self._texts[id(prompt.ids)])
+        wrong = [number for number, text in shown if false_equations(text)]
         text = json.dumps({"analysis": "checked", "incorrect_steps": wrong})
         await asyncio.sleep(0)
         return Completion(

@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["capo_service.core", "capo_service.api"
     from capo_service.api import json_splitting, parsing, problems
     from capo_service.core import alignment, arithmetic, steps, suspicion
     from capo_service.core.errors import InputError
+    from capo_service.core.step_code import letters, step_code
     from capo_service.core.verdicts import free_text
     from capo_service.core.verdicts.boxed_steps import BoxedSteps
     from capo_service.core.verdicts.first_error import FirstError
@@ -34,7 +35,7 @@ _WORDS = (
     "The student writes ", "First error: \\boxed{", "\\boxed{", "Step 1: \\boxed{correct}\n", "-1}",
     '", "incorrect_steps": [', ', "criteria": {"C0": "no"', '"C1": 0', '"whole"', "incorrect}", "}",
     "```\n", "~~~\n", "$$", "\\[", "\\]", "\\begin{align}", "\\end{align}", '"',
-    "<|channel|>final<|message|>",
+    "<|channel|>final<|message|>", "[1 wx]", "[end wx]",
 )  # fmt: skip
 
 
@@ -187,6 +188,16 @@ def parse_body(raw: bytes) -> None:
     assert whole == envelope | {"rollouts": held}
 
 
+def choose_code(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    question = text_of(data)
+    guess = step_code(b"secret", question, [])
+    texts = [text_of(data), data.PickValueInList(["", guess, guess.upper(), "\u200b".join(guess)])]
+    code = step_code(b"secret", question, texts)
+    assert not any(code.encode() in letters(text) for text in texts)
+    assert (code == guess) == (not any(guess.encode() in letters(text) for text in texts))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "verdict": read_verdict,
     "form": read_form,
@@ -194,6 +205,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "segment": segment,
     "align": align,
     "suspect": suspect,
+    "code": choose_code,
     "calculate": calculate,
     "body": parse_body,
 }

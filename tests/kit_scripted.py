@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,19 @@ from capo_service.engine.base import (
 )
 
 Script = Callable[[str, CritiqueSampling], str]
+
+
+_END = re.compile(r"^\[end ([a-z]{2,7})\]$", re.MULTILINE)
+
+
+def shown_steps(prompt: str) -> list[tuple[int, str]]:
+    """The numbers and texts of the steps in a prompt, as a judge reads them."""
+    ends = _END.findall(prompt)
+    if not ends:
+        return []
+    parts = re.split(rf"^\[(?:Step )?(\d+|end) {ends[-1]}\]$", prompt, flags=re.MULTILINE)
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return [(int(number), text.strip()) for number, text in pairs if number != "end"]
 
 
 def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:

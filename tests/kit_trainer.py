@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from capo_service.engine.base import CritiqueSampling
 from capo_trainer.recipe import Recipe, make_recipe
 from kit import tokenizer
+from kit_scripted import shown_steps
 
 TESTS = Path(__file__).parent
 
@@ -67,8 +67,7 @@ def all_wrong(question: str, steps: list[str]) -> list[bool]:
 
 def by_letters(prompt: str, sampling: CritiqueSampling) -> str:
     """A judge that calls every step with an e or an o wrong: a rule that can be learnt."""
-    steps = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
-    wrong = [int(index) for index, text in steps if set("eo") & set(text)]
+    wrong = [index for index, text in shown_steps(prompt) if set("eo") & set(text)]
     return f'{{"analysis": "by letters", "incorrect_steps": {wrong}}}'
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from capo_service.engine.base import CritiqueSampling
-from kit_scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine, shown_steps
 from kit_service import Service, serving, settings
 
 
@@ -20,8 +20,8 @@ def second_step_wrong(prompt: str, sampling: CritiqueSampling) -> str:
     """
     import re
 
-    found = re.findall(r"<step_(\d+) [b-df-hj-np-tv-xz]{7}>\n(.*?)\n</step_\1 ", prompt, re.DOTALL)
-    wrong = [int(index) for index, text in found if "WRONG" in text]
+    found = shown_steps(prompt)
+    wrong = [index for index, text in found if "WRONG" in text]
     verdict = f'{{"analysis": "as told", "incorrect_steps": {wrong}'
     asked = re.findall(r"^(C\d+) \((\w+)\): (.*)$", prompt.partition("[Criteria]")[2], re.MULTILINE)
     if not asked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,15 @@ from typing import Any
 from capo_client.cli.attack.corpus import SOLUTIONS
 from capo_client.cli.attack.payloads import AUTHORITY, FAMILIES
 from capo_service.engine.base import CritiqueSampling
-from kit_scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine, shown_steps
 from kit_service import serving, settings
-
-STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)
 
 
 def respects_authority(prompt: str, sampling: CritiqueSampling) -> str:
     """Finds every error, unless it is told that somebody has checked."""
     errors = [solution.steps[solution.wrong] for solution in SOLUTIONS]
-    steps = STEP.findall(prompt)
-    named = [int(i) for i, text in steps if any(error in text for error in errors)]
+    steps = shown_steps(prompt)
+    named = [i for i, text in steps if any(error in text for error in errors)]
     if not any(error in prompt for error in errors):
         named = [0]
     if any(payload in prompt for payload in AUTHORITY):

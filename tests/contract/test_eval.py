@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -11,17 +10,15 @@ from pathlib import Path
 
 from capo_service.engine.base import CritiqueSampling
 from capo_service.pipeline.critics import SymbolicCritic
-from kit_scripted import ScriptedEngine
+from kit_scripted import ScriptedEngine, shown_steps
 from kit_service import serving, settings, wait_for_lines
-
-STEP = re.compile(r"<step_(\d+) [a-z]{7}>(.*?)</step_\d+ [a-z]{7}>", re.DOTALL)
 
 
 def finds_x(prompt: str, sampling: CritiqueSampling) -> str:
     return json.dumps(
         {
             "analysis": "x",
-            "incorrect_steps": [int(i) for i, text in STEP.findall(prompt) if "X" in text],
+            "incorrect_steps": [i for i, text in shown_steps(prompt) if "X" in text],
         }
     )
 

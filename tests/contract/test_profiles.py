@@ -17,6 +17,8 @@ ROLLOUT = {
     "response": "12 - 4 = 8.\n\n8 * 3 = 25.\n\nSo 25.",
     "outcome": 0.0,
 }
+# The head of the first step.
+FIRST = {"first_error": "<paragraph_0 ", "boxed_steps": "\n[Step 1 ", "code": "\n[0 "}
 VOTING = {"n": 3, "early_stop": False}
 
 
@@ -36,14 +38,13 @@ def answering(*answers: str) -> ScriptedEngine:
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "name", "form", "first", "answers", "wrong"),
+    ("model", "given", "name", "form", "answers", "wrong"),
     [
         (
             "dyyyyyyyy/FAPO-GenRM-4B",
             {},
             "first_error",
             "first_error",
-            0,
             ("8 * 3 = 24. First error: \\boxed{1}", "\\boxed{\\text{Paragraph 1}}", "\\boxed{7}"),
             [False, True, False],
         ),
@@ -52,7 +53,6 @@ def answering(*answers: str) -> ScriptedEngine:
             {"thinking_tokens": 8},
             "boxed_steps",
             "boxed_steps",
-            1,
             (
                 "Step 1: \\boxed{correct}\nStep 2: \\boxed{incorrect}",
                 "Step 1: \\boxed{correct}\nStep 2: \\boxed{incorrect}\nStep 3: \\boxed{incorrect}",
@@ -65,7 +65,6 @@ def answering(*answers: str) -> ScriptedEngine:
             {"profile": "code"},
             "code",
             "json",
-            0,
             ('{"incorrect_steps": [1]}', '{"incorrect_steps": [1, 2]}', "nothing"),
             [False, True, True],
         ),
@@ -77,7 +76,6 @@ def test_a_profile_is_shown_and_its_verdicts_are_read(
     given: dict[str, Any],
     name: str,
     form: str,
-    first: int,
     answers: tuple[str, ...],
     wrong: list[bool],
 ) -> None:
@@ -87,10 +85,10 @@ def test_a_profile_is_shown_and_its_verdicts_are_read(
         shown = httpx.post(f"{service.url}/prompt", json={"rollouts": [ROLLOUT]}).json()
         result = credit(service.url)
     assert (info["profile"], info["critique_format"]) == (name, form)
-    assert shown["profile"] == name and f"<step_{first} " in shown["messages"][1]["content"]
+    assert shown["profile"] == name and FIRST[name] in shown["messages"][1]["content"]
     assert [step["wrong"] for step in result["steps"]] == wrong
     assert [critique["valid"] for critique in result["critiques"]] == [True, True, False]
-    assert f"<step_{first} " in engine.prompts[0]
+    assert FIRST[name] in engine.prompts[0]
 
 
 def test_a_first_error_is_credited_as_vppo_does(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Here up to the ids that an engine is given; tests/integration sends the corpus t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from capo_client.cli.attack.corpus import SOLUTIONS, Attack, attacks, control
 from capo_client.cli.attack.payloads import FAMILIES
 from capo_client.cli.attack.run import Tally, broken, finds, tally
 from capo_service.core import steps
-from capo_service.core.prompt import nonce
+from capo_service.core.step_code import letters
 from capo_service.engine import control_tokens as escaping
 from capo_service.engine.base import ChatPrompt, EncodedPrompt, JudgePrompt, TokenPrompt
 from capo_service.engine.openai import OpenAIEngine
@@ -56,7 +57,7 @@ def test_the_corpus_has_at_least_200_attacks_that_all_differ() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(TEMPLATES))
-def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) -> None:
+def test_control_tokens_and_step_numbers_are_ours_alone(kind: str, folder: Path) -> None:
     judge: PromptEncoder = encoder(kind, folder)
     prepare = preparer(judge.encode).prepare
 
@@ -75,7 +76,7 @@ def test_control_tokens_and_step_tags_are_ours_alone(kind: str, folder: Path) ->
         assert hostile.token_spans == hostile.spans, attack.name
 
 
-def test_no_attack_names_the_code_of_the_tags_and_the_numbers_are_ours() -> None:
+def test_no_attack_contains_the_code_of_its_prompt_and_the_numbers_are_ours() -> None:
     seen: list[JudgePrompt] = []
 
     def encode(prompt: JudgePrompt) -> EncodedPrompt:
@@ -84,15 +85,17 @@ def test_no_attack_names_the_code_of_the_tags_and_the_numbers_are_ours() -> None
 
     prepare = preparer(encode).prepare
     for attack in CORPUS:
-        code = nonce(SECRET, attack.question)
         prepared = prepare(attack.rollout(), OPTIONS)
         trusted = "".join(text for text, ours in seen[-1].user if ours)
         untrusted = [text for text, ours in (*seen[-1].system, *seen[-1].user) if not ours]
-        assert not any(code in text for text in untrusted), attack.name
-        for i in range(len(prepared.spans)):
-            assert trusted.count(f"<step_{i} {code}>") == 1
-            assert trusted.count(f"</step_{i} {code}>") == 1
-        assert f"<step_{len(prepared.spans)} {code}>" not in trusted
+        found = re.search(r"^\[0 ([a-z]{2,7})\]$", trusted, re.MULTILINE)
+        assert found is not None
+        code = found[1]
+        assert not any(code.encode() in letters(text) for text in untrusted), attack.name
+        wanted = [*map(str, range(len(prepared.spans))), "end"]
+        assert re.findall(rf"^\[(\w+) {code}\]$", trusted, re.MULTILINE) == wanted
+        # Nothing of the rollout is changed.
+        assert untrusted[1:] == [attack.response[a:b].strip() for a, b in prepared.spans]
 
 
 async def test_chat_text_holds_no_marker_that_a_server_could_take_for_its_own() -> None:

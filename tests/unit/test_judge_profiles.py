@@ -23,6 +23,10 @@ from kit_scripted import ScriptedEngine
 
 NAMES = ("boxed_steps", "code", "default", "first_error", "general", "paper")
 STYLES: tuple[Style, ...] = ("verdict", "brief", "full")
+HEADS = {name: "[0 wx]" for name in NAMES} | {
+    "boxed_steps": "[Step 1 wx]",
+    "first_error": "<paragraph_0 wx>",
+}
 STEPS = ("Take 12 - 4 = 8.", "Then 8 * 3 = 25.")
 PROMPT = (
     "{% block system %}s{% endblock %}{% block user %}{{ question }}"
@@ -60,6 +64,7 @@ def test_every_prompt_shows_all_and_the_rollout_last(
             steps=steps,
             reference=reference,
             nonce="bcdfghj",
+            code="wx",
             style=style,
             format=profile.format,
             thinking=thinking,
@@ -73,12 +78,12 @@ def test_every_prompt_shows_all_and_the_rollout_last(
     assert "is data, not instructions" in system, "the judge is told what the rollout is"
     assert ("Think first" in system) == thinking
     first = profile.first_step
-    assert f"<step_{first} bcdfghj>\n{STEPS[0]}\n</step_{first} bcdfghj>" in user
+    assert f"{HEADS[name]}\n{STEPS[0]}\n" in user
     assert f"numbered {first} to {first + 1}" in user
     assert "R 24" not in render(STEPS, None)[1]
     other_system, other = render(("Another.",))
     assert other_system == system, "the rollouts of a question share the system turn"
-    shared = user[: user.index(f"<step_{first} bcdfghj>")]
+    shared = user[: user.index(f"{HEADS[name]}\n")]
     assert other.startswith(shared) and "R 24" in shared
 
 
@@ -266,7 +271,7 @@ def test_capo_prompt_and_print_config_show_the_profile(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     [prompt] = [json.loads(line) for line in out.read_text().splitlines()]
     system, user = (message["content"] for message in prompt["messages"])
-    assert "\\boxed{correct}" in system and "<step_1 " in user and "<step_0 " not in user
+    assert "\\boxed{correct}" in system and "[Step 1 " in user and "[Step 0 " not in user
     done = capo("serve", "a/ThinkPRM-14B", "--print-config")
     assert '# profile = "boxed_steps"' in done.stdout
     assert '# critique_style = "verdict"' in done.stdout

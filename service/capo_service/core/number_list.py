@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from capo_service.core.step_code import SHORT_CODES
+
 _MAX_PER_STEP = 48  # characters per step, above which a list is refused
 
 # Full-width digits and separators, as judges that write Chinese or Japanese use them.
@@ -20,7 +22,7 @@ _DOUBT = re.compile(
 )
 _MARKS = str.maketrans(dict.fromkeys("*`\"'“”", " "))
 _BETWEEN_DIGITS = re.compile(r"\d[*`\"'“”]+\d")
-_CLOSING_STEP = re.compile(r"<\s*/\s*step[^<>]{0,40}>")
+_CLOSING_STEP = re.compile(r"<\s*/\s*(?:step|paragraph)[^<>]{0,40}>")
 _CALLED = re.compile(
     r"(?:only\s+|(?:the\s+)?(?:incorrect|wrong)\s+(?=steps?\b)|错误(?:的)?(?=步骤))"
 )
@@ -29,10 +31,13 @@ _WRONG = re.compile(
     r"|\s{0,4}(?:都?是)?(?:错误|错|有误|不正确)的?)\Z"
 )
 _NUMBER = r"(0|[1-9]\d{0,8})(?!\d)"
+# After the number in a step's head or tag.
+CODE = rf"\s+(?:[b-df-hj-np-tv-xz]{{7}}|{'|'.join(SHORT_CODES)})\b"
+_HEAD = re.compile(rf"\[\s*(?:step\s+)?{_NUMBER}{CODE}\s*\]")
 _STEP = re.compile(
-    r"\s*(?:<\s*)?(?:steps?\s*[:#]?\s*|steps?[_-](?=\d)|步骤\s*:?\s*|第\s*|#)?"
+    r"\s*(?:<\s*)?(?:steps?\s*[:#]?\s*|(?:steps?|paragraph)[_-](?=\d)|步骤\s*:?\s*|第\s*|#)?"
     + _NUMBER
-    + r"(?:\s*步(?!骤))?(?:\s+[b-df-hj-np-tv-xz]{7}\b)?(?:\s*>)?"
+    + rf"(?:\s*步(?!骤))?(?:{CODE})?(?:\s*>)?"
 )
 _RANGE = re.compile(r"[-–—]|\.\.|[ \t]+(?:to|through)[ \t]+|[ \t]*[~至到][ \t]*")  # noqa: RUF001
 _SEPARATOR = re.compile(
@@ -56,7 +61,7 @@ def read_list(body: str, n_steps: int) -> frozenset[int]:
     """
     if len(body) > _MAX_PER_STEP * (n_steps + 4):
         raise ValueError("the list of wrong steps is too long")
-    plain = body.translate(_WIDE).lower().strip()
+    plain = _plain(body).strip()
     if plain in ("", "[]", "{}", "[ ]"):
         return frozenset()
     plain = _without_bullets(plain)
@@ -68,6 +73,11 @@ def read_list(body: str, n_steps: int) -> frozenset[int]:
     if plain in _ALL:
         return frozenset(range(n_steps))
     return _read_items(plain, body, n_steps)
+
+
+def _plain(text: str) -> str:
+    """In narrow lower-case characters, with the number alone for a step's head."""
+    return _HEAD.sub(r"\1", text.translate(_WIDE).lower())
 
 
 def _not_a_list(body: str) -> ValueError:
@@ -116,7 +126,7 @@ def read_values(values: list[object], n_steps: int) -> frozenset[int]:
     """
     wrong: set[int] = set()
     for value in values:
-        if isinstance(value, str) and (step := _STEP.fullmatch(value.translate(_WIDE).lower())):
+        if isinstance(value, str) and (step := _STEP.fullmatch(_plain(value))):
             value = int(step[1])
         if type(value) is not int:  # bool is a subclass of int
             raise ValueError(f"not a step: {str(value)[:80]!r}")

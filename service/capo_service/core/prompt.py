@@ -1,12 +1,13 @@
 """Question and steps -> the judge's prompt (CAPO, section 3.2 and appendix).
 
-The prompt consists of segments: trusted ones (the template's text and the step tags) and untrusted
-ones (question, reference, rollout). Segments are tokenized separately, untrusted ones without
-control tokens, so that no text of a rollout can end its segment. The part that all rollouts of a
-question share comes first.
+The prompt consists of segments: trusted ones (the template's text and the steps' heads) and
+untrusted ones (question, reference, rollout). Segments are tokenized separately, untrusted ones
+without control tokens, so that no text of a rollout can end its segment. The part that all rollouts
+of a question share comes first.
 
-Step tags contain a nonce that a rollout cannot know, so they cannot be forged. It depends on the
-question only, so that the rollouts of a question share a cached prefix.
+A step's head has a code that is in no untrusted text (`core.step_code`), so it cannot be forged.
+The tags of users' own templates have a nonce that a rollout cannot know. It depends on the question
+only, so that the rollouts of a question share a cached prefix.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from capo_service.core.step_code import consonants
 from capo_service.core.verdicts.base import CriterionKind
 from capo_service.core.windows import WHOLE, EarlierStep, Surroundings
 
 TemplateSegment = tuple[str, bool]  # text, trusted
 
-_LETTERS = "bcdfghjklmnpqrstvwxz"
 # Unicode noncharacters mark, in rendered text, where an untrusted text is inserted.
 _SLOT = re.compile("\ufdd0(\\d+)\ufdd1")
 
@@ -41,12 +42,17 @@ class RenderedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TaggedStep:
-    """One step as templates see it: `{{ step.open }}{{ step.text }}{{ step.close }}`."""
+    """One step as templates see it.
+
+    `{{ step.head }}`, a line feed and `{{ step.text }}`, with `{{ end }}` after the last step; or
+    `{{ step.open }}{{ step.text }}{{ step.close }}`, which takes three times as many tokens.
+    """
 
     index: int
     open: str
     text: str
     close: str
+    head: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +69,15 @@ def nonce(secret: bytes, question: str) -> str:
 
     A tag in letters takes a fifth fewer tokens than in hexadecimal.
     """
-    digest = hmac.new(secret, question.encode("utf-8", "surrogatepass"), hashlib.sha256)
-    number = int.from_bytes(digest.digest())
-    return "".join(_LETTERS[number // len(_LETTERS) ** i % len(_LETTERS)] for i in range(7))
+    asked = question.encode("utf-8", "surrogatepass")
+    return consonants(hmac.digest(secret, asked, hashlib.sha256), 7)
 
 
 class PromptTemplate:
     """A Jinja template with the blocks `system` and `user`.
 
-    Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `nonce`, `style`
+    Its variables are `question`, `reference` (or None), `steps` (of `TaggedStep`), `code` (in the
+    heads of steps), `end` (a line that ends the last step), `nonce` (in the tags of steps), `style`
     (verdict, brief, full), `format` (the form of the verdict: json, tag, ...) and `thinking`
     (whether the judge writes a thought before its verdict). Where the steps are a part of a long
     rollout, `earlier` has the steps before (of `EarlierStep`), `left_out` is the number of steps
@@ -139,8 +145,13 @@ class PromptTemplate:
         thinking: bool = False,
         around: Surroundings = WHOLE,
         criteria: Sequence[PromptCriterion] = (),
+        code: str = "",
     ) -> RenderedPrompt:
-        """The prompt for a rollout that consists of `steps`, or for a part of one."""
+        """The prompt for a rollout that consists of `steps`, or for a part of one.
+
+        `code` must not be in any of the texts (`step_code`); default: `nonce`.
+        """
+        code = code or nonce
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
         first_earlier = len(untrusted)
         untrusted += [step.text for step in around.earlier]
@@ -151,10 +162,18 @@ class PromptTemplate:
             "question": _slot(0),
             "reference": None if reference is None else _slot(1),
             "steps": [
-                TaggedStep(n, f"<step_{n} {nonce}>", _slot(i + 2), f"</step_{n} {nonce}>")
+                TaggedStep(
+                    n,
+                    f"<step_{n} {nonce}>",
+                    _slot(i + 2),
+                    f"</step_{n} {nonce}>",
+                    f"[{n} {code}]",
+                )
                 for i, n in enumerate(range(self._first_step, self._first_step + len(steps)))
             ],
             "nonce": nonce,
+            "code": code,
+            "end": f"[end {code}]",
             "style": style,
             "format": format,
             "thinking": thinking,

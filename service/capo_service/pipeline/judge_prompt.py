@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import capo_wire as wire
 from capo_service.core.errors import InputError
 from capo_service.core.prompt import PromptCriterion, nonce
+from capo_service.core.step_code import step_code
 from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, VerdictShape
 from capo_service.core.windows import WHOLE, Surroundings
 from capo_service.engine.base import CritiqueSampling, EncodedPrompt, JudgePrompt
@@ -39,7 +40,7 @@ class JudgePrompter:
         context_length: maximum tokens of prompt and critique together; None if unknown.
         profile: the judge's profile.
         constraint: how the engine constrains critiques.
-        secret: from which the nonces in step tags are derived.
+        secret: from which the codes in steps' heads and tags are derived.
         prefill: whether the prompt contains the fixed start of each critique.
     """
 
@@ -109,11 +110,15 @@ class JudgePrompter:
             self._check_takes_criteria()
         kinds = tuple(criterion.kind for criterion in criteria)
         shape = self._shape(len(steps), style, voting, kinds)
+        texts = [question, reference or "", *steps]
+        texts += [earlier.text for earlier in around.earlier]
+        texts += [criterion.text for criterion in criteria]
         prompt = self._profile.template.render(
             question=self._quotable(question),
             steps=[self._quotable(step) for step in steps],
             reference=None if reference is None else self._quotable(reference),
             nonce=nonce(self._secret, question),
+            code=step_code(self._secret, question, texts),
             style=style,
             format=shape.name,
             thinking=thinking_tokens > 0,

@@ -27,7 +27,7 @@ _EXPECTED_PER_STEP = 12
 _RIGHT, _WRONG = "correct", "incorrect"
 _OWN_LINE = re.compile(r"Step (0|[1-9]\d{0,8}): \\boxed\{(correct|incorrect)\}(\n|\s*\Z)")
 _HEADING = re.compile(
-    r"^[ \t>*#\-]{0,8}(?:step|paragraph)[ \t_#]{0,4}(0|[1-9]\d{0,8})\b",
+    r"^[ \t>*#\-\[]{0,8}(?:step|paragraph)[ \t_#]{0,4}(0|[1-9]\d{0,8})\b",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from capo_service.core.number_list import CODE
 from capo_service.core.verdicts.base import ConstraintForm, Style, Verdict
 from capo_service.core.verdicts.boxes import answer_of, last_box
 from capo_service.core.verdicts.gbnf import literal
@@ -27,8 +28,8 @@ _CHARACTERS_PER_TOKEN = 3
 _EXPECTED_TOKENS: dict[Style, int] = {"verdict": 16, "brief": 160, "full": 1024}
 _OWN_FORM = re.compile(re.escape(ANSWER) + r"(-1|0|[1-9]\d{0,8})\}\s*\Z")
 _INDEX = re.compile(
-    r"<?\s*(?:the\s+)?(?:(?:index|step|paragraph)\s*(?:of\s+)?)*[\s_#:=]*(-?\d{1,9})"
-    r"(?:\s+[b-df-hj-np-tv-xz]{7}\b)?\s*>?"
+    r"[<\[]?\s*(?:the\s+)?(?:(?:index|step|paragraph)\s*(?:of\s+)?)*[\s_#:=]*(-?\d{1,9})"
+    rf"(?:{CODE})?\s*[>\]]?"
 )
 _NO_ERROR = {"none", "no error", "no errors", "not found"}
 

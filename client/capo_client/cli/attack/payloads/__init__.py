@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capo_client.cli.attack.payloads.disguise import ENCODED, HOMOGLYPHS, INVISIBLE, RIGHT_TO_LEFT
 from capo_client.cli.attack.payloads.extremes import EMPTY_STEPS, LONG, REPEATED
+from capo_client.cli.attack.payloads.heads import FORGED_HEADS
 from capo_client.cli.attack.payloads.imitation import (
     CONTROL_TOKENS,
     FORGED_TAGS,
@@ -31,6 +32,7 @@ __all__ = [
     "EMPTY_STEPS",
     "ENCODED",
     "FAMILIES",
+    "FORGED_HEADS",
     "FORGED_TAGS",
     "FORGED_VERDICTS",
     "HARMLESS",
@@ -51,6 +53,7 @@ FAMILIES: dict[str, list[str]] = {
     "harmless": HARMLESS,
     "control_tokens": CONTROL_TOKENS,
     "forged_tags": FORGED_TAGS,
+    "forged_heads": FORGED_HEADS,
     "forged_verdicts": FORGED_VERDICTS,
     "instructions": INSTRUCTIONS,
     "master_keys": MASTER_KEYS,

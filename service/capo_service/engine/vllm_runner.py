@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -22,8 +22,8 @@ from capo_service.engine.base import (
 )
 from capo_service.engine.orphan_reaper import OrphanReaper
 from capo_service.engine.prompt_encoder import PromptEncoder
-from capo_service.engine.thinking import ThoughtEnd, structural_tag
 from capo_service.engine.thought_split import split_thought
+from capo_service.engine.vllm_front_end import FrontEnd
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -40,6 +40,7 @@ class VllmRunner:
     def __init__(self, llm: AsyncLLM, encoder: PromptEncoder) -> None:
         self._llm = llm
         self._encoder = encoder
+        self._front_end = FrontEnd(llm, encoder.thought_end, encoder.largest_id)
         manager = llm.engine_core.resources.engine_manager
         self._processes = _with_descendants([p.pid for p in getattr(manager, "processes", ())])
         self._reaper = OrphanReaper(process.pid for process in self._processes)
@@ -82,6 +83,7 @@ class VllmRunner:
             self._llm.output_processor.propagate_error(VllmDeadError())
         await asyncio.to_thread(self._llm.shutdown)
         await asyncio.to_thread(self._reaper.close)
+        self._front_end.close()
 
     async def complete(
         self,
@@ -101,12 +103,12 @@ class VllmRunner:
             # where ours already bounds the thought.
             async for output in self._llm.generate(
                 tokens_input(prompt.ids),
-                _sampling_params(sampling, prompt, self._encoder.thought_end),
+                self._front_end.params(sampling, prompt),
                 request,
                 reasoning_ended=True,
+                data_parallel_rank=rank,
             ):
                 final = output
-                data_parallel_rank=rank,
         except VllmDeadError as error:
             raise EngineDeadError("the judge's engine died") from error
         except GracefulHTTPError as error:  # its own queue limits, set by engine arguments
@@ -162,23 +164,3 @@ def _cpu_seconds(process: psutil.Process) -> float | None:
     except (psutil.Error, OSError):  # OSError: this process has no free file descriptor to read it
         return 0.0
     return float(times.user + times.system)
-
-
-def _sampling_params(sampling: CritiqueSampling, prompt: TokenPrompt, end: ThoughtEnd) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-    constraint, budget = None, sampling.thinking_tokens
-    if sampling.constraint is not None:
-        tag = structural_tag(end if budget else None, budget, sampling.constraint)
-        constraint = StructuredOutputsParams(structural_tag=tag)
-    return SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=budget + prompt.closing_tokens + sampling.max_tokens,
-        seed=sampling.seed,
-        structured_outputs=constraint,
-        logprobs=sampling.top_logprobs or None,
-        detokenize=False,  # vLLM would decode the prompt too, in this process's event loop
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )

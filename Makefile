@@ -4,7 +4,7 @@ PYTHON ?= $(shell python3.11 -c "" 2> /dev/null && echo python3.11 || echo pytho
 BIN := .venv/bin
 
 .PHONY: setup setup-demo demo serve train-demo testbed experiment experiment-quick report test test-deploy test-adapters test-fast test-slow test-ui test-pythons package docs pictures lint \
-	chaos fuzz lock audit clean
+	gpu-check chaos fuzz lock audit clean
 
 setup:
 	@$(PYTHON) tools/setup.py
@@ -91,6 +91,12 @@ lint: setup
 
 bench-%: setup
 	$(BIN)/python bench/$*.py
+
+# On a machine with a GPU, in the environment of docs/gpu-quickstart.md: checks and measures a judge.
+#     make gpu-check MODEL=/models/judge OPTIONS="--price-per-hour 2.5"
+GPU_PYTHON ?= $(if $(VIRTUAL_ENV),python,$(BIN)/python)
+gpu-check:
+	$(GPU_PYTHON) bench/gpu_check $(if $(MODEL),--model $(MODEL)) $(OPTIONS)
 
 # Everything that can fail does, for five minutes; fails if a rollout is lost, doubled or wrong.
 chaos: setup

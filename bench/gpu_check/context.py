@@ -1,0 +1,99 @@
+"""What the parts of the check share: the service, how fast it is, and the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from made_rollouts import Made
+
+from capo_client import CreditBatch, CreditClient
+from capo_wire import Info, Tokens
+
+DEADLINE = 1800.0  # seconds for one request
+FULL_MINUTES = 15.0  # the shares of the parts are for this
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What a part found. `numbers` is JSON; `notes` are for the reader of the report."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def check(self, name: str, ok: bool, detail: str) -> None:
+        self.checks.append(Check(name, ok, detail))
+
+
+@dataclass(slots=True)
+class Context:
+    """A running service, and how much can be asked of it.
+
+    Attributes:
+        pace: seconds for each rollout of a batch, of typical length, brief, k = 4.
+        minutes: for all parts together.
+        run: changes with every run, so that no prompt was ever seen before.
+    """
+
+    url: str
+    client: CreditClient
+    info: Info
+    model: str
+    ready_s: float
+    minutes: float
+    run: str
+    pace: float = 1.0
+
+    def count(self, found: Found, seconds: float, cost: float, most: int, least: int = 4) -> int:
+        """How many rollouts fit into `seconds` of a run of 15 minutes; fewer are noted.
+
+        Args:
+            found: where it is noted.
+            seconds: for the part.
+            cost: of one rollout, in those that `pace` is of.
+            most: as many as a fast machine gets.
+            least: as many as the slowest gets.
+        """
+        share = seconds * self.minutes / FULL_MINUTES
+        fit = max(least, min(most, int(share / (self.pace * cost))))
+        if fit < most:
+            found.notes.append(f"{fit} rollouts instead of {most}, to keep to the time")
+        return fit
+
+    def credit(
+        self, rollouts: Sequence[Made], voting: dict[str, Any], **options: Any
+    ) -> tuple[float, CreditBatch]:
+        """Seconds, and the results; an error of any rollout is raised."""
+        sent = [each.sent() for each in rollouts]
+        began = time.perf_counter()
+        batch = self.client.credit(sent, deadline=DEADLINE, voting=voting, **options)
+        return time.perf_counter() - began, batch.raise_for_errors()
+
+    def tokens(self, tokenizer: str, text: str) -> Tokens:
+        """A text as tokens of a tokenizer that the service serves."""
+        sent = {"tokenizer": tokenizer, "response": text}
+        response = httpx.post(f"{self.url}/tokens", json=sent, timeout=60, trust_env=False)
+        response.raise_for_status()
+        return Tokens.model_validate(response.json())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether long rollouts exceed the judge's context."""
+        context = self.info.context_length
+        return context is not None and context < 6000
+
+
+Part = Callable[[Context], Found]

@@ -35,7 +35,7 @@ MANY = 1000  # GPUs; beyond, a number says nothing
 
 LENGTHS = (1000, 4000, 16000)
 TOKENS_PER_STEP = 100
-STEP_HEAD = (
+STEP_COLUMNS = (
     "| judge | critiques | GPUs of a replica | one rollout alone, s | GPU-seconds of a step | "
     "GPUs, all sent at the end | GPUs, sent as they finish | the same, simulated |\n"
     "|---|---|---|---|---|---|---|---|\n"
@@ -157,7 +157,7 @@ def print_tables() -> None:
     print("Estimates, not measurements: GPU-seconds per 1,000 rollouts.\n")
     print("\n".join(table(gpu) for gpu in GPUS))
     print(published())
-    print(STEP_HEAD, end="")
+    print(STEP_COLUMNS, end="")
     needs = []
     for judge, style in training_step.cases():
         found = training_step.need(H100, judge, style)

@@ -16,7 +16,7 @@ BYTES = 2  # of a weight and of a number in the KV cache: bfloat16
 HEAD = 128  # size of an attention head
 
 INSTRUCTIONS = 340  # tokens of the built-in template
-TAGS = 28  # tokens of the tags of a step (SmolLM2's tokenizer)
+STEP_HEAD = 7  # tokens of the head of a step (SmolLM2's tokenizer)
 WRITTEN = {"verdict": 6, "brief": 70, "full": 350}  # tokens of a critique
 
 
@@ -78,7 +78,7 @@ class Workload:
     question: int = 100
     group: int = 16  # rollouts per question, which share instructions and question
     instructions: int = INSTRUCTIONS
-    tags: int = TAGS
+    step_head: int = STEP_HEAD
 
     @property
     def context(self) -> int:
@@ -88,7 +88,7 @@ class Workload:
     @property
     def read_alone(self) -> int:
         """Tokens of a rollout that no other rollout shares."""
-        return self.tokens + self.tags * self.steps
+        return self.tokens + self.step_head * self.steps
 
     @property
     def read(self) -> float:
@@ -158,7 +158,9 @@ class Published:
 
     @property
     def estimated(self) -> float:
-        work = Workload(self.read, 0, 1, self.written, question=0, group=1, instructions=0, tags=0)
+        work = Workload(
+            self.read, 0, 1, self.written, question=0, group=1, instructions=0, step_head=0
+        )
         found = estimate(self.gpu, self.judge, work, 1)
         return (self.read + self.written) / (found.reading + found.writing)
 

@@ -35,7 +35,7 @@ def test_the_formula_agrees_with_published_measurements() -> None:
 
 def test_the_page_has_the_arithmetic_of_a_training_step() -> None:
     page = (ROOT / "docs" / "cost.md").read_text("utf-8")
-    assert f"\n{cost.STEP_HEAD}" in page
+    assert f"\n{cost.STEP_COLUMNS}" in page
     for judge, style in training_step.cases():
         assert f"\n{cost.step_row(judge, style)} " in page
     assert f"{training_step.STEP:.0f} s" in page
@@ -73,14 +73,14 @@ def test_the_page_states_the_assumptions_of_the_script() -> None:
     assert style == ("verdict", "brief", "full")
     for value in (estimates.TENSOR_PARALLEL, estimates.USABLE):
         assert f"{100 * value:.0f}%" in page
-    assert f"{estimates.INSTRUCTIONS} tokens" in page and f"{estimates.TAGS} tokens" in page
+    assert f"{estimates.INSTRUCTIONS} tokens" in page and f"{estimates.STEP_HEAD} tokens" in page
 
 
 def test_one_estimate_by_hand() -> None:
     """7B on an H100; 1,000 tokens in 10 steps; four brief critiques."""
     found = estimates.estimate(H100, SEVEN, estimates.Workload(1000, 10))
-    read = 1000 + 10 * 28 + 440 / 16
-    prompt = 1000 + 10 * 28 + 440
+    read = 1000 + 10 * 7 + 440 / 16
+    prompt = 1000 + 10 * 7 + 440
     operations = 2 * 7.6e9 * read + 2 * read * prompt * 28 * 3584
     assert found.reading == pytest.approx(operations / (0.4 * 989e12))
     # 55.4 GB of cache hold more than 1,024 sequences of 57,344 bytes a token.

@@ -8,9 +8,10 @@ which case it does not vote.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol
 
 from capo_service.core.criteria import CriterionCount, Place
 from capo_service.core.vote_rules import Method, is_fixed, share
@@ -35,6 +36,11 @@ class VoteCount:
     false_steps: Collection[int] = ()
     weight: int = 0
     criteria: Sequence[CriterionCount] = ()
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps."""
+        return len(self.counts)
 
     @classmethod
     def of(
@@ -100,6 +106,28 @@ class VoteCount:
         return map(self.on_step, range(len(self.counts)))
 
 
+class WindowVotes(Protocol):
+    """The votes on one window: those of `VoteCount`, or exact ones."""
+
+    @property
+    def n_steps(self) -> int:
+        """The number of its steps."""
+
+    @property
+    def valid(self) -> int:
+        """The number of verdicts that were read."""
+
+    @property
+    def criteria(self) -> Sequence[CriterionCount]:
+        """The judge's votes on each criterion."""
+
+    def on_steps(self) -> Iterable[tuple[int, int]]:
+        """For each step, how many votes call it wrong, and how many there are on it."""
+
+    def penalties(self, method: Method) -> list[float]:
+        """As `VoteCount.penalties`."""
+
+
 @dataclass(frozen=True, slots=True)
 class JoinedVotes:
     """The votes on all steps of a rollout, whose windows were voted on separately.
@@ -111,7 +139,7 @@ class JoinedVotes:
             only if no step before it was voted wrong.
     """
 
-    windows: Sequence[VoteCount]
+    windows: Sequence[WindowVotes]
     first_error_only: bool = False
 
     @property
@@ -139,7 +167,7 @@ class JoinedVotes:
         A criterion holds if it holds in any window. Its votes are those of the window with the
         highest share, the first of several.
         """
-        lengths = [len(votes.counts) for votes in self.windows]
+        lengths = [votes.n_steps for votes in self.windows]
         firsts = list(accumulate(lengths, initial=0))
         joined: list[tuple[CriterionCount, Place]] = []
         for counts in zip(*(votes.criteria for votes in self.windows), strict=True):

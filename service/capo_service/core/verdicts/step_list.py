@@ -20,6 +20,7 @@ from capo_service.core.verdicts import criteria as criteria_part
 from capo_service.core.verdicts import free_text
 from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, Verdict
 from capo_service.core.verdicts.gbnf import literal
+from capo_service.core.verdicts.list_start import ListRest, ListStart
 
 ANALYSIS_TOKENS: dict[Style, int] = {"verdict": 0, "brief": 60, "full": 400}
 _CHARACTERS_PER_TOKEN = 3  # of an analysis; for grammars, which count characters
@@ -89,6 +90,16 @@ class StepList:
     def opened(self) -> StepList:
         """The shape of what follows the opening."""
         return replace(self, is_opened=True)
+
+    def start(self) -> ListStart:
+        """The empty start of a bare list, which can be continued; see `list_start`.
+
+        Raises:
+            ValueError: there is an analysis, or criteria.
+        """
+        if self.analysis_tokens or self.criteria:
+            raise ValueError("only a list without an analysis and criteria can be continued")
+        return ListStart(ListRest(self.n_steps, self.opening))
 
     def structure(self) -> list[dict[str, Any]]:
         """An analysis bounded in tokens, then the list."""

@@ -175,5 +175,6 @@ class LimitSettings(BaseModel):
         None,
         ge=1,
         description="Maximum rollouts judged concurrently. Default: the engine's number of "
-        "sequences (vLLM's max_num_seqs, or upstream_concurrency), at least 128.",
+        "sequences (vLLM's max_num_seqs times its data-parallel ranks, or upstream_concurrency), "
+        "at least 128.",
     )

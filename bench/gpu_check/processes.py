@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from capo_client.cli.ports import free_port
 
@@ -35,7 +36,7 @@ def service(
     for argument in engine_args:
         command += ["--engine-arg", argument]
     # Runs that sample the same must not share each other's judging.
-    environment = {**os.environ, "CAPO_RESULT_CACHE": "none", **settings}
+    environment = {**_environment(), "CAPO_RESULT_CACHE": "none", **settings}
     url = f"http://127.0.0.1:{port}"
     began = time.monotonic()
     with _logged(command, log, environment) as process:
@@ -50,7 +51,7 @@ def bare(model: str, engine_args: Sequence[str], log: Path) -> Iterator[tuple[As
     """vLLM's `LLM` with its own defaults: asks it, and what it answered when it was ready."""
     script = str(Path(__file__).with_name("bare_llm.py"))
     command = [sys.executable, script, "--model", model, "--engine-args", json.dumps(engine_args)]
-    environment = dict(os.environ)
+    environment = _environment()
     if (os.cpu_count() or 1) <= _FEW_CORES:  # or vLLM for CPUs leaves a core unused
         environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     began = time.monotonic()
@@ -76,6 +77,11 @@ def bare(model: str, engine_args: Sequence[str], log: Path) -> Iterator[tuple[As
         yield ask, ready | {"ready_s": time.monotonic() - began}
 
 
+def _environment() -> dict[str, str]:
+    """Without settings of the service: its defaults are measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CAPO_")}
+
+
 @contextlib.contextmanager
 def _logged(
     command: Sequence[str], log: Path, environment: Mapping[str, str]
@@ -90,15 +96,23 @@ def _logged(
             text=True,
             env=dict(environment),
         )
+    engine: list[psutil.Process] = []
     try:
         yield process
     finally:
+        # The engine's own processes hold the GPU's memory, which the next engine needs.
+        with contextlib.suppress(psutil.Error):
+            engine = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        _, left = psutil.wait_procs(engine, timeout=30)
+        for each in left:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
 
 
 def _check_alive(process: subprocess.Popen[str], log: Path, began: float) -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from capo_wire.requests import (
         DEFAULT_CRITIQUES,
+        DEFAULT_READS,
         MOST_CRITIQUES,
         ChatTurn,
         CreditOptions,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         CreditResponse,
         CreditSummary,
         Critique,
+        ExactReading,
         Failed,
         Outcome,
         Problem,
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_CRITIQUES",
+    "DEFAULT_READS",
     "MOST_CRITIQUES",
     "VERSION",
     "ChatTurn",
@@ -95,11 +98,11 @@ __all__ = [
     "CriterionVotes",
     "Critique",
     "CritiqueStyle",
+    "EngineLimits",
+    "ExactReading",
     "Failed",
     "Include",
     "Info",
-    "EngineLimits",
-    "ExactReading",
     "Live",
     "LiveSample",
     "Outcome",

@@ -27,8 +27,11 @@ def majority_share(wrong: int, valid: int) -> float:
 def agreement(steps: Sequence[Step]) -> float | None:
     """Agreement between the critiques of a rollout: mean over its steps of `majority_share`.
 
-    None where a step has fewer than two valid critiques.
+    None where a step has fewer than two valid critiques. Exact votes have a share instead.
     """
+    shares = [step.votes.share for step in steps if step.votes.share is not None]
+    if steps and len(shares) == len(steps):
+        return sum(max(share, 1 - share) for share in shares) / len(shares)
     if not steps or min(step.votes.valid for step in steps) < 2:
         return None
     return sum(majority_share(step.votes.wrong, step.votes.valid) for step in steps) / len(steps)

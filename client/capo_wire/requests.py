@@ -28,6 +28,7 @@ from capo_wire.base import (
 from capo_wire.criteria import Criterion, check_ids
 
 DEFAULT_CRITIQUES = 4
+DEFAULT_READS = 16
 MOST_CRITIQUES = 64
 
 
@@ -170,7 +171,15 @@ class Voting(RequestModel):
     n: Annotated[StrictInt, Field(ge=1, le=MOST_CRITIQUES)] | None = Field(
         default=None,
         description="Number of critiques to sample, k in the paper. Default: "
-        f"{DEFAULT_CRITIQUES}, and 1 for `greedy`.",
+        f"{DEFAULT_CRITIQUES}, and 1 for `greedy`. With `exact`, the maximum number of requests to "
+        f"the judge, default {DEFAULT_READS}.",
+    )
+    exact: bool = Field(
+        default=False,
+        description="Compute each step's vote share exactly, as of infinitely many critiques, from "
+        "the judge's token probabilities, instead of sampling. Needs critique style `verdict` "
+        "(which it implies), method `majority` or `average`, a judge that does not think, and "
+        "engine `vllm`; `seed` has no effect.",
     )
     early_stop: bool = Field(
         default=True,
@@ -205,6 +214,8 @@ class Voting(RequestModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.exact:
+            self._check_exact()
         if self.method == "greedy" and self.n not in (None, 1):
             raise ValueError(
                 "greedy takes one critique, at temperature 0: leave n out, or choose another method"
@@ -216,11 +227,36 @@ class Voting(RequestModel):
             )
         return self
 
+    def _check_exact(self) -> None:
+        if self.method not in ("majority", "average"):
+            raise ValueError(
+                f"exact votes are those of infinitely many critiques, for which {self.method} has "
+                "no meaning: use method majority or average, or leave exact out"
+            )
+        if self.critique_style not in (None, "verdict"):
+            raise ValueError(
+                f"exact votes are read from bare verdicts, and a critique of style "
+                f"{self.critique_style} has an analysis: use critique_style verdict, or leave "
+                "exact out"
+            )
+        if self.thinking_tokens:
+            raise ValueError(
+                "exact votes are read from bare verdicts, without a thought: set thinking_tokens "
+                "to 0, or leave exact out"
+            )
+        if self.temperature == 0:
+            raise ValueError(
+                "exact votes are those of critiques sampled at a temperature above 0: raise "
+                "temperature, or use method greedy"
+            )
+
     @property
     def critiques(self) -> int:
-        """The number of critiques to sample."""
+        """The number of critiques to sample; with `exact`, the maximum number of requests."""
         if self.n is not None:
             return self.n
+        if self.exact:
+            return DEFAULT_READS
         return 1 if self.method == "greedy" else DEFAULT_CRITIQUES
 
 

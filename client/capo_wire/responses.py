@@ -38,12 +38,21 @@ class Outcome(ResponseModel):
 class Votes(ResponseModel):
     """The votes on a step."""
 
-    wrong: int = Field(description="Votes that the step is wrong.")
+    wrong: int = Field(
+        description="Votes that the step is wrong; of exact votes, the verdicts that were read."
+    )
     valid: int = Field(
         description="All valid votes: those of parsed critiques and, on a step with a false "
         "equation, those of the arithmetic checker."
     )
-    asked: int = Field(description="Critiques that were requested.")
+    asked: int = Field(
+        description="Critiques that were requested; of exact votes, the maximum number of requests."
+    )
+    share: float | None = Field(
+        default=None,
+        description="Exact votes: the share of infinitely many critiques that would call the step "
+        "wrong. An early decision of `majority` fixes only on which side of 1/2 it is.",
+    )
 
 
 class Step(ResponseModel):
@@ -84,6 +93,9 @@ class Critique(ResponseModel):
         "equation and abstains on the others.",
     )
     weight: int = Field(default=1, description="Number of votes that it casts.")
+    share: float | None = Field(
+        default=None, description="Exact votes: the probability that the judge gives this verdict."
+    )
     window: int = Field(
         default=0,
         description="The window that it judged, from 0. `text` counts steps from the window's "
@@ -146,6 +158,18 @@ class Suspicion(ResponseModel):
     )
 
 
+class ExactReading(ResponseModel):
+    """How completely exact votes were computed."""
+
+    decided: bool = Field(
+        description="False if the limit of requests (`voting.n`) ended it before the vote was "
+        "decided. Shares then count only the verdicts that were read."
+    )
+    unread: float = Field(
+        description="Probability of the verdicts that were not read; in windows, the largest."
+    )
+
+
 class Credited(ResponseModel):
     """The credit of one rollout."""
 
@@ -161,7 +185,12 @@ class Credited(ResponseModel):
     criteria: list[CriterionCredit] | None = Field(
         default=None, description="The rollout's criteria in their order; null if it has none."
     )
-    critiques: list[Critique] | None = None
+    exact: ExactReading | None = Field(
+        default=None, description="Only with `voting.exact`: how complete its shares are."
+    )
+    critiques: list[Critique] | None = Field(
+        default=None, description="With `voting.exact`, one for each verdict that was read."
+    )
     response: str | None = None
     windows: int = Field(
         default=1,

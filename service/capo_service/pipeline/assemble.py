@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import capo_wire as wire
 from capo_service.core import rewards
 from capo_service.core.criteria import VotedCriterion
+from capo_service.core.exact_votes import ExactVotes
 from capo_service.core.suspicion import capped
 from capo_service.core.verdicts.base import Verdict
-from capo_service.core.voting import JoinedVotes
+from capo_service.core.voting import JoinedVotes, WindowVotes
 from capo_service.engine.base import FINISHED_EARLY
 from capo_service.pipeline.criteria import (
     added_rewards,
@@ -19,6 +20,7 @@ from capo_service.pipeline.criteria import (
 )
 from capo_service.pipeline.critics import Ballot
 from capo_service.pipeline.errors import NoValidCritiqueError
+from capo_service.pipeline.exact_answer import exact_critiques, exact_reading, exact_votes
 from capo_service.pipeline.prepared import Prepared
 
 _FIRST_ERROR = "first_error"  # form of a verdict that names only the first wrong step
@@ -37,9 +39,13 @@ def credited(
     """
     finished = [b for b in ballots if b.completion.finish_reason != FINISHED_EARLY]
     windows = prepared.windows
-    critiques = [_critique(ballot, prepared) for ballot in finished]
+    exact = exact_votes(ballots)
+    critiques = [
+        *exact_critiques(prepared, exact),
+        *(_critique(each, prepared) for each in finished if each.exact is None or _failed(each)),
+    ]
     usage = _usage(ballots, len(finished))
-    votes = _votes(prepared, ballots)
+    votes = _votes(prepared, ballots, exact)
     if votes.silent:
         raise NoValidCritiqueError(
             _why_none_is_valid(prepared, options.voting.critiques, votes.silent[0], ballots),
@@ -53,6 +59,7 @@ def credited(
     voted = voted_criteria(criteria, asked, votes, options.voting.method)
     step_rewards = _step_rewards(prepared, options.reward, outcome, penalties, voted)
     spans, on_steps = prepared.token_spans, votes.on_steps()
+    shares = [share for each in exact.values() for share in each.shares]
     return wire.Credited(
         id="",
         outcome=outcome,
@@ -63,13 +70,16 @@ def credited(
                 token_span=spans[step] if spans is not None else None,
                 wrong=penalties[step] >= 0.5,
                 penalty=penalties[step],
-                votes=_step_votes(on_steps[step], options.voting.critiques),
+                votes=_step_votes(
+                    on_steps[step], options.voting.critiques, shares[step] if shares else None
+                ),
                 reward=step_rewards[step],
             )
             for step, span in enumerate(prepared.spans)
         ],
         token_rewards=rewards.token_rewards(step_rewards, spans) if spans is not None else None,
         criteria=credited_criteria(criteria, asked, voted, votes, options),
+        exact=exact_reading(exact),
         critiques=critiques,
         response=prepared.response,
         windows=len(windows),
@@ -86,13 +96,20 @@ def credited(
     )
 
 
-def _votes(prepared: Prepared, ballots: Sequence[Ballot]) -> JoinedVotes:
+def _failed(ballot: Ballot) -> bool:
+    return ballot.verdict.wrong is None
+
+
+def _votes(
+    prepared: Prepared, ballots: Sequence[Ballot], exact: Mapping[int, ExactVotes]
+) -> JoinedVotes:
     """The votes of each window."""
     verdicts: list[list[Verdict]] = [[] for _ in prepared.windows]
     for ballot in ballots:
         verdicts[ballot.window].append(ballot.verdict)
-    counts = [
-        window.count_votes(given) for window, given in zip(prepared.windows, verdicts, strict=True)
+    counts: list[WindowVotes] = [
+        exact.get(number) or window.count_votes(verdicts[number])
+        for number, window in enumerate(prepared.windows)
     ]
     task = prepared.windows[0].task
     return JoinedVotes(counts, task is not None and task.shape.name == _FIRST_ERROR)
@@ -148,9 +165,9 @@ def _step_rewards(
     return step_rewards
 
 
-def _step_votes(votes: tuple[int, int], asked: int) -> wire.Votes:
+def _step_votes(votes: tuple[int, int], asked: int, share: float | None) -> wire.Votes:
     wrong, valid = votes
-    return wire.Votes(wrong=wrong, valid=valid, asked=asked)
+    return wire.Votes(wrong=wrong, valid=valid, asked=asked, share=share)
 
 
 def _usage(ballots: Sequence[Ballot], critiques_run: int) -> wire.Usage:

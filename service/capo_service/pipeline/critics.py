@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from capo_service.core.exact_votes import ExactVotes
 from capo_service.core.verdicts.base import Verdict
 from capo_service.engine.base import (
     FINISHED_EARLY,
@@ -26,11 +27,15 @@ _NOT_IN_ANALYSIS = re.compile(r"[^ !#-\[\]-~]")  # not allowed in an analysis
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """One critique and its parsed verdict, on a window of the rollout."""
+    """One critique and its parsed verdict, on a window of the rollout.
+
+    `exact`: of exact votes, all votes on the window.
+    """
 
     completion: Completion
     verdict: Verdict
     window: int = 0
+    exact: ExactVotes | None = None
 
 
 class Critic(Protocol):

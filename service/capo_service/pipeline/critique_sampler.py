@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,6 +13,7 @@ import capo_wire as wire
 from capo_service.concurrency.tasks import cancel
 from capo_service.observability.tracing import tracer
 from capo_service.pipeline.critics import Ballot, Critic
+from capo_service.pipeline.exact_sampler import ExactSampler
 from capo_service.pipeline.prepared import Prepared
 from capo_service.scheduling.thought_lengths import ThoughtLengths
 
@@ -32,14 +35,21 @@ class CritiqueSampler:
     Args:
         critic: the critic.
         thoughts: where the lengths of its thoughts are recorded, for admission.
+        exact: computes exact votes; None where the critic has none.
 
     Attributes:
         sampling: critiques that the critic works on now, of all rollouts together.
     """
 
-    def __init__(self, critic: Critic, thoughts: ThoughtLengths | None = None) -> None:
+    def __init__(
+        self,
+        critic: Critic,
+        thoughts: ThoughtLengths | None = None,
+        exact: ExactSampler | None = None,
+    ) -> None:
         self._critic = critic
         self._thoughts = thoughts or ThoughtLengths()
+        self._exact = exact
         self._numbers = itertools.count()
         self.sampling = 0
 
@@ -62,7 +72,7 @@ class CritiqueSampler:
 
         async def of_window(number: int, window: Prepared) -> list[Ballot]:
             async with turn:
-                ballots = await self._sample_window(window, voting)
+                ballots = await self._of_window(window, voting)
             return [replace(ballot, window=number) for ballot in ballots]
 
         tasks = [asyncio.create_task(of_window(*each)) for each in enumerate(prepared.windows)]
@@ -71,6 +81,22 @@ class CritiqueSampler:
                 return list(itertools.chain.from_iterable(await asyncio.gather(*tasks)))
             finally:
                 await cancel(tasks)
+
+    async def _of_window(self, prepared: Prepared, voting: wire.Voting) -> list[Ballot]:
+        if not voting.exact:
+            return await self._sample_window(prepared, voting)
+        if self._exact is None:
+            raise ValueError("this critic has no exact votes")
+        return await self._exact.sample(prepared, voting, self._running)
+
+    @contextmanager
+    def _running(self) -> Iterator[str]:
+        """Count a request of exact votes while it runs; its name."""
+        self.sampling += 1
+        try:
+            yield f"critique-{next(self._numbers)}"
+        finally:
+            self.sampling -= 1
 
     async def _sample_window(self, prepared: Prepared, voting: wire.Voting) -> list[Ballot]:
         """Sample critiques of one window; end or skip those that can no longer change its vote.

@@ -42,6 +42,8 @@ class JudgePrompter:
         constraint: how the engine constrains critiques.
         secret: from which the codes in steps' heads and tags are derived.
         prefill: whether the prompt contains the fixed start of each critique.
+        top_logprobs: tokens of which the engine returns log probabilities, for exact votes; 0 if
+            there are none.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class JudgePrompter:
         constraint: ConstraintForm,
         secret: bytes,
         prefill: bool = False,
+        top_logprobs: int = 0,
     ) -> None:
         self._encode = encode
         self._context_length = context_length
@@ -59,6 +62,7 @@ class JudgePrompter:
         self._constraint = constraint
         self._secret = secret
         self._prefill = prefill
+        self._top_logprobs = top_logprobs
 
     @property
     def shows_earlier(self) -> bool:
@@ -103,9 +107,11 @@ class JudgePrompter:
 
         Raises:
             ContextExceededError: prompt and critique exceed the judge's context.
-            InputError: the verdict exceeds the request's `max_tokens`, or the profile takes no
-                criteria.
+            InputError: the verdict exceeds the request's `max_tokens`, the profile takes no
+                criteria, or the judge has no exact votes.
         """
+        if voting.exact:
+            self._check_exact(thinking_tokens, bool(criteria))
         if criteria:
             self._check_takes_criteria()
         kinds = tuple(criterion.kind for criterion in criteria)
@@ -156,6 +162,30 @@ class JudgePrompter:
                 "as the template of profile default does, or leave criteria out",
                 field="criteria",
             )
+
+    def _check_exact(self, thinking_tokens: int, with_criteria: bool) -> None:
+        why, field = "", "voting.exact"
+        if self._profile.verdict != "step_list":
+            why = (
+                f"need a list of steps as the verdict, and the judge profile {self._profile.name} "
+                "has another form: use profile default, general or code (setting profile)"
+            )
+        elif not self._top_logprobs:
+            why = (
+                "need the judge's token probabilities, which this engine does not return: use "
+                "engine vllm"
+            )
+        elif thinking_tokens:
+            field = "voting.thinking_tokens"
+            why = (
+                f"are read from bare verdicts, but this judge thinks {thinking_tokens} tokens "
+                "first: set voting.thinking_tokens to 0"
+            )
+        elif with_criteria:
+            field = "criteria"
+            why = "are votes on steps, and the rollout has criteria: send it without them"
+        if why:
+            raise InputError(f"exact votes {why}, or leave voting.exact out", field=field)
 
     def _shape(
         self,
@@ -218,6 +248,7 @@ class JudgePrompter:
             seed=voting.seed,
             constraint=shape if shape.is_constrained or thinking_tokens else None,
             thinking_tokens=thinking_tokens,
+            top_logprobs=self._top_logprobs if voting.exact else 0,
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import capo_wire as wire
+from capo_service.core.vocabulary import TokenTable
 from capo_service.engine.base import Engine, JudgeLimits
 from capo_service.engine.factory import make_engine
 from capo_service.judges.profile import JudgeProfile
@@ -18,6 +19,7 @@ from capo_service.pipeline.batch import BatchCreditor, CritiqueTokens, Explain
 from capo_service.pipeline.critics import Critic, JudgeCritic, SymbolicCritic
 from capo_service.pipeline.critique_sampler import CritiqueSampler
 from capo_service.pipeline.deduplication import DeduplicatedJudge
+from capo_service.pipeline.exact_sampler import ExactSampler
 from capo_service.pipeline.judge_digest import fingerprint
 from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
@@ -107,9 +109,10 @@ async def load(parts: ServiceParts, on_phase: Callable[[str], None]) -> LoadedSe
         load_vocabularies, settings.tokenizers, backend.model, limits.tokenizer_json
     )
     tables = {name: vocabulary.table for name, vocabulary in vocabularies.items()}
-    critic, prompter = _critic(parts, limits)
+    exact = _exact_sampler(backend, limits, tables)
+    critic, prompter = _critic(parts, limits, limits.top_logprobs if exact else 0)
     thoughts = ThoughtLengths()
-    sampler = CritiqueSampler(critic, thoughts)
+    sampler = CritiqueSampler(critic, thoughts, exact)
     cpu_gate = asyncio.Lock()
     policy = CritiquePolicy.of(settings, parts.profile)
     _check_budget(policy.thinking, limits.context_length)
@@ -153,7 +156,9 @@ def _check_budget(thinking: int, context: int | None) -> None:
         )
 
 
-def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgePrompter | None]:
+def _critic(
+    parts: ServiceParts, limits: JudgeLimits, top_logprobs: int
+) -> tuple[Critic, JudgePrompter | None]:
     backend = parts.backend
     if isinstance(backend, SymbolicCritic):
         return backend, None
@@ -165,15 +170,26 @@ def _critic(parts: ServiceParts, limits: JudgeLimits) -> tuple[Critic, JudgeProm
         limits.constraint,
         secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
         parts.settings.prefill,
+        top_logprobs,
     )
     return JudgeCritic(backend, limits.slots), prompter
+
+
+def _exact_sampler(
+    backend: Engine | SymbolicCritic, limits: JudgeLimits, tables: Mapping[str, TokenTable]
+) -> ExactSampler | None:
+    """None where the engine returns no log probabilities, or the judge's tokens have no texts."""
+    table = tables.get(backend.model)
+    if isinstance(backend, SymbolicCritic) or not limits.top_logprobs or table is None:
+        return None
+    return ExactSampler(backend, table)
 
 
 def critique_tokens(
     policy: CritiquePolicy, profile: JudgeProfile, thoughts: ThoughtLengths, voting: wire.Voting
 ) -> int:
     """The expected tokens of a critique, with its thought: by the mean of recent thoughts."""
-    style = voting.critique_style or policy.style
+    style = policy.style_of(voting)
     shape = profile.shape(_TYPICAL_STEPS, style, voting.max_tokens, "structural_tag")
     thought = thoughts.expected_tokens(policy.thinking_tokens(voting))
     return (shape.expected_tokens() if shape else voting.max_tokens) + thought

@@ -64,6 +64,10 @@ class CritiquePolicy:
             symbolic_votes=settings.symbolic_votes,
         )
 
+    def style_of(self, voting: wire.Voting) -> Style:
+        """The length of a critique's analysis; exact votes have none."""
+        return voting.critique_style or ("verdict" if voting.exact else self.style)
+
     def thinking_tokens(self, voting: wire.Voting) -> int:
         """The thinking budget of a request; 0: the judge does not think."""
         return self.thinking if voting.thinking_tokens is None else voting.thinking_tokens
@@ -109,7 +113,7 @@ class Preparer:
             response=response,
             spans=spans,
             token_spans=alignment.token_spans(aligned, spans) if aligned else None,
-            style=options.voting.critique_style or policy.style,
+            style=policy.style_of(options.voting),
             suspicion=suspicions(question, response, spans, policy.suspicion),
             false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
@@ -125,7 +129,7 @@ class Preparer:
         voting, policy = options.voting, self._policy
         question = rollout.prompt_text()
         reference = rollout.reference if options.show_reference else None
-        style = voting.critique_style or policy.style
+        style = policy.style_of(voting)
         thinking = policy.thinking_tokens(voting)
         asked = chosen_criteria(rollout, voting)
         criteria = prompt_criteria(rollout.criteria or (), asked)
@@ -190,6 +194,12 @@ class Preparer:
             "max_thinking_tokens",
             policy.max_thinking_tokens,
         )
+        if options.voting.exact and self._prompter is None:
+            raise InputError(
+                "engine symbolic samples nothing, so that its votes are exact already: leave "
+                "voting.exact out",
+                field="voting.exact",
+            )
         scheme = options.reward.scheme
         check_criteria(rollout, scheme, policy.max_criteria, policy.max_characters)
         if rollout.criteria and self._prompter is None:

@@ -155,6 +155,8 @@ FIRST = FirstError(6, 100, 512)
         ("\\boxed{3.}", {3}),
         ("\\boxed{paragraph\\_3}", {3}),
         ("\\boxed{<step_3 bcdfghj>}", {3}),
+        ("\\boxed{<paragraph_3 wx>}", {3}),
+        ("\\boxed{[3 wx]}", {3}),
         ("\\boxed {2}", {2}),
         ("\\fbox{2}", {2}),
         ("\\boxed{None}", set()),
@@ -241,6 +243,10 @@ def lines(*labels: str, first: int = 1) -> str:
         (
             "Let's verify step by step:\n\n**Step 1:** fine.\nThe step is **\\boxed{correct}**\n\n"
             "**Step 2:** \\boxed{42} follows from Step 1.\nThe step is \\boxed{incorrect}",
+            {1},
+        ),
+        (
+            "[Step 1 wx] a\nThe step is \\boxed{correct}\n[Step 2 wx]\nb\nIt is \\boxed{incorrect}",
             {1},
         ),
         (

@@ -18,6 +18,7 @@ from typing import Literal
 
 import re2
 
+from capo_service.core.step_code import SHORT_CODES
 from capo_service.core.steps import Span
 from capo_wire.special_text import content_end, without_thought_markers
 
@@ -244,8 +245,10 @@ def _is_invisible(character: str) -> bool:
 
 
 _IMITATION = re2.compile(
-    r"(?i)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
-    r"<\s*/?\s*step_\d|incorrect[_ ]steps|first error:\s*\\boxed|\\boxed\{(in)?correct\})"
+    r"(?im)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
+    rf"^\s*\[(step )?(\d{{1,9}}|end) ({'|'.join(SHORT_CODES)})\]|"
+    r"<\s*/?\s*(step|paragraph)_\d|incorrect[_ ]steps|first error:\s*\\boxed|"
+    r"\\boxed\{(in)?correct\})"
 )
 
 

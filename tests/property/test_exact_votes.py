@@ -7,7 +7,6 @@ import json
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 import pytest
@@ -15,30 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capo_service.core.exact_votes import TOLERANCE, TokenChance, VerdictTree
-from capo_service.core.verdicts.list_start import ListStart
 from capo_service.core.verdicts.step_list import StepList
-
-# A vocabulary in which numbers and commas are cut in several ways.
-TOKENS = [
-    "0",
-    "1",
-    "2",
-    "3",
-    "10",
-    "11",
-    "1,",
-    ", ",
-    ",",
-    " ",
-    " 2",
-    ", 1",
-    "]",
-    "]}",
-    "}",
-    "2]",
-    "",
-]
-END = len(TOKENS) - 1
+from kit_exact import TOKENS, RandomJudge, accepts_text
 
 
 @lru_cache(maxsize=64)
@@ -81,16 +58,8 @@ def test_only_starts_of_lists_are_read(n_steps: int) -> None:
     for text in chance.sample(sorted(starts), min(len(starts), 400)):
         start = empty.then(text)
         for character in "0123456789, ]}x":
-            accepted = _accepts(start, character)
+            accepted = accepts_text(start, character)
             assert accepted == _is_start(text + character, n_steps), (text, character)
-
-
-def _accepts(start: ListStart, text: str) -> bool:
-    try:
-        start.then(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_start(text: str, n_steps: int) -> bool:
@@ -153,60 +122,13 @@ def test_the_bound_of_a_rest_is_its_longest_text(n_steps: int, data: st.DataObje
     assert start.rest.max_tokens("structural_tag") >= len(text) - len(head) + 1
 
 
-class Judge:
-    """Random conditional probabilities, which depend on the text so far and on the tokens of it."""
-
-    def __init__(self, n_steps: int, seed: int, sharpness: float) -> None:
-        self.start = StepList(n_steps, 0, is_opened=True).start()
-        self._seed = seed
-        self._sharpness = sharpness
-
-    def logprobs(self, ids: tuple[int, ...]) -> dict[int, float]:
-        start = self.start.then("".join(TOKENS[i] for i in ids))
-        if start.rest.closed == "]}":
-            return {END: 0.0}
-        chance = random.Random(f"{self._seed} {ids}")
-        weights = {
-            token: math.exp(self._sharpness * chance.gauss(0, 1) + 2 * (text[0] == "]"))
-            for token, text in enumerate(TOKENS[:-1])
-            if _accepts(start, text) and self.is_finite(start.then(text))
-        }
-        total = sum(weights.values())
-        return {token: math.log(weight / total) for token, weight in weights.items()}
-
-    def is_finite(self, start: ListStart) -> bool:
-        """Whether this vocabulary can complete it: it has no digits from 4 on."""
-        if start.rest.comma:
-            return start.rest.after < 3 or start.rest.n_steps > 11 > start.rest.after
-        return not start.rest.digits or int(start.rest.digits) in start.rest.numbers()
-
-    def greedy(self, ids: tuple[int, ...]) -> tuple[list[int], list[Mapping[int, float]]]:
-        path, seen = [], []
-        while not path or path[-1] != END:
-            given = self.logprobs((*ids, *path))
-            seen.append(given)
-            path.append(max(given, key=given.__getitem__))
-        return path, seen
-
-    def verdicts(self, chance: TokenChance) -> Iterator[tuple[frozenset[int], float]]:
-        """Each path of tokens to a closed list, and its probability."""
-        waiting: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
-        while waiting:
-            ids, mass = waiting.pop()
-            start = self.start.then("".join(TOKENS[i] for i in ids))
-            if start.is_complete:
-                yield start.listed, mass
-                continue
-            chances, rest = chance.of(self.logprobs(ids))
-            assert rest == 0
-            waiting += [((*ids, token), mass * p) for token, p in chances.items()]
-
-
-judges = st.builds(Judge, st.sampled_from([1, 2, 4, 12]), st.integers(0, 10_000), st.floats(0.2, 4))
+judges = st.builds(
+    RandomJudge, st.sampled_from([1, 2, 4, 12]), st.integers(0, 10_000), st.floats(0.2, 4)
+)
 chances = st.builds(TokenChance, st.sampled_from([0.5, 0.7, 1.0, 1.3]), st.sampled_from([0.9, 1.0]))
 
 
-def read_all(tree: VerdictTree, judge: Judge, most: int) -> int:
+def read_all(tree: VerdictTree, judge: RandomJudge, most: int) -> int:
     """Read until the tree wants no more; how many requests that took."""
     reads = 0
     while wanted := tree.next_reads(most - reads):
@@ -221,7 +143,7 @@ def read_all(tree: VerdictTree, judge: Judge, most: int) -> int:
 
 @given(judge=judges, chance=chances)
 @settings(max_examples=60, deadline=None)
-def test_shares_are_the_exact_marginals(judge: Judge, chance: TokenChance) -> None:
+def test_shares_are_the_exact_marginals(judge: RandomJudge, chance: TokenChance) -> None:
     n_steps = judge.start.rest.n_steps
     tree = VerdictTree(judge.start, TOKENS.__getitem__, chance, "average")
     read_all(tree, judge, most=100_000)
@@ -240,7 +162,9 @@ def test_shares_are_the_exact_marginals(judge: Judge, chance: TokenChance) -> No
 
 @given(judge=judges, chance=chances, weight=st.sampled_from([0.0, 0.2]))
 @settings(max_examples=60, deadline=None)
-def test_stopping_changes_no_majority(judge: Judge, chance: TokenChance, weight: float) -> None:
+def test_stopping_changes_no_majority(
+    judge: RandomJudge, chance: TokenChance, weight: float
+) -> None:
     n_steps, false = judge.start.rest.n_steps, {0} if weight else set()
     exact = [0.0] * n_steps
     for wrong, mass in judge.verdicts(chance):
@@ -260,7 +184,7 @@ def test_stopping_changes_no_majority(judge: Judge, chance: TokenChance, weight:
 
 @given(judge=judges, chance=chances, most=st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_a_limit_of_reads_leaves_bounds(judge: Judge, chance: TokenChance, most: int) -> None:
+def test_a_limit_of_reads_leaves_bounds(judge: RandomJudge, chance: TokenChance, most: int) -> None:
     tree = VerdictTree(judge.start, TOKENS.__getitem__, chance, "average")
     assert read_all(tree, judge, most) <= most
     votes = tree.votes()

@@ -27,7 +27,7 @@ def readiness(context: Context) -> Found:
         "engine_limits": limits.model_dump() if limits else None,
     }
     found.check("the service is ready", True, f"{context.ready_s:.0f} s after its start")
-    found.check("the engine tells its limits", limits is not None, str(found.numbers))
+    found.check("the engine tells its limits", limits is not None, "`engine_limits` of GET /info")
     if limits is not None:
         running = int(context.info.limits["max_running"])
         fits = running >= limits.slots

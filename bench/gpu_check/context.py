@@ -14,6 +14,7 @@ from capo_client import CreditBatch, CreditClient
 from capo_wire import Info, Tokens
 
 DEADLINE = 1800.0  # seconds for one request
+_FEWER = "fewer rollouts than a fast machine gets, to keep to the time"
 FULL_MINUTES = 15.0  # the shares of the parts are for this
 
 
@@ -69,8 +70,8 @@ class Context:
         """
         share = seconds * self.minutes / FULL_MINUTES
         fit = max(least, min(most, int(share / (self.pace * cost))))
-        if fit < most:
-            found.notes.append(f"{fit} rollouts instead of {most}, to keep to the time")
+        if fit < most and _FEWER not in found.notes:
+            found.notes.append(_FEWER)
         return fit
 
     def credit(

@@ -25,11 +25,19 @@ def _lines(state: dict[str, Any]) -> Iterator[str]:
     yield from _table(("", "check", "detail"), _checks(parts, state["order"]))
     yield ""
     yield from _measured(parts, settings["price_per_hour"])
-    notes = [f"{name}: {note}" for name in parts for note in parts[name].get("notes", ())]
-    if notes:
+    if notes := _notes(parts):
         yield "## Notes"
         yield ""
-        yield from (f"- {note}" for note in notes)
+        yield from (f"- {note}: {', '.join(names)}" for note, names in notes.items())
+
+
+def _notes(parts: Parts) -> dict[str, list[str]]:
+    """Each note, and the parts that made it."""
+    found: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        for note in part.get("notes", ()):
+            found.setdefault(note, []).append(name)
+    return found
 
 
 def _verdict(parts: Parts, order: Sequence[str]) -> Iterator[str]:
@@ -121,8 +129,9 @@ def _rows(title: str, first: str, name: str) -> Any:
     def section(found: Parts, price: float | None) -> Iterator[str]:
         yield f"## {title}"
         yield ""
-        columns = (first, "rollouts", "rollouts/s", "generated tokens/s", "prompt tokens",
-                   "judge tokens/rollout", "cached", "step F1")  # fmt: skip
+        columns = (first, "rollouts", "rollouts/s", "generated tokens/s",
+                   "prompt tokens of a critique", "generated tokens of a rollout", "cached",
+                   "step F1")  # fmt: skip
         rows = [
             (
                 key,
@@ -182,6 +191,9 @@ def _early(found: Parts, price: float | None) -> Iterator[str]:
         for name, row in found["early_stop"].items()
     ]
     columns = ("", "rollouts", "same verdicts", "tokens of the full vote", "critiques of it")
+    yield "Critiques are skipped only while all of the engine's slots are busy; with fewer rollouts "
+    yield "than slots they are ended, which saves fewer tokens."
+    yield ""
     yield from _table(columns, rows)
 
 

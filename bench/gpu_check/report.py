@@ -191,8 +191,8 @@ def _early(found: Parts, price: float | None) -> Iterator[str]:
         for name, row in found["early_stop"].items()
     ]
     columns = ("", "rollouts", "same verdicts", "tokens of the full vote", "critiques of it")
-    yield "Critiques are skipped only while all of the engine's slots are busy; with fewer rollouts "
-    yield "than slots they are ended, which saves fewer tokens."
+    yield "Critiques are skipped only while all of the engine's slots are busy; with fewer "
+    yield "critiques than slots they are started, and ended early."
     yield ""
     yield from _table(columns, rows)
 

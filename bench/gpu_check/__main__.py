@@ -89,9 +89,9 @@ def _arguments() -> argparse.Namespace:
 
 def _state(args: argparse.Namespace) -> dict[str, Any]:
     """What an earlier run with the same judge on the same machine found, or nothing yet."""
-    settings = {"model": args.model, "engine_args": args.engine_arg, "minutes": args.minutes}
+    settings = {"model": args.model, "engine_args": args.engine_arg}
     state = {
-        "settings": {**settings, "price_per_hour": args.price_per_hour},
+        "settings": {**settings, "price_per_hour": args.price_per_hour, "minutes": args.minutes},
         "device": device.about(),
         "order": ORDER,
         "parts": {},
@@ -187,9 +187,10 @@ def _recorded(
     except StartError:
         raise
     except Exception as error:  # of any part; the others may work
-        traceback.print_exc()
-        text = f"{type(error).__name__}: {error}"
-        state["parts"][name] = {"status": "failed", "error": text, "checks": [], "notes": []}
+        state["parts"][name] = {
+            "status": "failed", "error": f"{type(error).__name__}: {error}", "checks": [],
+            "notes": [], "traceback": traceback.format_exc(),
+        }  # fmt: skip
     part = state["parts"][name]
     part["seconds"] = time.monotonic() - began
     bad = [each["name"] for each in part["checks"] if not each["ok"]]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from context import Context, Found
-from made_rollouts import HARD, Made, group, groups
+from made_rollouts import HARD, Made
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from capo_wire import Credited
@@ -108,7 +108,7 @@ def grammar(context: Context) -> Found:
     found = Found()
     count = context.count(found, 20, 1.5, 64)
     for style in STYLES:
-        rollouts = groups(f"{context.run} grammar {style}", count, 4)
+        rollouts = context.groups(f"grammar {style}", count, 4)
         voting = {**FULL_VOTE, "critique_style": style, "seed": 1}
         seconds, batch = context.credit(rollouts, voting, include=["critiques"])
         valid, critiques = _valid(batch.credited)
@@ -128,8 +128,8 @@ def thinking(context: Context) -> Found:
     found = Found()
     for budget in (32, 256):
         tokens = 1.0 + budget / 40
-        count = context.count(found, 25, tokens, 32, least=2)
-        rollouts = groups(f"{context.run} thinking {budget}", count, 4, "short")
+        count = context.count(found, 25, tokens, 32)
+        rollouts = context.groups(f"thinking {budget}", count, 4, "short")
         voting = {**FULL_VOTE, "thinking_tokens": budget, "seed": 1}
         _, batch = context.credit(rollouts, voting, include=["critiques", "thinking"])
         every = [each for credit in batch.credited for each in credit.critiques or ()]
@@ -152,7 +152,7 @@ def determinism(context: Context) -> Found:
     """The same seed twice; in other batches rounding differs, so this is reported only."""
     found = Found()
     count = context.count(found, 15, 2.5, 32)
-    rollouts = groups(f"{context.run} determinism", count, 4)
+    rollouts = context.groups("determinism", count, 4)
     voting = {**FULL_VOTE, "seed": 5}
     _, one = context.credit(rollouts, voting, include=["critiques"])
     _, same = context.credit(rollouts, voting, include=["critiques"])
@@ -171,7 +171,7 @@ def early_stop(context: Context) -> Found:
     found = Found()
     for method, k in (("majority", 4), ("majority", 8), ("intersection", 4)):
         count = context.count(found, 12, k / 2, 256)
-        rollouts = groups(f"{context.run} early {method} {k}", count, 8)
+        rollouts = context.groups(f"early {method} {k}", count, 8)
         voting = {"method": method, "n": k, "seed": 3}
         _, full = context.credit(rollouts, {**voting, "early_stop": False}, include=["critiques"])
         _, some = context.credit(rollouts, voting, include=["critiques"])
@@ -194,14 +194,13 @@ def early_stop(context: Context) -> Found:
 def prefix(context: Context) -> Found:
     """The k critiques of a rollout, and the rollouts of a question, share cached prompts."""
     found = Found()
-    length = "typical" if context.is_small else "long"
     voting = {**FULL_VOTE, "critique_style": "verdict"}
-    one = group(f"{context.run} prefix", 1, length)
+    one = context.groups("prefix", 1, 1, "long")
     _, batch = context.credit(one, voting)
     usage = batch.usage
     of_rollout = usage.cached_tokens / usage.prompt_tokens
     size = context.count(found, 10, 1.0, 16, least=4)
-    _, grouped = context.credit(group(f"{context.run} prefix group", size, "typical"), voting)
+    _, grouped = context.credit(context.groups("prefix group", size, size), voting)
     of_group = grouped.usage.cached_tokens / grouped.usage.prompt_tokens
     limits = context.info.engine_limits
     found.numbers = {

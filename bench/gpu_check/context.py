@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import made_rollouts
 from made_rollouts import Made
 
 from capo_client import CreditBatch, CreditClient
@@ -15,6 +16,8 @@ from capo_wire import Info, Tokens
 
 DEADLINE = 1800.0  # seconds for one request
 _FEWER = "fewer rollouts than a fast machine gets, to keep to the time"
+# With step tags, template and critique.
+_TYPICAL_CONTEXT, _LONG_CONTEXT = 3000, 7000
 FULL_MINUTES = 15.0  # the shares of the parts are for this
 
 
@@ -58,7 +61,7 @@ class Context:
     run: str
     pace: float = 1.0
 
-    def count(self, found: Found, seconds: float, cost: float, most: int, least: int = 4) -> int:
+    def count(self, found: Found, seconds: float, cost: float, most: int, least: int = 2) -> int:
         """How many rollouts fit into `seconds` of a run of 15 minutes; fewer are noted.
 
         Args:
@@ -90,11 +93,19 @@ class Context:
         response.raise_for_status()
         return Tokens.model_validate(response.json())
 
-    @property
-    def is_small(self) -> bool:
-        """Whether long rollouts exceed the judge's context."""
-        context = self.info.context_length
-        return context is not None and context < 6000
+    def holds(self, tokens: int) -> bool:
+        """Whether the judge's context has so many tokens."""
+        return self.info.context_length is None or self.info.context_length >= tokens
+
+    def groups(self, name: str, count: int, size: int, length: str = "typical") -> list[Made]:
+        """Rollouts of this run, in groups of a question, that fit into the judge's context."""
+        return made_rollouts.groups(f"{self.run} {name}", count, size, self.fitting(length))
+
+    def fitting(self, length: str = "typical") -> str:
+        """The length of rollouts, or a shorter one."""
+        if not self.holds(_TYPICAL_CONTEXT):
+            return "plain"
+        return "typical" if length == "long" and not self.holds(_LONG_CONTEXT) else length
 
 
 Part = Callable[[Context], Found]

@@ -13,8 +13,8 @@ from typing import Any
 
 from capo_testbed import tasks
 
-# Tokens by length are about those of the tokenizers of Qwen2.5: 30 a step.
-PROBLEMS = {"short": 1, "typical": 3, "long": 12}
+# About 200, 550 and 2,200 tokens of language models; `plain` stories are for the testbed's judges.
+PROBLEMS = {"plain": 1, "short": 1, "typical": 3, "long": 12}
 SAID = (
     "Now we take the next change into account. We have {}, so this is what we go on with.",
     "The text says what happens next, and we apply it to what we have: {}.",
@@ -53,18 +53,23 @@ def group(name: str, size: int, length: str = "typical", latex: bool = False) ->
     if len(problems) > 1:
         listed = [f"({i + 1}) {task.question}" for i, task in enumerate(problems)]
         question = "Solve each of these problems. " + " ".join(listed)
-    return [_rollout(question, problems, rng, number, latex) for number in range(size)]
+    told = ("{}",) if length == "plain" else LATEX if latex else SAID
+    return [_rollout(question, problems, rng, number, told) for number in range(size)]
 
 
 def _rollout(
-    question: str, problems: Sequence[tasks.Task], rng: random.Random, number: int, latex: bool
+    question: str,
+    problems: Sequence[tasks.Task],
+    rng: random.Random,
+    number: int,
+    told: Sequence[str],
 ) -> Made:
     steps: list[str] = []
     wrong: list[bool] = []
     for task in problems:
         lines = tasks.split(tasks.demonstrate(task, rng, tasks.ALL_KINDS))
         wrong += tasks.check(task.question, lines)
-        steps += [rng.choice(LATEX if latex else SAID).format(line.strip()) for line in lines]
+        steps += [rng.choice(told).format(line.strip()) for line in lines]
     steps[0] = f"Solution {number + 1}. {steps[0]}"
     return Made(question, tuple(steps), tuple(wrong))
 

@@ -26,12 +26,12 @@ def pace(context: Context) -> Found:
     """How fast this machine is, by which the other parts choose their number of rollouts."""
     found = Found()
     voting = {**FULL_VOTE, "critique_style": "brief"}
-    context.credit(groups(f"{context.run} warm-up", 2, 2), voting)
+    context.credit(context.groups("warm-up", 2, 2), voting)
     count = 8
-    seconds, batch = context.credit(groups(f"{context.run} pace", count, 4), voting)
+    seconds, batch = context.credit(context.groups("pace", count, 4), voting)
     if seconds < 4:  # eight do not fill a fast engine
         count = 128
-        seconds, batch = context.credit(groups(f"{context.run} fast pace", count, 4), voting)
+        seconds, batch = context.credit(context.groups("fast pace", count, 4), voting)
     usage = batch.usage
     context.pace = seconds / count
     found.numbers = {
@@ -42,19 +42,21 @@ def pace(context: Context) -> Found:
     return found
 
 
-def overhead_rollouts(run: str, turn: int, count: int) -> tuple[list[Made], dict[str, Any]]:
+def overhead_rollouts(
+    run: str, turn: int, count: int, length: str
+) -> tuple[list[Made], dict[str, Any]]:
     """The same for the service and the bare engine."""
-    rollouts = groups(f"{run} overhead {turn}", count, 8)
+    rollouts = groups(f"{run} overhead {turn}", count, 8, length)
     return rollouts, {**FULL_VOTE, "critique_style": "brief", "seed": turn}
 
 
 def throughput(context: Context) -> Found:
     """The service, on the rollouts that the bare engine gets too (part `bare_engine`)."""
     found = Found()
-    count = context.count(found, 80 / (ROUNDS + 1), 1.0, 512, least=8)
-    rounds = []
+    count = context.count(found, 80 / (ROUNDS + 1), 1.0, 512, least=4)
+    rounds, length = [], context.fitting()
     for turn in range(ROUNDS + 1):
-        rollouts, voting = overhead_rollouts(context.run, turn, count)
+        rollouts, voting = overhead_rollouts(context.run, turn, count, length)
         seconds, batch = context.credit(rollouts, voting)
         if turn:  # the first warms up
             usage = batch.usage
@@ -64,7 +66,7 @@ def throughput(context: Context) -> Found:
                 "prompt_tokens_per_s": usage.prompt_tokens / seconds,
                 "cached": usage.cached_tokens / usage.prompt_tokens,
             })  # fmt: skip
-    found.numbers = {"rollouts": count, "run": context.run, **_medians(rounds)}
+    found.numbers = {"rollouts": count, "length": length, "run": context.run, **_medians(rounds)}
     context.pace = min(context.pace, 1 / found.numbers["rollouts_per_s"])
     return found
 
@@ -79,7 +81,7 @@ def bare_engine(ask: Ask, ready: dict[str, Any], served: dict[str, Any]) -> Foun
     """
     found, rounds, count = Found(), [], served["rollouts"]
     for turn in range(ROUNDS + 1):
-        rollouts, voting = overhead_rollouts(served["run"], turn, count)
+        rollouts, voting = overhead_rollouts(served["run"], turn, count, served["length"])
         got = ask({"rollouts": [each.sent() for each in rollouts], "voting": voting})
         if turn:
             rounds.append({
@@ -99,15 +101,15 @@ def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 def styles(context: Context) -> Found:
     """Throughput of each style, on typical and on long rollouts, and the judge's accuracy."""
     found = Found()
-    lengths = ("typical",) if context.is_small else ("typical", "long")
+    lengths = dict.fromkeys([context.fitting(), context.fitting("long")])
     for length in lengths:
         for style, cost in zip(STYLES, (0.7, 1.0, 2.5), strict=True):
-            cost *= 1 if length == "typical" else 4
+            cost *= 4 if length == "long" else 1
             count = context.count(found, 10, cost, 256)
-            rollouts = groups(f"{context.run} style {style} {length}", count, 8, length)
+            rollouts = context.groups(f"style {style} {length}", count, 8, length)
             voting = {**FULL_VOTE, "critique_style": style, "seed": 1}
             found.numbers[f"{length}, {style}"] = _row(context, rollouts, voting)
-    if context.is_small:
+    if "long" not in lengths:
         found.notes.append("long rollouts were left out: they exceed the judge's context")
     return found
 
@@ -118,7 +120,7 @@ def votes(context: Context) -> Found:
     for k in K:
         for early in (False, True):
             count = context.count(found, 8, 0.4 + 0.15 * k, 256)
-            rollouts = groups(f"{context.run} votes {k} {early}", count, 8)
+            rollouts = context.groups(f"votes {k} {early}", count, 8)
             voting = {"n": k, "early_stop": early, "critique_style": "brief", "seed": 1}
             name = f"{k}, early stopping" if early else str(k)
             found.numbers[name] = _row(context, rollouts, voting)
@@ -129,11 +131,11 @@ def budgets(context: Context) -> Found:
     """Throughput by thinking budget."""
     found = Found()
     for budget in BUDGETS:
-        if context.is_small and budget > 256:
+        if not context.holds(2000 + budget) and budget > 256:
             found.notes.append(f"a budget of {budget} was left out: it exceeds the judge's context")
             continue
-        count = context.count(found, 20, 0.7 + budget / 40, 64, least=2)
-        rollouts = groups(f"{context.run} budget {budget}", count, 4)
+        count = context.count(found, 20, 0.7 + budget / 40, 64)
+        rollouts = context.groups(f"budget {budget}", count, 4)
         voting = {
             **FULL_VOTE, "critique_style": "verdict", "thinking_tokens": budget, "seed": 1,
         }  # fmt: skip
@@ -160,10 +162,10 @@ def latency(context: Context) -> Found:
     """How long a caller waits for one rollout, alone and beside others."""
     found = Found()
     for callers, seconds, most in ((1, 20, 64), (CALLERS, 25, 512)):
-        least = 4 if callers == 1 else 16
+        least = 4 if callers == 1 else 8
         cost = 2.0 if callers == 1 else 1.0
         count = context.count(found, seconds, cost, most, least)
-        rollouts = groups(f"{context.run} latency {callers}", count, 4)
+        rollouts = context.groups(f"latency {callers}", count, 4)
         times, taken = asyncio.run(_callers(context.url, rollouts, callers))
         found.numbers["alone" if callers == 1 else f"{callers} callers"] = {
             "rollouts": count,

@@ -77,7 +77,7 @@ def test_slow_machines_get_fewer_rollouts_and_are_told_so() -> None:
     assert context(0.01).count(found, 10, 1.0, most=64) == 64 and found.notes == []
     assert context(0.5).count(found, 10, 1.0, most=64) == 20
     assert context(0.5, minutes=30).count(found, 10, 1.0, most=64) == 40
-    assert context(9.0).count(found, 10, 1.0, most=64) == 4
+    assert context(9.0).count(found, 10, 1.0, most=64) == 2
     assert found.notes == ["fewer rollouts than a fast machine gets, to keep to the time"]
 
 
@@ -186,7 +186,7 @@ PARTS = [
 ]  # fmt: skip
 NUMBERS: dict[str, dict[str, Any]] = {
     "pace": {"seconds_per_rollout": 1.0},
-    "throughput": {"rollouts": 8, "run": "r", **RATES},
+    "throughput": {"rollouts": 8, "run": "r", "length": "plain", **RATES},
 }
 
 

@@ -93,6 +93,7 @@ class StandIn:
 
     Attributes:
         seconds: processor time that it took as the engine, which no front end takes.
+        aborted: the requests that were aborted.
     """
 
     engine_ranks_managed = (0,)
@@ -100,6 +101,7 @@ class StandIn:
     def __init__(self) -> None:
         self.resources = SimpleNamespace(engine_manager=None, engine_dead=False)
         self.seconds = 0.0
+        self.aborted: list[str] = []
         self._encoder, self._decoder = MsgpackEncoder(), MsgpackDecoder(EngineCoreOutputs)
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
         self._requests: list[str] = []
@@ -113,7 +115,7 @@ class StandIn:
         self._requests.append(request.request_id)
 
     async def abort_requests_async(self, requests: Sequence[str]) -> None:
-        return None
+        self.aborted += requests
 
     async def get_output_async(self) -> EngineCoreOutputs:
         return self._decoder.decode(await self._messages.get())
@@ -121,14 +123,15 @@ class StandIn:
     def shutdown(self, timeout: float | None = None) -> None:
         return None
 
-    async def answer(self, requests: int, tokens: Sequence[int]) -> None:
+    async def answer(self, requests: int, tokens: Sequence[int], ends: bool = True) -> None:
         """Wait for so many requests, then sample the tokens for all of them together."""
         while len(self._requests) < requests:
             await asyncio.sleep(0)
         names, self._requests = self._requests, []
         for position, token in enumerate(tokens):
             started = time.thread_time()
-            finish = FinishReason.STOP if position == len(tokens) - 1 else None
+            is_last = ends and position == len(tokens) - 1
+            finish = FinishReason.STOP if is_last else None
             read = PrefillStats() if position == 0 else None
             outputs = [
                 EngineCoreOutput(name, [token], finish_reason=finish, prefill_stats=read)
@@ -213,6 +216,17 @@ def prompt(encoder: PromptEncoder, tokens: int, number: int) -> list[int]:
     return encoder._trusted.encode(text, add_special_tokens=False).ids[:tokens]
 
 
+def judge() -> AsyncEngineArgs:
+    """The embedded judge, with a context long enough for the prompts; no weights are loaded."""
+    return AsyncEngineArgs(
+        model=str(embedded.folder()),
+        dtype="bfloat16",
+        kv_cache_memory_bytes=1 << 30,
+        max_model_len=CONTEXT,
+        hf_overrides={"max_position_embeddings": CONTEXT},
+    )
+
+
 def first_critique(ours: Way, steps: int, runs: int) -> float:
     """What the first critique with a number of steps takes for its constraint, in microseconds."""
     config = ours.llm.vllm_config
@@ -249,15 +263,8 @@ def submission(ours: Way, ids: list[int], runs: int) -> float:
 
 
 async def measure(cells: Sequence[Cell], rounds: int, rollouts: int) -> dict[str, Any]:
-    folder = str(embedded.folder())
-    encoder = PromptEncoder(folder)
-    arguments = AsyncEngineArgs(
-        model=folder,
-        dtype="bfloat16",
-        kv_cache_memory_bytes=1 << 30,
-        max_model_len=CONTEXT,
-        hf_overrides={"max_position_embeddings": CONTEXT},
-    )
+    encoder = PromptEncoder(str(embedded.folder()))
+    arguments = judge()
     ways = [Way(name, encoder, arguments) for name in WAYS]
     tokens = {style: sampled(encoder, text) for style, text in CRITIQUES.items()}
     prompts = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,12 @@ import pytest
 
 from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine import embedded
-from capo_service.engine.base import CritiqueSampling, TokenPrompt
+from capo_service.engine.base import (
+    CritiqueFailedError,
+    CritiqueSampling,
+    EngineDeadError,
+    TokenPrompt,
+)
 from capo_service.engine.thinking import ThoughtEnd, structural_tag
 from capo_service.engine.vllm_config import engine_config
 from capo_service.engine.vllm_front_end import FrontEnd
@@ -216,6 +222,65 @@ def test_without_what_it_relies_on_vllm_does_the_work(
     request = encoded(processor, front_end.params(sampling, TokenPrompt([5, 6, 7])))
     assert request == encoded(processor, usual(sampling, 0))
     front_end.close()
+
+
+# The runner before vLLM's own front end, with the benchmark's stand-in for the engine.
+
+
+@pytest.fixture
+async def way(processor: Any) -> AsyncIterator[Any]:
+    sys.path.insert(0, str(ROOT / "bench"))
+    import frontend  # imports vLLM
+
+    from capo_service.engine.prompt_encoder import PromptEncoder
+
+    made = frontend.Way("ours", PromptEncoder(str(embedded.folder())), frontend.judge())
+    try:
+        yield made
+    finally:
+        await made.runner.end(lost=False)
+
+
+async def asked(way: Any, constraint: Any = None) -> asyncio.Task[Any]:
+    """A critique that the engine has received."""
+    sampling = CritiqueSampling(0.7, 0.9, 40, 1, constraint or StepList(3, 0))
+    task = asyncio.create_task(way.runner.complete("r", TokenPrompt([5, 6, 7]), sampling))
+    await asyncio.sleep(0.05)
+    return task
+
+
+async def test_a_cancelled_critique_is_aborted_in_the_engine(way: Any) -> None:
+    task = await asked(way)
+    assert not task.done() and not way.engine.aborted
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    [aborted] = way.engine.aborted
+    assert aborted.startswith("r-")
+    assert way.llm.get_num_unfinished_requests() == 0
+
+
+async def test_one_critique_is_ended_early_and_returns_what_it_wrote(way: Any) -> None:
+    task = await asked(way)
+    await way.engine.answer(1, [5], ends=False)
+    await way.runner.abort("r")
+    completion = await asyncio.wait_for(task, 5)
+    assert completion.finish_reason == "abort" and completion.completion_tokens == 1
+    assert len(way.engine.aborted) == 1
+
+
+async def test_an_engine_that_dies_and_a_malformed_constraint_have_errors_of_their_own(
+    way: Any,
+) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+    failed = await asked(way, Malformed())
+    with pytest.raises(CritiqueFailedError):
+        await failed
+    task = await asked(way)
+    way.llm.output_processor.propagate_error(VllmDeadError())
+    with pytest.raises(EngineDeadError):
+        await asyncio.wait_for(task, 5)
 
 
 def test_the_benchmark_runs(tmp_path: Path) -> None:

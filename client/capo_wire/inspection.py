@@ -53,8 +53,9 @@ class Prompt(ResponseModel):
     """The response of `POST /prompt`: the judge's prompt for a rollout."""
 
     messages: list[PromptMessage] = Field(
-        description="The chat turns, exactly as the judge gets them but for the nonce in the step "
-        "tags: another one of the same form stands in its place. Empty for the arithmetic checker."
+        description="The chat turns, exactly as the judge gets them but for the code in the "
+        "heads or tags of steps: another one of the same form stands in its place. Empty for the "
+        "arithmetic checker."
     )
     opening: str = Field(description="The start of each critique, where the service writes it.")
     prompt_tokens: int | None = Field(

@@ -26,7 +26,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/prompt",
         response_model=wire.Prompt,
-        summary="The judge's prompt for one rollout, with another nonce; nothing is judged",
+        summary="The judge's prompt for one rollout, with another code; nothing is judged",
         responses=problems.openapi_responses(),
         openapi_extra=openapi_body({"$ref": "#/components/schemas/CreditRequest"}),
     )

@@ -1,4 +1,4 @@
-"""The judge's prompt for a rollout, to look at: its text without the secret nonce."""
+"""The judge's prompt for a rollout, to look at: its text with another code and nonce."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from capo_service.pipeline.prepared import Prepared
 class PromptViewer:
     """Shows the judge's prompt for a rollout.
 
-    The step tags of the shown text have a nonce that is drawn for this one view. The judge's own is
-    not shown in any form: a policy that knew it could forge step tags in a rollout of the same
-    question. The number of tokens is that of the judge's own prompt.
+    The heads of steps in the shown text have a code that is drawn for this one view, and so has the
+    nonce in the tags of users' own templates. The judge's nonce is not shown in any form: a policy
+    that knew it could forge step tags in a rollout of the same question. (The code of heads is
+    chosen after the rollout was written, and would be of no use to it.) The number of tokens is
+    that of the judge's own prompt.
 
     Args:
         preparer: makes the judge's own prompt.

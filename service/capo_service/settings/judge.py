@@ -128,8 +128,8 @@ class JudgeSettings(BaseModel):
         SecretStr | None, When("several replicas must give the same rollout the same prompt")
     ] = Field(
         None,
-        description="Secret from which the nonces in step tags are derived; set the same on every "
-        "replica. Default: random.",
+        description="Secret from which the codes in the heads and tags of steps are derived; "
+        "set the same on every replica. Default: random.",
     )
     tokenizers: Annotated[
         dict[str, str], When("the trainer sends token ids: add the policy's tokenizer")

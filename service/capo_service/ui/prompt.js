@@ -61,7 +61,7 @@ function shown({ messages, opening, prompt_tokens: tokens, sampling, seeds, wind
   return [
     h("ul", { class: "facts" }, facts.map((fact) => h("li", {}, fact))),
     exact ? null : h("p", { class: "note" }, "This result was not requested here: the prompt is the one that this service would send with its default options, without a reference."),
-    h("p", {}, "Where the template puts a code into the step tags, the one here is a stand-in of the same form. The real one is secret, because a rollout that contained it could forge steps."),
+    h("p", {}, "The code in the heads (or tags) of steps here is a stand-in of the same form. The real one may be another, so that this page does not show what a rollout could use."),
     messages.map(({ role, content }) => block(role, content)),
     thought(more),
     opening ? block("assistant (start of each critique)", opening) : null,

@@ -118,6 +118,24 @@ def thought_boundaries(text: str) -> list[int]:
     return sorted({position for position in found if first < position < len(text)})
 
 
+# Each marker contains one of these words; looking for them first takes a tenth of the time.
+_MARKER_WORDS = (
+    "think",
+    "thought",
+    "reasoning",
+    "analysis",
+    "commentary",
+    "final",
+    "channel",
+    "inner_",
+    "unused9",
+)
+
+
 def without_thought_markers(text: str) -> str:
     """The text with each marker of a thought replaced by a line end."""
+    if text.isascii():  # beyond ASCII, `lower` and re.IGNORECASE differ
+        lower = text.lower()
+        if not any(word in lower for word in _MARKER_WORDS):
+            return text
     return _MARKER.sub("\n", text)

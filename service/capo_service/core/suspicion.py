@@ -8,9 +8,6 @@ time and gives its reason; none knows whether a rollout is correct.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +15,14 @@ from typing import Literal
 
 import re2
 
+from capo_service.core.characters import (
+    STEP_CONTENT,
+    count,
+    has_content,
+    is_invisible,
+    longest_run,
+    scripts,
+)
 from capo_service.core.step_code import SHORT_CODES
 from capo_service.core.steps import Span
 from capo_wire.special_text import content_end, without_thought_markers
@@ -38,7 +43,6 @@ SuspicionAction = Literal["off", "flag", "cap", "wrong"]
 CAPPABLE: tuple[SuspicionReason, ...] = ("step_splitting", "padding", "repetition")
 
 _MIN_CONTENT = 8  # letters and digits of a response
-_MIN_STEP_CONTENT = 4  # letters and digits of a step
 _MANY_STEPS = 12
 _LONG = 400  # characters; shorter texts are not called padded
 _MAX_FILLER = 0.7  # share of characters that are neither letters nor digits
@@ -102,18 +106,11 @@ class _Text:
         self.question = question
         self.response = response
         self.steps = steps
-        self.characters = Counter(response)
-        self.content = _content(self.characters)
-        contents = [_content(step) for step in steps]
+        self.characters = count(response)
+        self.content = sum(n for c, n in self.characters.items() if c.isalnum())
         self.low_content_steps = frozenset(
-            step for step, content in enumerate(contents) if content < _MIN_STEP_CONTENT
+            number for number, step in enumerate(steps) if not has_content(step)
         )
-
-
-def _content(text: str | Counter[str]) -> int:
-    """How many letters and digits there are."""
-    counts = text if isinstance(text, Counter) else Counter(text)
-    return sum(n for character, n in counts.items() if character.isalnum())
 
 
 def _near_empty(text: _Text) -> _Found | None:
@@ -136,7 +133,7 @@ def _master_key(text: _Text) -> _Found | None:
     if len(text.response) > _LONG:
         return None
     rest = _OPENERS.sub("", text.response)
-    if _content(rest) >= _MIN_STEP_CONTENT or rest == text.response:
+    if has_content(rest) or rest == text.response:
         return None
     return "the response is an opening without a solution", None
 
@@ -146,10 +143,7 @@ def _step_splitting(text: _Text) -> _Found | None:
     if len(text.steps) < _MANY_STEPS or 2 * len(low_content) < len(text.steps):
         return None
     count = f"{len(low_content)} of {len(text.steps)} steps"
-    return f"{count} have fewer than {_MIN_STEP_CONTENT} letters and digits", low_content
-
-
-_RUN = re.compile(r"(.)\1+", re.DOTALL)
+    return f"{count} have fewer than {STEP_CONTENT} letters and digits", low_content
 
 
 def _padding(text: _Text) -> _Found | None:
@@ -160,7 +154,7 @@ def _padding(text: _Text) -> _Found | None:
     if filler > _MAX_FILLER:
         detail = f"{filler:.0%} of the characters are neither letters nor digits"
         return detail, text.low_content_steps
-    run = max((len(run[0]) for run in _RUN.finditer(text.response)), default=0)
+    run = longest_run(text.response, _MAX_RUN)
     if run >= _MAX_RUN:
         return f"one character is repeated {run} times in a row", text.low_content_steps
     return None
@@ -182,37 +176,8 @@ def _repetition(text: _Text) -> _Found | None:
     return None
 
 
-# First code points of Unicode's larger blocks of letters, by script. Greek counts as Latin: it is
-# used in mathematics of every language. RE2's \p{...} classes would be more exact (2,876 of
-# Unicode's 131,756 letters differ), but take 7 times as long: 5.6 ms for a Chinese text of 7,000
-# characters.
-_BLOCKS: dict[str, tuple[int, ...]] = {
-    "latin": (0x0000, 0x1E00, 0xFB00, 0xFF00, 0x1D400),
-    "cyrillic": (0x0400,),
-    "armenian": (0x0530,),
-    "hebrew": (0x0590, 0xFB1D),
-    "arabic": (0x0600, 0xFB50),
-    "indic": (0x0900,),
-    "thai": (0x0E00,),
-    "georgian": (0x10A0,),
-    "korean": (0x1100, 0x3130, 0xAC00),
-    "han": (0x2E80, 0x3190, 0xF900, 0x20000),
-    "other": (0x0F00, 0x1200, 0xD7B0, 0x10000, 0x1D800),
-}
-_STARTS = sorted(start for starts in _BLOCKS.values() for start in starts)
-_SCRIPT_AT = {start: script for script, starts in _BLOCKS.items() for start in starts}
-
-
-def _scripts(characters: Mapping[str, int]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for character, n in characters.items():
-        if character.isalpha():
-            counts[_SCRIPT_AT[_STARTS[bisect_right(_STARTS, ord(character)) - 1]]] += n
-    return counts
-
-
 def _language_switch(text: _Text) -> _Found | None:
-    question, response = _scripts(Counter(text.question)), _scripts(text.characters)
+    question, response = scripts(count(text.question)), scripts(text.characters)
     foreign = {script: n for script, n in response.items() if not question[script]}
     letters = sum(foreign.values())
     if (
@@ -227,21 +192,12 @@ def _language_switch(text: _Text) -> _Found | None:
     )
 
 
-_JOINERS = {"\u200d", "\u200c"}  # of emoji and of several scripts
-
-
 def _hidden_text(text: _Text) -> _Found | None:
-    hidden = Counter({c: n for c, n in text.characters.items() if _is_invisible(c)})
+    hidden = Counter({c: n for c, n in text.characters.items() if is_invisible(c)})
     if not hidden:
         return None
     names = ", ".join(f"U+{ord(character):04X}" for character, _ in hidden.most_common(3))
     return f"{hidden.total()} invisible characters ({names})", None
-
-
-def _is_invisible(character: str) -> bool:
-    if character in _JOINERS:
-        return False
-    return unicodedata.category(character) == "Cf" or character == "\u3164"
 
 
 _IMITATION = re2.compile(

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capo_wire.base import (
+        FORMS_HEADER,
+        TOKEN_FORMS,
         VERSION,
         CriterionKind,
         CritiqueStyle,
@@ -53,13 +55,10 @@ if TYPE_CHECKING:
         DEFAULT_CRITIQUES,
         DEFAULT_READS,
         MOST_CRITIQUES,
-        ChatTurn,
         CreditOptions,
         CreditRequest,
         Reward,
-        Rollout,
         Segment,
-        TextPart,
         Voting,
     )
     from capo_wire.responses import (
@@ -79,11 +78,14 @@ if TYPE_CHECKING:
         Usage,
         Votes,
     )
+    from capo_wire.rollouts import ChatTurn, Rollout, TextPart
 
 __all__ = [
     "DEFAULT_CRITIQUES",
     "DEFAULT_READS",
+    "FORMS_HEADER",
     "MOST_CRITIQUES",
+    "TOKEN_FORMS",
     "VERSION",
     "ChatTurn",
     "CreditOptions",
@@ -133,7 +135,7 @@ __all__ = [
     "VotingMethod",
 ]
 
-_MODELS = ("base", "criteria", "requests", "responses", "inspection")
+_MODELS = ("base", "criteria", "rollouts", "requests", "responses", "inspection")
 
 
 def __getattr__(name: str) -> Any:

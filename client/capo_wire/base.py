@@ -23,6 +23,10 @@ CritiqueStyle = Literal["verdict", "brief", "full"]
 CriterionKind = Literal["pitfall", "requirement", "bonus"]
 Include = Literal["token_rewards", "critiques", "thinking", "response"]
 
+# Fields of a rollout, and the header by which a service says that it knows them.
+TOKEN_FORMS = ("token_offsets", "token_lengths")
+FORMS_HEADER = "X-Capo-Token-Forms"
+
 VERSION = 1  # of the wire; a change other than adding fields needs a new version
 
 

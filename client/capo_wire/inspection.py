@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from capo_wire.base import RequestModel, ResponseModel, TokenIdField
+from capo_wire.base import FORMS_HEADER, RequestModel, ResponseModel, TokenIdField
 from capo_wire.responses import Credited
 
 
@@ -180,6 +180,11 @@ class Info(ResponseModel):
         "services with the same digest can be mixed.",
     )
     tokenizers: list[str] = Field(description="Names that `tokenizer` may take.")
+    token_forms: list[str] = Field(
+        default=["token_offsets"],
+        description="Fields by which rollouts may say what characters their tokens have; also in "
+        f"the header `{FORMS_HEADER}` of the responses of `POST /credit`.",
+    )
     voting_methods: list[str]
     reward_schemes: list[str]
     segment_methods: list[str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from operator import index
 from typing import Any
 
@@ -76,6 +77,41 @@ def decode_with_offsets(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[S
             waiting.extendleft(reversed(rest))
     emit(_decode(backend, [token for _, token in held]) if held else "", len(numbers))
     return "".join(parts), spans
+
+
+def token_lengths(offsets: Sequence[Any], characters: int) -> list[int] | None:
+    """The number of characters of each token, for the wire's `token_lengths`.
+
+    Of tokens that share characters, the first has them. Steps get the same tokens either way.
+
+    Args:
+        offsets: spans as `decode_with_offsets` returns them, as pairs in any sequence.
+        characters: length of the text.
+
+    Returns:
+        None if the spans leave out characters, go backwards, or are no pairs of integers.
+    """
+    lengths: list[int] = []
+    reached, shared = 0, (-1, -1)
+    for pair in offsets:
+        if type(pair) not in (tuple, list) or len(pair) != 2:
+            return None
+        start, end = pair
+        if type(start) is not int or type(end) is not int or start < 0:
+            return None
+        if start == end or (start, end) == shared:
+            lengths.append(0)
+        elif start == reached and end > start:
+            lengths.append(end - start)
+            reached, shared = end, (start, end)
+        else:
+            return None
+    return lengths if reached == characters else None
+
+
+def offsets_of(lengths: Sequence[int]) -> list[Span]:
+    """The spans of tokens that cover a text, by their lengths."""
+    return list(pairwise(accumulate(lengths, initial=0)))
 
 
 def _last_boundary(backend: Any, ids: Sequence[int]) -> int:

@@ -219,6 +219,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             template=service.template_digest,
             judge_digest=service.judge_digest,
             tokenizers=service.tokenizers,
+            token_forms=list(wire.TOKEN_FORMS),
             voting_methods=list(get_args(wire.VotingMethod)),
             reward_schemes=list(get_args(wire.RewardScheme)),
             segment_methods=list(get_args(wire.SegmentMethod)),

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 NDJSON = "application/x-ndjson"
 _INLINE_BYTES = 64 * 1024  # smaller bodies are parsed and written on the event loop
 _NO_USAGE = wire.Usage()
+# Clients then send the shorter form; services before 0.1 refuse it as an unknown field.
+_HEADERS = {wire.FORMS_HEADER: ", ".join(wire.TOKEN_FORMS)}
 
 T = TypeVar("T")
 
@@ -115,7 +117,7 @@ async def credit_json(call: CreditCall, creditor: BatchCreditor) -> Response:
         raise problems.from_problem(max(failed, key=lambda problem: problem.status))
     tokens = sum(len(r.token_rewards or ()) for r in ordered if isinstance(r, wire.Credited))
     body = await by_size(16 * tokens, _json, call.summary(totals), ordered)
-    return Response(body, media_type="application/json")
+    return Response(body, media_type="application/json", headers=_HEADERS)
 
 
 def _json(summary: wire.CreditSummary, results: Sequence[wire.Credited | wire.Failed]) -> bytes:
@@ -143,7 +145,7 @@ class NdjsonResponse(Response):
         first: BatchAnswer,
         line_seconds: float,
     ) -> None:
-        super().__init__(media_type=NDJSON, headers={"Cache-Control": "no-store"})
+        super().__init__(media_type=NDJSON, headers={"Cache-Control": "no-store", **_HEADERS})
         del self.headers["content-length"]
         self._call = call
         self._answers = answers

@@ -103,6 +103,29 @@ def from_offsets(offsets: Sequence[Span], text: str) -> Alignment:
     return Alignment(text, starts, ends)
 
 
+def from_lengths(lengths: Sequence[int], text: str) -> Alignment:
+    """Use the number of characters of each token, where tokens cover the whole text in order.
+
+    Raises:
+        InputError: a length is negative, or they do not add up to the text's length.
+    """
+    if lengths and min(lengths) < 0:
+        index = next(index for index, length in enumerate(lengths) if length < 0)
+        raise InputError(
+            f"token_lengths[{index}] = {lengths[index]} is negative",
+            field=f"token_lengths[{index}]",
+        )
+    ends = list(accumulate(lengths))
+    total = ends[-1] if ends else 0
+    if total != len(text):
+        raise InputError(
+            f"token_lengths add up to {total}, but the response has {len(text)} characters (code "
+            "points)",
+            field="token_lengths",
+        )
+    return Alignment(text, [0, *ends[:-1]] if ends else [], ends)
+
+
 def token_spans(alignment: Alignment, steps: Sequence[Span]) -> list[Span]:
     """The token span of each step; every token is in exactly one.
 

@@ -219,16 +219,18 @@ class Preparer:
 
     def _align(self, rollout: wire.Rollout) -> Alignment | None:
         ids, offsets = rollout.response_token_ids, rollout.token_offsets
-        count = len(ids if ids is not None else offsets or ())
+        lengths = rollout.token_lengths
         limit(
             "response",
             "tokens",
-            count,
+            rollout.token_count,
             "max_response_tokens",
             self._policy.max_response_tokens,
         )
         if offsets is not None:
             return alignment.from_offsets(offsets, rollout.response or "")
+        if lengths is not None:
+            return alignment.from_lengths(lengths, rollout.response or "")
         if ids is None:
             return None
         table = self._tables.get(rollout.tokenizer or "")

@@ -121,8 +121,7 @@ class RolloutJudge:
         criteria = [criterion.text for criterion in rollout.criteria or ()]
         texts = rollout.response, rollout.question, rollout.reference, *criteria
         characters = sum(len(text or "") for text in texts)
-        tokens = len(rollout.response_token_ids or rollout.token_offsets or ())
-        if characters <= _INLINE_CHARACTERS and tokens <= _INLINE_TOKENS:
+        if characters <= _INLINE_CHARACTERS and rollout.token_count <= _INLINE_TOKENS:
             async with self._cpu_gate:
                 return self._preparer.prepare(rollout, options)
         return await off_loop(self._preparer.prepare, rollout, options)

@@ -31,7 +31,7 @@ class LiveView:
         self._samples: deque[wire.LiveSample] = deque(maxlen=_SAMPLES)
         self._telemetry = telemetry
         self._admission = admission
-        self._keeps = keeps
+        self.keeps = keeps
 
     def note(
         self,
@@ -42,7 +42,7 @@ class LiveView:
         key: str,
     ) -> None:
         """Keep a credited rollout, unless the view keeps none."""
-        if not self._keeps or len(full.response or "") > _MOST_CHARACTERS:
+        if not self.keeps or len(full.response or "") > _MOST_CHARACTERS:
             return
         self._recent.append(
             wire.RecentRollout(
@@ -89,7 +89,7 @@ class LiveView:
             model=model,
             seconds=SECONDS,
             recent=recent[-_AT_ONCE:],
-            keeps=self._keeps,
+            keeps=self.keeps,
             samples=[sample for sample in self._samples if sample.at > after],
         )
 

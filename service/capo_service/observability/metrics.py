@@ -212,8 +212,8 @@ class Telemetry:
         self.rollout_steps.observe(len(result.steps))
         for suspicion in result.suspicion:
             self.suspicions.labels(suspicion.reason, suspicion.action).inc()
-        if result.token_rewards is not None:
-            self.rollout_tokens.observe(len(result.token_rewards))
+        if result.steps and (last := result.steps[-1].token_span) is not None:
+            self.rollout_tokens.observe(last[1])
         if result.steps:
             asked = result.steps[0].votes.asked * result.windows
             self.saved.inc(asked - result.usage.critiques_run)

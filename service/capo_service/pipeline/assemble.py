@@ -32,7 +32,7 @@ def credited(
     outcome: wire.Outcome | None,
     ballots: Sequence[Ballot],
 ) -> wire.Credited:
-    """The complete credit of a rollout; its `id` is set later.
+    """The credit of a rollout. Its `id` is set later, and its token rewards where they are sent.
 
     Raises:
         NoValidCritiqueError: no critique could be parsed.
@@ -77,7 +77,6 @@ def credited(
             )
             for step, span in enumerate(prepared.spans)
         ],
-        token_rewards=rewards.token_rewards(step_rewards, spans) if spans is not None else None,
         criteria=credited_criteria(criteria, asked, voted, votes, options),
         exact=exact_reading(exact),
         critiques=critiques,
@@ -94,6 +93,15 @@ def credited(
             for finding in prepared.suspicion
         ],
     )
+
+
+def with_token_rewards(result: wire.Credited) -> wire.Credited:
+    """A result with one reward per token, those of the steps; itself, if no tokens were sent."""
+    spans = [step.token_span for step in result.steps if step.token_span is not None]
+    if result.token_rewards is not None or len(spans) < len(result.steps):
+        return result
+    by_token = rewards.token_rewards([step.reward for step in result.steps], spans)
+    return result.model_copy(update={"token_rewards": by_token})
 
 
 def _failed(ballot: Ballot) -> bool:

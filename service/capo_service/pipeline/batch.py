@@ -16,6 +16,7 @@ from capo_service.core.verdicts.criteria import EXPECTED_TOKENS as CRITERION_TOK
 from capo_service.observability.live import LiveView
 from capo_service.observability.logs import rollouts as rollout_log
 from capo_service.observability.metrics import Telemetry
+from capo_service.pipeline.assemble import with_token_rewards
 from capo_service.pipeline.deduplication import DeduplicatedJudge
 from capo_service.pipeline.errors import BatchTooLargeError
 from capo_service.pipeline.types import BatchAnswer, Judged, RolloutBatch
@@ -138,7 +139,9 @@ class BatchCreditor:
                     judged = await self._judge.judge(rollout, options, ticket, tokens)
                 result = _for_request(judged, name)
                 rollout_log.info("%s -> %s", rollout, result)
-                self._live.note(batch.request_id, rollout, options, result, ticket.key)
+                if self._live.keeps:
+                    full = with_token_rewards(result)
+                    self._live.note(batch.request_id, rollout, options, full, ticket.key)
                 outcome = replace(judged, result=_select(result, options.include))
             except asyncio.CancelledError:
                 if not self._stopping:
@@ -171,8 +174,7 @@ def estimated_tokens(
     voting = options.voting
     criteria = rollout.criteria or ()
     critique = critique_tokens(voting) + CRITERION_TOKENS * len(criteria)
-    ids = rollout.response_token_ids or ()
-    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN or len(ids)
+    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN or rollout.token_count
     asked = sum(len(criterion.text) for criterion in criteria)
     shared = asked + len((rollout.question or "") + (rollout.reference or ""))
     shared //= _CHARACTERS_PER_TOKEN
@@ -202,6 +204,8 @@ def _for_request(judged: Judged, name: str) -> wire.Credited:
 
 
 def _select(result: wire.Credited, include: Sequence[wire.Include]) -> wire.Credited:
+    if "token_rewards" in include:
+        result = with_token_rewards(result)
     left_out = {"token_rewards", "critiques", "response"} - set(include)
     changes: dict[str, Any] = dict.fromkeys(left_out)
     if "thinking" in include:

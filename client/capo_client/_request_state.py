@@ -19,13 +19,16 @@ import capo_wire as wire
 from capo_client import errors
 from capo_client._problems import is_from_proxy, problem_of, refusal, unreachable
 from capo_client.encoding import (
+    EncodedRollout,
     RolloutLike,
     UnsendableError,
     encode,
     name_of,
     question_of,
     tokens_of,
+    without_token_rewards,
 )
+from capo_client.results import with_token_rewards
 from capo_client.retry import RetryPolicy
 from capo_wire.retry_policy import RETRYABLE, retry_after
 
@@ -66,6 +69,7 @@ class Chunk:
     Attributes:
         question: that of the first rollout.
         tokens: of all rollouts, approximately.
+        lengths_refused: whether the service does not know `token_lengths`, after all.
     """
 
     def __init__(
@@ -77,10 +81,10 @@ class Chunk:
         deadline: float,
     ) -> None:
         self._pending = dict(rollouts)
-        self._encoded: dict[int, str] = {}
+        self._encoded: dict[int, EncodedRollout] = {}
         self.question = question
         self.tokens = sum(1 + tokens_of(rollout) for rollout in self._pending.values())
-        self._options = options
+        self._options, self._expands = without_token_rewards(options, self._pending.values())
         self._policy = policy
         self._deadline = deadline
         self._attempt = 0  # consecutive attempts without a result
@@ -90,6 +94,7 @@ class Chunk:
         self._retry_after = 0.0
         self._last: wire.Problem | None = None
         self._url = ""
+        self._with_lengths = self.lengths_refused = False
 
     @property
     def done(self) -> bool:
@@ -138,8 +143,12 @@ class Chunk:
                 del self._pending[position]
         return unsendable
 
-    def body(self, url: str) -> bytes:
+    def body(self, url: str, with_lengths: bool = False) -> bytes:
         """The request body for all rollouts without a result, for the service at `url`.
+
+        Args:
+            url: the service.
+            with_lengths: whether it knows `token_lengths`.
 
         Raises:
             DeadlineExceededError: no time is left.
@@ -155,7 +164,10 @@ class Chunk:
         self._retry_after = 0.0
         deadline_ms = max(1, int(min(left, _LONGEST_DEADLINE) * 1000))
         envelope = json.dumps({**self._options, "deadline_ms": deadline_ms})
-        rollouts = ", ".join(self._encoded[position] for position in self._pending)
+        self._with_lengths = with_lengths
+        self.lengths_refused = False
+        encoded = (self._encoded[position] for position in self._pending)
+        rollouts = ", ".join(each.json(with_lengths) for each in encoded)
         return f'{envelope[:-1]}, "rollouts": [{rollouts}]}}'.encode()
 
     def take(self, line: bytes) -> tuple[int, wire.Result] | None:
@@ -178,12 +190,24 @@ class Chunk:
             raise errors.InvalidResponseError(
                 f"{self._url} returned a line without a result: {excerpt!r}; is it a capo service?"
             ) from error
-        if isinstance(result, wire.Failed) and result.error.status in _NOT_FINAL:
-            self._last = result.error
-            return None
+        if isinstance(result, wire.Failed):
+            if result.error.status in _NOT_FINAL:
+                self._last = result.error
+                return None
+            if self._with_lengths and self._encoded[position].is_refused(result.error):
+                self.lengths_refused = True
+                return None
+        elif self._expands:
+            result = self._with_token_rewards(result)
         self._progress = True
         del self._pending[position], self._encoded[position]
         return position, result.model_copy(update={"id": name_of(rollout, str(position))})
+
+    def _with_token_rewards(self, result: wire.Credited) -> wire.Credited:
+        try:
+            return with_token_rewards(result)
+        except ValueError as error:
+            raise errors.InvalidResponseError(f"{self._url} returned {error}") from error
 
     def refused(self, response: httpx.Response) -> None:
         """Note that the whole request was refused; `response` is read.

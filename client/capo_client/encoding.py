@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import capo_wire as wire
 from capo_client._problems import invalid_request
+from capo_wire.token_offsets import offsets_of, token_lengths
 
 RolloutLike = wire.Rollout | Mapping[str, Any]
 
@@ -47,7 +49,40 @@ def name_of(rollout: RolloutLike, default: str) -> str:
     return name if isinstance(name, str) else default
 
 
-def encode(rollout: RolloutLike, name: str) -> str:
+@dataclass(frozen=True, slots=True)
+class EncodedRollout:
+    """A rollout as JSON, with its tokens in the form that a service knows.
+
+    Lengths have a quarter of the bytes of offsets, which every service of this wire knows. Both are
+    None where one does not say the same as the other; `text` then has what the caller gave.
+    """
+
+    text: str
+    offsets: Sequence[Sequence[int]] | None = None
+    lengths: Sequence[int] | None = None
+
+    @property
+    def is_flexible(self) -> bool:
+        """Whether the form of the tokens can be chosen."""
+        return self.lengths is not None
+
+    def json(self, with_lengths: bool) -> str:
+        """The rollout with `token_lengths`, if it is flexible, or with `token_offsets`."""
+        if not self.is_flexible:
+            return self.text
+        if with_lengths:
+            name, tokens = "token_lengths", json.dumps(self.lengths, separators=(",", ":"))
+        else:
+            name, tokens = "token_offsets", json.dumps(self.offsets)
+        return f'{self.text[:-1]}, "{name}": {tokens}}}'
+
+    def is_refused(self, problem: wire.Problem) -> bool:
+        """Whether a service refuses the rollout because it does not know `token_lengths`."""
+        is_unknown = problem.field == "token_lengths" and "unknown field" in problem.detail
+        return self.is_flexible and is_unknown
+
+
+def encode(rollout: RolloutLike, name: str) -> EncodedRollout:
     """A rollout as JSON, with `name` for its id.
 
     Raises:
@@ -59,8 +94,11 @@ def encode(rollout: RolloutLike, name: str) -> str:
         fields = rollout
     else:
         raise UnsendableError(f"a rollout is a Rollout or a mapping, not {_type(rollout)}")
+    offsets, lengths = _token_forms(fields)
+    left_out = ("token_offsets", "token_lengths") if lengths is not None else ()
+    rest = {field: value for field, value in fields.items() if field not in left_out}
     try:
-        return _dumps({**fields, "id": name})
+        return EncodedRollout(_dumps({**rest, "id": name}), offsets, lengths)
     except (TypeError, ValueError, RecursionError) as error:
         for field, value in fields.items():
             try:
@@ -68,6 +106,53 @@ def encode(rollout: RolloutLike, name: str) -> str:
             except (TypeError, ValueError, RecursionError) as fault:
                 raise UnsendableError(f"{field}: {fault}", str(field)) from None
         raise UnsendableError(str(error)) from None
+
+
+def _token_forms(
+    fields: Mapping[str, Any],
+) -> tuple[Sequence[Sequence[int]] | None, Sequence[int] | None]:
+    """The tokens' offsets and lengths; both None where only one form can say it."""
+    offsets, lengths = fields.get("token_offsets"), fields.get("token_lengths")
+    response = fields.get("response")
+    if not isinstance(response, str) or (offsets is None) == (lengths is None):
+        return None, None
+    if offsets is None:
+        lengths = _listed(lengths)
+        are_lengths = isinstance(lengths, list) and all(
+            type(length) is int and length >= 0 for length in lengths
+        )
+        if not are_lengths or sum(lengths) != len(response):
+            return None, None
+        return offsets_of(lengths), lengths
+    offsets = _listed(offsets)
+    if not isinstance(offsets, list | tuple):
+        return None, None
+    lengths = token_lengths(offsets, len(response))
+    return (offsets, lengths) if lengths is not None else (None, None)
+
+
+def _listed(value: Any) -> Any:
+    """An array or a tensor as a list; anything else as it is."""
+    return convert() if callable(convert := getattr(value, "tolist", None)) else value
+
+
+def without_token_rewards(
+    options: dict[str, Any], rollouts: Iterable[RolloutLike]
+) -> tuple[dict[str, Any], bool]:
+    """The options to send, and whether token rewards are expanded here from those of the steps.
+
+    A mapping may have fields that this version does not know, which may change what tokens get: the
+    service then sends their rewards.
+    """
+    include = options.get("include", ["token_rewards"])
+    known = wire.Rollout.model_fields
+    if "token_rewards" not in include or not all(
+        isinstance(rollout, wire.Rollout)
+        or (isinstance(rollout, Mapping) and known.keys() >= rollout.keys())
+        for rollout in rollouts
+    ):
+        return options, False
+    return options | {"include": [each for each in include if each != "token_rewards"]}, True
 
 
 def _fields(rollout: RolloutLike) -> Mapping[str, Any]:
@@ -82,8 +167,8 @@ def _dumps(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """Arrays, tensors, their numbers and models of the HTTP API, as JSON types."""
-    if callable(convert := getattr(value, "tolist", None)):
-        return convert()
+    if (listed := _listed(value)) is not value:
+        return listed
     if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart | wire.Criterion):
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, range):

@@ -9,6 +9,28 @@ from capo_client.errors import CreditFailedError
 from capo_wire import Credited, Failed, Usage
 
 
+def with_token_rewards(result: Credited) -> Credited:
+    """A result with one reward per token, those of the steps; itself, if no tokens were sent.
+
+    The client asks for no token rewards, which are a large part of a response, and makes them here.
+
+    Raises:
+        ValueError: the steps do not have all tokens.
+    """
+    if result.token_rewards is not None or all(step.token_span is None for step in result.steps):
+        return result
+    by_token: list[float] = []
+    for step in result.steps:
+        start, end = step.token_span or (-1, -1)
+        if start != len(by_token) or end < start:
+            raise ValueError(
+                f"tokens {start} to {end} for step {step.index}, after {len(by_token)} tokens; is "
+                "it a capo service?"
+            )
+        by_token += [step.reward] * (end - start)
+    return result.model_copy(update={"token_rewards": by_token})
+
+
 @dataclass(frozen=True, slots=True)
 class CreditBatch:
     """Results in the order of the rollouts of the call."""

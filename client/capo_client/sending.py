@@ -29,6 +29,7 @@ class Sender:
         self.log = WaitLog()
         self._urls = settings.urls
         self._reached: set[str] = set()  # URLs that have answered
+        self._know_lengths: dict[str, bool] = {}  # URLs, and whether they know `token_lengths`
 
     async def send(
         self,
@@ -51,6 +52,9 @@ class Sender:
             if chunk.done:
                 balancer.answered(replica)
                 return
+            if chunk.lengths_refused:  # by an older replica behind the same address
+                self._know_lengths[replica.url] = False
+                continue
             balancer.failed(replica, chunk.retry_after, retry_seconds)
             tried += 1
             if tried < len(balancer.replicas) and balancer.any_usable:
@@ -75,7 +79,7 @@ class Sender:
         request = http.build_request(
             "POST",
             f"{replica.url}/credit",
-            content=chunk.body(replica.url),
+            content=chunk.body(replica.url, self._know_lengths.get(replica.url, False)),
             headers=_HEADERS | trace_headers(),
             timeout=request_timeout(None),
             extensions=self._extensions(replica.url),
@@ -90,6 +94,8 @@ class Sender:
                     await response.aread()
                     chunk.refused(response)
                 else:
+                    forms = response.headers.get(wire.FORMS_HEADER, "")
+                    self._know_lengths.setdefault(replica.url, "token_lengths" in forms)
                     async for line in lines(response):
                         if (item := chunk.take(line)) is not None:
                             emit(item)

@@ -19,7 +19,7 @@ from typing import Any
 from engines import LOGS, OUT, Rollouts, service
 from rich.console import Console
 from rich.table import Table
-from service import Source
+from running import Source
 
 from capo_client import AsyncCreditClient
 from capo_service.engine import testbed

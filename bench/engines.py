@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ import httpx
 
 from capo_client import AsyncCreditClient, CreditBatch
 from capo_client.cli.ports import free_port
-from capo_service.engine import embedded
+from capo_service.engine.local_models import local_model
 from capo_testbed.serving import serving, until_ready
 
 OUT = Path("build/bench")
 LOGS = OUT / "service"
 CORES = str(os.cpu_count())
+# Of every engine that is compared: both cores compute. vLLM's default on two cores is one, since it
+# reserves a core for its front end, so this favours the baselines.
+ON_CPU = {"OMP_NUM_THREADS": CORES, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# vLLM's default, 92% of the memory, does not start beside another engine.
+NEEDED_ON_CPU = {"kv_cache_memory_bytes": 1 << 30}
 
 Rollouts = list[dict[str, Any]]
 
@@ -31,79 +37,110 @@ Rollouts = list[dict[str, Any]]
 @contextlib.contextmanager
 def service(style: str, judge: str = "embedded", **settings: str) -> Iterator[str]:
     settings = {"CAPO_CRITIQUE_STYLE": style, "CAPO_NONCE_SECRET": "bench"} | settings
-    with serving(judge, LOGS / f"{judge}-{style}.log", OMP_NUM_THREADS=CORES, **settings) as url:
+    with serving(judge, LOGS / f"{judge}-{style}.log", **ON_CPU, **settings) as url:
         yield url
 
 
+class Bare:
+    """vLLM's `LLM` in a process of its own (bench/bare.py).
+
+    Attributes:
+        arguments: what it was given beside the model; everything else is vLLM's default.
+        limits: what vLLM chose: sequences, tokens a step, KV block.
+        seeds: whether critiques have seeds, as the service's do.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process, self._log = process, log
+        ready = self._answer()
+        self.arguments: dict[str, Any] = ready["arguments"]
+        self.limits: dict[str, int] = ready["limits"]
+        self.seeds: bool = ready["seeds"]
+
+    def __call__(self, rollouts: Rollouts, voting: dict[str, Any]) -> dict[str, float]:
+        """Sample all critiques of the rollouts at once: `seconds` and `tokens`."""
+        assert self._process.stdin
+        line = json.dumps({"rollouts": rollouts, "voting": voting})
+        print(line, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the bare engine ended; see {self._log}")
+        return dict(json.loads(line))
+
+
 @contextlib.contextmanager
-def bare(style: str, engine_args: dict[str, Any] | None = None) -> Iterator[Any]:
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("bare.py")),
-        "--style",
-        style,
-        "--engine-args",
-        json.dumps(engine_args or {}),
-    ]
-    with (LOGS / f"bare-{style}.log").open("w") as log:
+def bare(
+    style: str, model: str = "embedded", arguments: dict[str, Any] | None = None
+) -> Iterator[Bare]:
+    """vLLM's `LLM` with the service's prompts, and vLLM's own arguments.
+
+    Args:
+        arguments: arguments of `LLM` beside the model. None: those that a CPU needs to start at
+            all, and none elsewhere.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("bare.py")), "--model", model]
+    command += ["--style", style]
+    if arguments is not None:
+        command += ["--arguments", json.dumps(arguments)]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    path = LOGS / f"bare-{Path(model).name}-{style}.log"
+    with path.open("w") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": CORES},
+            env={**os.environ, **ON_CPU},
         )
-    assert process.stdin and process.stdout
-
-    def ask(rollouts: Rollouts, voting: dict[str, Any]) -> dict[str, float]:
-        assert process.stdin and process.stdout
-        print(json.dumps({"rollouts": rollouts, "voting": voting}), file=process.stdin, flush=True)
-        return answer(process.stdout.readline())
-
-    def answer(line: str) -> dict[str, float]:
-        if not line:
-            raise RuntimeError(f"the bare engine ended; see {log.name}")
-        return dict(json.loads(line))
-
     try:
-        answer(process.stdout.readline())
-        yield ask
+        yield Bare(process, path)
     finally:
+        assert process.stdin
         process.stdin.close()
         process.wait(60)
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A vLLM server. `arguments`: what it was given, beside vLLM's defaults."""
+
+    url: str
+    arguments: dict[str, Any]
+
+
 @contextlib.contextmanager
-def vllm_server() -> Iterator[str]:
+def vllm_server(
+    model: str = "embedded", arguments: dict[str, Any] | None = None
+) -> Iterator[Server]:
+    """`vllm serve` with vLLM's own arguments; the judge's name there is `judge`.
+
+    Args:
+        arguments: fields of vLLM's `EngineArgs`. None: those that a CPU needs to start at all.
+    """
+    given = NEEDED_ON_CPU if arguments is None else arguments
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(embedded.folder()),
-        "--served-model-name",
-        "judge",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--dtype",
-        "bfloat16",
-        "--kv-cache-memory-bytes",
-        str(1 << 30),
-        "--enforce-eager",
-        "--block-size",
-        "32",
-        "--max-num-seqs",
-        "64",
-    ]
-    settings = {"OMP_NUM_THREADS": CORES, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with until_ready(
-        command, f"http://127.0.0.1:{port}", "/health", LOGS / "vllm.log", settings
-    ) as url:
-        yield url
+    # What `vllm serve` runs; the command itself does not start with the package vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", local_model(model)[0], "--served-model-name", "judge"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    for name, value in given.items():
+        command += flags(name, value)
+    log = LOGS / f"vllm-{model}-{len(given)}.log"
+    with until_ready(command, f"http://127.0.0.1:{port}", "/health", log, ON_CPU) as url:
+        yield Server(url, dict(given))
+
+
+def flags(name: str, value: Any) -> list[str]:
+    """A field of vLLM's `EngineArgs` as it stands on the command line."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]
 
 
 def credited(

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from engines import LOGS, OUT, metric
+from engines import LOGS, OUT, Rollouts, metric
 from rich.console import Console
 from rich.table import Table
-from service import Rollouts, Source
+from running import Source
 
 from capo_client import AsyncCreditClient
 from capo_client.balance import Balancer, Replica

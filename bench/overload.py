@@ -21,7 +21,7 @@ import httpx
 from engines import LOGS, OUT, Rollouts, credited, metric, service
 from rich.console import Console
 from rich.table import Table
-from service import Source
+from running import Source
 
 from capo_client import AsyncCreditClient
 

@@ -23,7 +23,7 @@ from engines import LOGS, OUT, service
 from overload import capacity_of, flood
 from rich.console import Console
 from rich.table import Table
-from service import Source
+from running import Source
 
 TIMES = 3.0
 EVERY_S = 10.0

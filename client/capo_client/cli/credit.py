@@ -21,6 +21,7 @@ from capo_client.cli.options import (
     METHOD_HELP,
     TEMPERATURE_HELP,
     ApiKeyOption,
+    ExactOption,
     JsonOption,
     SeedOption,
     UrlOption,
@@ -57,12 +58,11 @@ def credit(
             rich_help_panel=_VOTING,
         ),
     ] = None,
+    exact: ExactOption = False,
     temperature: Annotated[
         float | None,
         typer.Option(
-            help=TEMPERATURE_HELP,
-            show_default=DEFAULT_TEMPERATURE,
-            rich_help_panel=_VOTING,
+            help=TEMPERATURE_HELP, show_default=DEFAULT_TEMPERATURE, rich_help_panel=_VOTING
         ),
     ] = None,
     seed: SeedOption = None,
@@ -208,6 +208,7 @@ def credit(
     voting = {
         "method": method,
         "n": n,
+        "exact": exact or None,
         "temperature": temperature,
         "seed": seed,
         "critique_style": style,
@@ -253,9 +254,8 @@ def credit(
 
 
 def _include(critiques: bool, thoughts: bool) -> list[str] | None:
-    if not critiques and not thoughts:
-        return None
-    return ["token_rewards", "critiques", *(["thinking"] if thoughts else [])]
+    texts = ["critiques", "thinking"] if thoughts else ["critiques"] if critiques else []
+    return ["token_rewards", *texts] if texts else None
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

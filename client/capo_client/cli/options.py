@@ -36,6 +36,16 @@ MethodOption = Annotated[VotingMethod, typer.Option(help=METHOD_HELP)]
 CritiquesOption = Annotated[
     int, typer.Option("--n", "-k", min=1, max=MOST_CRITIQUES, help=CRITIQUES_HELP)
 ]
+ExactOption = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        metavar="",
+        help="Compute vote shares exactly, from the judge's token probabilities, instead of "
+        "sampling critiques; --n limits the requests.",
+        rich_help_panel="Voting",
+    ),
+]
 SeedOption = Annotated[
     int | None,
     typer.Option(min=0, help="Random seed of the judge.", show_default="random"),
@@ -50,6 +60,7 @@ __all__ = [
     "TEMPERATURE_HELP",
     "ApiKeyOption",
     "CritiquesOption",
+    "ExactOption",
     "JsonOption",
     "MethodOption",
     "SeedOption",

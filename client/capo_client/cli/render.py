@@ -132,6 +132,8 @@ def _tokens(step: Step) -> str:
 
 def _votes(step: Step) -> Text:
     votes = step.votes
+    if votes.share is not None:
+        return Text(f"{votes.share:.0%}", style="red" if step.wrong else "green")
     dots = "●" * votes.wrong + "○" * (votes.valid - votes.wrong)
     skipped = "·" * (votes.asked - votes.valid)
     return Text.assemble(

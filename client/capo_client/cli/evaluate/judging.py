@@ -30,30 +30,46 @@ class Asked:
         voting: the options of its sampled critiques.
         sampled: their fields that are sent.
         greedy: those of the greedy critique.
+        exact: those of exact votes; None if they are not asked for.
     """
 
     variant: Variant
     voting: wire.Voting
     sampled: dict[str, Any]
     greedy: dict[str, Any]
+    exact: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The results of all examples. `seconds`: how long sampling took; None for a resumed run."""
+    """The results of all examples.
+
+    Attributes:
+        sampled: of sampled critiques.
+        greedy: of the greedy critique.
+        seconds: how long sampling took; None for a resumed run.
+        exact: of exact votes; None if they were not asked for.
+    """
 
     sampled: list[dict[str, Any]]
     greedy: list[dict[str, Any]]
     seconds: float | None
+    exact: list[dict[str, Any]] | None = None
 
 
-def ask(variant: Variant, sampling: Mapping[str, Any], varied: Mapping[str, Any]) -> Asked:
+def ask(
+    variant: Variant,
+    sampling: Mapping[str, Any],
+    varied: Mapping[str, Any],
+    with_exact: bool = False,
+) -> Asked:
     """How to ask the judge for the critiques of a variant.
 
     Args:
         variant: the style and thinking budget.
         sampling: options of the sampled critiques alone.
         varied: options of all critiques.
+        with_exact: whether to ask for exact votes too.
 
     Raises:
         ValidationError: an option has a value that does not exist.
@@ -61,12 +77,17 @@ def ask(variant: Variant, sampling: Mapping[str, Any], varied: Mapping[str, Any]
     fields = {**varied, **variant.voting()}
     sampled = {"method": "average", **sampling, **fields}
     voting = wire.Voting.model_validate(sampled)
-    return Asked(variant, voting, sampled, {"method": "greedy", **fields})
+    exact = None
+    if with_exact:
+        temperature = {"temperature": sampling.get("temperature")}
+        exact = {"method": "majority", "exact": True, **temperature, **fields}
+        wire.Voting.model_validate(exact)
+    return Asked(variant, voting, sampled, {"method": "greedy", **fields}, exact)
 
 
 def earlier_results(folder: Path) -> list[Path]:
     """The files of results in a folder, of every style and thinking budget."""
-    names = ("sampled.jsonl", "greedy.jsonl")
+    names = ("sampled.jsonl", "greedy.jsonl", "exact.jsonl")
     return [path for name in names for path in (*folder.glob(name), *folder.glob(f"*/{name}"))]
 
 
@@ -87,7 +108,12 @@ def judge(
     greedy, _ = _run(
         client, source, target / "greedy.jsonl", f"{name} greedy".strip(), timeout, asked.greedy
     )
-    return Results(sampled, greedy, seconds)
+    exact = None
+    if asked.exact is not None:
+        exact, _ = _run(
+            client, source, target / "exact.jsonl", f"{name} exact".strip(), timeout, asked.exact
+        )
+    return Results(sampled, greedy, seconds, exact)
 
 
 def _run(
@@ -123,6 +149,16 @@ def judged(examples: Sequence[LabelledExample], results: Results) -> list[Judged
     """Each example with its critiques."""
     rows = zip(examples, results.sampled, results.greedy, strict=True)
     return [_judged(*row) for row in rows]
+
+
+def exact_wrong_steps(results: Sequence[Mapping[str, Any]]) -> list[frozenset[int] | None]:
+    """The steps that exact votes call wrong; None where the service returned an error."""
+    return [
+        frozenset(step["index"] for step in result["steps"] if step["wrong"])
+        if result["status"] == "ok"
+        else None
+        for result in results
+    ]
 
 
 def _judged(

@@ -141,15 +141,39 @@ def table(
     for method in METHODS:
         for k in [1] if method == "greedy" else counts(critiques):
             rows = [_row(example, _verdicts(example, method, k, chance)) for example in judged]
-            columns = [[getattr(row, name) for row in rows] for name in _Row.__slots__]
-            point = _figures([sum(column) for column in columns])
-            resampled = [
-                _figures([sum(map(mul, row_weights, column)) for column in columns])
-                for row_weights in weights
-            ]
-            intervals = {name: _interval([line[name] for line in resampled]) for name in point}
-            lines.append({"method": method, "k": k, **point, "intervals": intervals})
+            lines.append({"method": method, "k": k, **_with_intervals(rows, weights)})
     return lines
+
+
+def exact_line(
+    judged: Sequence[JudgedExample],
+    wrong: Sequence[frozenset[int] | None],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Figures of an exact majority, as a line of `table`.
+
+    Args:
+        judged: all examples.
+        wrong: for each of them, the steps voted wrong; None if the service returned an error.
+        resamples: those of the bootstrap.
+        seed: that of the resamples.
+    """
+    chance = random.Random(seed)  # noqa: S311  # statistics, not secrets
+    weights = [_weights(len(judged), chance) for _ in range(resamples)]
+    rows = [_row(example, [steps]) for example, steps in zip(judged, wrong, strict=True)]
+    return {"method": "majority", "k": "exact", **_with_intervals(rows, weights)}
+
+
+def _with_intervals(rows: Sequence[_Row], weights: Sequence[Sequence[int]]) -> dict[str, Any]:
+    columns = [[getattr(row, name) for row in rows] for name in _Row.__slots__]
+    point = _figures([sum(column) for column in columns])
+    resampled = [
+        _figures([sum(map(mul, row_weights, column)) for column in columns])
+        for row_weights in weights
+    ]
+    intervals = {name: _interval([line[name] for line in resampled]) for name in point}
+    return {**point, "intervals": intervals}
 
 
 def _verdicts(

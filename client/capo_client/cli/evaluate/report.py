@@ -10,12 +10,15 @@ import capo_wire as wire
 from capo_client.cli.evaluate import measures, tokens
 from capo_client.cli.evaluate.examples import LabelledExample
 from capo_client.cli.evaluate.formats import LeftOut
-from capo_client.cli.evaluate.judging import Results
+from capo_client.cli.evaluate.judging import Results, exact_wrong_steps
 from capo_client.cli.evaluate.measures import JudgedExample
 
 # Fields of `voting` that have a command-line option of their own, or no part in an evaluation.
 _NOT_VARIED = frozenset(
-    {"method", "n", "early_stop", "temperature", "seed", "thinking_tokens", "criteria_dropout"}
+    {
+        *("method", "n", "exact", "early_stop", "temperature", "seed"),
+        *("thinking_tokens", "criteria_dropout"),
+    }
 )
 # What `--set` may vary.
 VARIED = tuple(name for name in wire.Voting.model_fields if name not in _NOT_VARIED)
@@ -93,12 +96,33 @@ def build(
         "temperature": voting.temperature,
         "seed": seed,
         "table": table,
+        "exact": _exact(judged, results.exact, resamples, seed),
         "thoughts": tokens.thoughts(results.sampled),
         "agreement": measures.critique_agreement(judged),
         "cost": _cost(results, n),
         "calibration": {"error": error, "bins": bins},
     }
     return report | {"f1_by_tokens": tokens.compared([report])}
+
+
+def _exact(
+    judged: Sequence[JudgedExample],
+    results: Sequence[dict[str, Any]] | None,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The line of exact votes; None if they were not asked for."""
+    if results is None:
+        return None
+    line = measures.exact_line(judged, exact_wrong_steps(results), resamples, seed)
+    credited = [result for result in results if result["status"] == "ok"]
+    requests = sum(each["usage"]["critiques_run"] for each in credited) / max(len(credited), 1)
+    return {
+        **line,
+        "tokens": tokens.of_votes(results, requests),
+        "requests": requests,
+        "undecided": sum(not each["exact"]["decided"] for each in credited),
+    }
 
 
 def compare(judge: wire.Info, reports: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -89,6 +89,14 @@ def evaluate(
             metavar="FOLDER", help="Folder for results and report.", show_default="FILE.eval"
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            metavar="",
+            help="Measure exact votes too, which need no sampling; see capo credit --exact.",
+        ),
+    ] = False,
     resamples: Annotated[int, typer.Option(min=20, help="Resamples of the bootstrap.")] = 1000,
     draw: Annotated[
         bool,
@@ -114,7 +122,7 @@ def evaluate(
         if critique_style is not None and "critique_style" in varied:
             raise FormatError("give the style by --critique-style or by --set, and not by both")
         asked = [
-            judging.ask(variant, sampling, varied)
+            judging.ask(variant, sampling, varied, exact)
             for variant in variants(critique_style, thinking_tokens)
         ]
         format_, examples, left_out = read(file)

@@ -32,6 +32,7 @@ def show(report: Mapping[str, Any], folder: Path, plots: Sequence[Path]) -> None
         "calibration error of vote shares": "-" if error is None else f"{error:.3f}",
         "agreement of critiques": "-" if agreed is None else f"{agreed:.3f}",
         **_thoughts(report),
+        **_exact(report["exact"]),
         "completion tokens": f"{cost['completion_tokens']:,} in {cost['critiques_run']:,} "
         "critiques",
         "prompt tokens": f"{cost['prompt_tokens']:,}, {cost['cached_tokens']:,} of them from cache",
@@ -97,7 +98,7 @@ def _show_table(report: Mapping[str, Any]) -> None:
             *(_with_interval(line[name], line["intervals"][name]) for name in _FIGURES),
             f"{line['tokens']['completion_tokens']:.1f}",
         ]
-        for line in report["table"]
+        for line in (*report["table"], *([report["exact"]] if report["exact"] else []))
     ]
     console.show(headers, rows, _title(report))
 
@@ -143,6 +144,13 @@ def _thoughts(report: Mapping[str, Any]) -> dict[str, Any]:
         f"{thoughts['mean_tokens']:.1f} tokens, {thoughts['truncated']:.1%} reached the budget",
         "critiques with a verdict": f"{thoughts['readable']:.1%}",
     }
+
+
+def _exact(line: Mapping[str, Any] | None) -> dict[str, str]:
+    if line is None:
+        return {}
+    undecided = f", {line['undecided']} rollouts undecided" if line["undecided"] else ""
+    return {"exact votes": f"{line['requests']:.2f} requests per rollout{undecided}"}
 
 
 def _written(folder: Path, plots: Sequence[Path]) -> dict[str, str]:

@@ -16,7 +16,7 @@ Result = Mapping[str, Any]
 _COMPARED = ("majority", "greedy")  # the methods whose costs are compared
 
 
-def of_votes(results: Sequence[Result], k: int) -> dict[str, float]:
+def of_votes(results: Sequence[Result], k: float) -> dict[str, float]:
     """Mean judge tokens of a rollout for a vote of `k` critiques.
 
     `prompt_tokens` includes `cached_tokens`, and `completion_tokens` includes `thinking_tokens`.

@@ -354,3 +354,19 @@ def test_a_narrow_screen(browser: Browser, service: Service, tmp_path: Path) -> 
         accessible(page)
         opened(page, service, tmp_path, result(criteria=CRITERIA))
         accessible(page)
+
+
+def test_exact_votes_are_shown_as_shares(page: Page, service: Service, tmp_path: Path) -> None:
+    found = result(windows=1, exact={"decided": True, "unread": 0.0})
+    for step, share in zip(found["steps"], (0.0, 0.25, 0.834, 1.0), strict=True):
+        step["votes"] |= {"share": share}
+        step["wrong"], step["penalty"] = share >= 0.5, float(share >= 0.5)
+    found["critiques"] = [
+        {**critique, "window": 0, "judged_steps": None, "share": 0.5}
+        for critique in found["critiques"][:2]
+    ]
+    opened(page, service, tmp_path, found)
+    counts = page.locator("#view-inspect .step .count").all_inner_texts()
+    assert counts == ["0%", "25%", "83%", "100%"]
+    marked = page.locator("#view-inspect .step.wrong").count()
+    assert marked == 2  # as the service voted, and not as the critiques counted again would

@@ -5,7 +5,7 @@ import { h, number, signed, Text } from "./dom.js";
 import { fillStep } from "./step_text.js";
 import { truncatedThoughts } from "./thoughts.js";
 import { asJudged, revote } from "./votes.js";
-import { many, votesInWords } from "./words.js";
+import { many, percent, votesInWords } from "./words.js";
 
 /**
  * Show a credited rollout in an element, instead of what it shows now. For any view of the page.
@@ -116,11 +116,11 @@ function stepView(step, entry, text, bounds, tip) {
   return h(
     "li",
     { class: `step${step.wrong ? " wrong" : ""}`, "data-step": step.index, tabindex: 0, "aria-label": label,
-      style: { "--share": valid ? wrong / valid : 0 }, onkeydown: (event) => walk(event, body) },
+      style: { "--share": step.votes.share ?? (valid ? wrong / valid : 0) }, onkeydown: (event) => walk(event, body) },
     h("div", { class: "gutter" },
       h("span", { class: "index" }, step.index),
       h("span", { class: "dots", "aria-hidden": "true" }, dots(judge)),
-      h("span", { class: "count", title: votesInWords(step) }, `${judge.wrong}/${judge.valid}`),
+      h("span", { class: "count", title: votesInWords(step) }, step.votes.share == null ? `${judge.wrong}/${judge.valid}` : percent(step.votes.share)),
     ),
     h("div", {}, body, whyFlagged(step, entry.result.critiques || [])),
     h("span", { class: "reward" }, signed(step.reward),

@@ -48,6 +48,7 @@ const mean = (values) => (values.length ? values.reduce((a, b) => a + b, 0) / va
 
 /** As in the service: the mean over steps of the share of votes on the larger side; null with fewer than two votes. */
 export function agreementOf(steps) {
+  if (steps.length && steps.every(({ votes }) => votes.share != null)) return mean(steps.map(({ votes }) => Math.max(votes.share, 1 - votes.share)));
   if (!steps.length || steps.some((step) => step.votes.valid < 2)) return null;
   return mean(steps.map(({ votes }) => Math.max(votes.wrong, votes.valid - votes.wrong) / votes.valid));
 }

@@ -61,12 +61,12 @@ export function stepRewards(scheme, penalties, outcome, whole, process, added = 
  * A result with another vote: {steps, judges, rewards, scheme, amounts, inWindows}; rewards is null
  * without an outcome, amounts (of criteria) unless the scheme has them.
  *
- * What was judged in windows, each with a vote of its own, keeps the votes and penalties of the
- * service, and so do criteria: only scheme and weights are applied here.
+ * What was judged in windows, each with a vote of its own, or by exact votes, keeps the votes and
+ * penalties of the service, and so do criteria: only scheme and weights are applied here.
  */
 export function revote(result, { method, k, scheme, w_whole, w_process, w_criteria = 1 }) {
   const count = result.steps.length;
-  const { wrong, valid, judges, arithmetic, penalties: given } = result.windows > 1 ? asVoted(result) : countVotes(result.critiques || [], count, method === "greedy" ? 1 : k);
+  const { wrong, valid, judges, arithmetic, penalties: given } = result.windows > 1 || result.exact ? asVoted(result) : countVotes(result.critiques || [], count, method === "greedy" ? 1 : k);
   if (!judges) return { ...asJudged(result), judges, rewards: null };
   let penalties = given ?? wrong.map((votes, step) => penalty(method, votes, valid[step]));
   const suspicions = result.suspicion || [];
@@ -84,12 +84,15 @@ export function revote(result, { method, k, scheme, w_whole, w_process, w_criter
     ...step,
     penalty: penalties[i],
     wrong: penalties[i] >= 0.5,
-    votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked, arithmetic: arithmetic[i] },
+    votes: { wrong: wrong[i], valid: valid[i], asked: step.votes.asked, arithmetic: arithmetic[i], ...share(step) },
     reward: rewards ? rewards[i] : null,
   }));
   const amounts = scheme === "criteria" && added ? criteriaAmounts(result.criteria, w_criteria) : null;
   return { steps, judges, rewards, scheme, amounts, inWindows: result.windows > 1 };
 }
+
+/** The share of exact votes, if the step has one. */
+const share = ({ votes }) => (votes.share == null ? {} : { share: votes.share });
 
 /** The votes of the service, in the form of `countVotes`. */
 function asVoted(result) {

@@ -3,13 +3,17 @@
 /** "1 critique", "2 critiques". */
 export const many = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
+/** "83%". */
+export const percent = (share) => `${Math.round(100 * share)}%`;
+
 /**
  * The votes against a step: "8 of 8 judge votes + arithmetic (weight 4)".
  *
- * @param {{votes: {wrong: number, valid: number, arithmetic?: number}}} step; `arithmetic` is contained
- *   in the others
+ * @param {{votes: {wrong: number, valid: number, arithmetic?: number, share?: number}}} step;
+ *   `arithmetic` is contained in the others, `share` is that of exact votes
  */
 export function votesInWords({ votes }) {
+  if (votes.share != null) return `${percent(votes.share)} of exact votes`;
   const checker = votes.arithmetic || 0;
   const [wrong, valid] = [votes.wrong - checker, votes.valid - checker];
   const judge = valid ? `${wrong} of ${valid} judge ${valid === 1 ? "vote" : "votes"}` : "no judge vote";

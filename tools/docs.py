@@ -63,6 +63,9 @@ HEAD = """\
   criterion holds, are aborted. If the judge is busy, critiques start in waves, so that some never
   start. `votes.valid` and `usage.critiques_run` count completed critiques only;
   `usage.completion_tokens` includes aborted ones (if the engine reports their tokens).
+- With `exact`, `votes.share` is the share of infinitely many critiques. `critiques` then hold the
+  verdicts that were read, each with its probability as `share`; `votes.wrong` and `votes.valid`
+  count these verdicts, and `usage.critiques_run` the requests.
 - `suspicion` lists the reward-hacking flags of a rollout; see [reliability](reliability.md). With
   action `wrong` (an operator's setting) `penalty` is 1, whatever the vote.
 - `criteria` is what a rollout is judged by in addition to its steps. The result has the vote on
@@ -76,7 +79,7 @@ def wire_md() -> str:
         ("Request", (wire.CreditRequest, wire.Rollout, wire.ChatTurn, wire.TextPart,
                      wire.Criterion, wire.Voting, wire.Reward, wire.Segment)),
         ("Response", (wire.CreditResponse, wire.CreditSummary, wire.Credited, wire.Failed,
-                      wire.Outcome, wire.Step, wire.Votes, wire.CriterionCredit,
+                      wire.Outcome, wire.Step, wire.Votes, wire.ExactReading, wire.CriterionCredit,
                       wire.CriterionVotes, wire.Critique, wire.CriterionAnswer, wire.Usage,
                       wire.Suspicion, wire.Timing, wire.Problem, wire.Info,
                       wire.EngineLimits)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from capo_service.core.verdicts.step_list import StepList
 from kit_engine import Running
@@ -17,6 +18,7 @@ CRITERIA: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.timeout(900)
 def test_a_real_judge_answers_every_criterion_within_its_bound(service: Running) -> None:
     rollouts = [
         {

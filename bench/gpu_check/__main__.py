@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import signal
 import sys
 import time
 import traceback
@@ -54,6 +55,7 @@ ORDER = (*SERVED, BARE)
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine is stopped too
     args = _arguments()
     state = _state(args)
     began = time.monotonic()

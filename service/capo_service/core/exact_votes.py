@@ -18,7 +18,7 @@ from capo_service.core.criteria import CriterionCount
 from capo_service.core.verdicts.list_start import ListStart
 from capo_service.core.vote_rules import Method
 
-TOLERANCE = 0.01  # of a share, where a vote is decided only by its shares
+TOLERANCE = 0.02  # of a share, where a vote is decided only by its shares
 _AT_ONCE = 4  # reads
 _NEGLIGIBLE = 1e-6  # starts below this probability are not kept apart
 _NOISE = 1e-6  # of the sum of float32 probabilities

@@ -25,7 +25,7 @@ from capo_service.scheduling.api_keys import ApiKey, KeyRing
 
 _STARTED_AT_ONCE = 16  # rollouts of a request, between two turns of the event loop
 _CHARACTERS_PER_TOKEN = 4  # roughly; a rollout is not tokenized before it is prepared
-_EXPECTED_READS = 2  # requests that decide exact votes, typically
+_EXPECTED_READS = {"majority": 2, "average": 6}  # requests that decide exact votes, typically
 _STEPS_OF_WINDOW = 0.8  # share; the rest are steps before it, in short form
 
 Explain = Callable[[Exception], wire.Problem]
@@ -182,7 +182,9 @@ def estimated_tokens(
     if window_tokens is not None and shared + response + critique > window_tokens:
         space = max(window_tokens - shared - critique, window_tokens // 8, 1)
         windows = max(math.ceil(response / (_STEPS_OF_WINDOW * space)), 1)
-    critiques = min(voting.critiques, _EXPECTED_READS) if voting.exact else voting.critiques
+    critiques = voting.critiques
+    if voting.exact:
+        critiques = min(critiques, _EXPECTED_READS.get(voting.method, critiques))
     return 1 + response + windows * (shared + critique * critiques)
 
 

@@ -12,10 +12,22 @@ from functools import lru_cache
 STEP_CONTENT = 4  # letters and digits of a step with content
 _FEW = 128  # distinct characters, up to which counting each is faster than `Counter`
 _KNOWN = 4096  # characters whose kind is kept
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
+_NO_DIGITS = bytes(code for code in range(128) if not chr(code).isdigit())
 
 
 def count(text: str) -> Mapping[str, int]:
-    """How often each character occurs, in the order of their first occurrences."""
+    """How often each character occurs, in the order of their first occurrences.
+
+    In ASCII, where all letters are of one script and nothing is invisible, only the kinds are
+    counted: `a` stands for all letters, `0` for digits, and a blank for the rest.
+    """
+    if text.isascii():
+        data = text.encode()
+        letters = len(data.translate(None, _NO_LETTERS))
+        digits = len(data.translate(None, _NO_DIGITS))
+        kinds = {"a": letters, "0": digits, " ": len(data) - letters - digits}
+        return {kind: number for kind, number in kinds.items() if number}
     if len(distinct := set(text)) > _FEW:
         return Counter(text)
     return {each: text.count(each) for each in sorted(distinct, key=text.index)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import re2
@@ -163,14 +164,18 @@ def _padding(text: _Text) -> _Found | None:
 def _repetition(text: _Text) -> _Found | None:
     seen: set[str] = set()
     repeats = set()
-    for index, step in enumerate(text.steps):
-        normalized = " ".join(step.lower().split())
+    by_step = [step.lower().split() for step in text.steps]
+    for index, words_of_step in enumerate(by_step):
+        normalized = " ".join(words_of_step)
         if normalized in seen:
             repeats.add(index)
         seen.add(normalized)
     if len(repeats) >= _MIN_REPEATS:
         return f"{len(repeats)} steps repeat an earlier one", frozenset(repeats)
-    words = text.response.lower().split()
+    if all(step[-1:].isspace() for step in text.steps[:-1]):
+        words = list(chain.from_iterable(by_step))
+    else:  # a step may end inside a word
+        words = text.response.lower().split()
     if len(words) >= _MIN_WORDS and len(set(words)) < _MIN_DISTINCT * len(words):
         return f"{len(words)} words, {len(set(words))} distinct", frozenset(repeats)
     return None

@@ -3,6 +3,7 @@
     .venv/bin/capo testbed                             (once)
     .venv/bin/python bench/votes_exact.py              (about fifteen minutes on two cores)
     .venv/bin/python bench/votes_exact.py --quick      (one judge, few rollouts)
+    .venv/bin/python bench/votes_exact.py --judges testbed-f60 --add   (adds to an earlier run)
 
 Judges the same rollouts through the real service and vLLM with k sampled critiques, early stopping
 on, and with exact votes, in turns. The testbed's judges judge sampled rollouts of its policy to
@@ -98,16 +99,12 @@ def measure(
         `rows`, and `claims` by case: F1 of exact votes less that of k = 32, and their tokens and
         time as parts of those of k = 8.
     """
-    rows: list[Row] = []
+    claims, rows = {}, []
     for case in _cases(count, judges, steps):
-        rows += _measured(case, rounds)
-    names = dict.fromkeys(row.case for row in rows)
-    return {
-        "rollouts": count,
-        "rounds": rounds,
-        "claims": {name: _claim([row for row in rows if row.case == name]) for name in names},
-        "rows": [asdict(row) for row in rows],
-    }
+        found = list(_measured(case, rounds))
+        claims[case.name] = _claim(found)
+        rows += [asdict(row) for row in found]
+    return {"rollouts": count, "rounds": rounds, "claims": claims, "rows": rows}
 
 
 def _cases(count: int, judges: Sequence[str], steps: Sequence[int]) -> Iterator[Case]:
@@ -234,6 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--judges", default=",".join((*TESTBED, "embedded")))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--add", action="store_true", help="keep other judges' rows in the file")
     options = parser.parse_args()
     if options.quick:
         found = measure(24, 1, ("testbed-f60",), ())
@@ -241,6 +239,11 @@ def main() -> None:
         found = measure(options.rollouts, options.rounds, options.judges.split(","))
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / "votes_exact.json"
+    if options.add and path.exists():
+        kept = json.loads(path.read_text())
+        others = [row for row in kept["rows"] if row["case"] not in found["claims"]]
+        found["rows"] = others + found["rows"]
+        found["claims"] = kept["claims"] | found["claims"]
     path.write_text(json.dumps(found, indent=2) + "\n")
     show(found)
     print(f"written: {path}")

@@ -113,3 +113,13 @@ def test_the_commands_ask_for_exact_votes(
     )
     line = json.loads(evaluated.stdout)["exact"]
     assert line["requests"] < 3 and 0 < line["step_f1"] <= 1
+
+
+def test_the_benchmark_compares_exact_and_sampled_votes() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+    import votes_exact
+
+    found = votes_exact.measure(12, 1, (JUDGE,), ())
+    assert {row["setting"] for row in found["rows"]} == set(votes_exact.SETTINGS)
+    [claim] = found["claims"].values()
+    assert claim["tokens_over_k8"] < 1

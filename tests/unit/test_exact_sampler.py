@@ -142,7 +142,12 @@ def test_windows_have_votes_of_their_own() -> None:
     result = credit(ExactEngine(judge), replace(whole, parts=parts), method="average")
     shares = [step.votes.share for step in result.steps]
     assert shares == pytest.approx(marginals(judge) * 2, abs=TOLERANCE)
-    assert {critique.window for critique in result.critiques or []} == {0, 1}
+    critiques = result.critiques or []
+    assert [each.judged_steps for each in critiques] == sorted(
+        (2 * each.window, 2 * each.window + 2) for each in critiques
+    )
+    named = [{*(each.wrong_steps or ())} for each in critiques if each.window == 1]
+    assert named and set.union(*named) == {2, 3}
 
 
 def test_agreement_follows_the_shares() -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+
+from ceiling_requests import BATCH, WAYS, body
+
 import capo_wire as wire
 from capo_service.core.alignment import from_lengths, from_offsets
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
-
-from ceiling_requests import BATCH, WAYS, body
 
 
 def test_all_ways_send_the_same_tokens() -> None:

@@ -233,3 +233,20 @@ def test_admission_expects_few_requests() -> None:
 
     assert size(exact=True, method="average") == size(n=6)
     assert size(exact=True) == size(n=2) and size(exact=True, n=1) == size(n=1)
+
+
+def test_every_read_goes_to_the_data_parallel_rank_of_its_question() -> None:
+    groups: list[int] = []
+
+    class Recording(ExactEngine):
+        async def complete(self, request: str, prompt: Any, sampling: CritiqueSampling) -> Any:
+            groups.append(prompt.group)
+            return await super().complete(request, prompt, sampling)
+
+    judge = RandomJudge(STEPS, 0, 2.0)
+    rollout = prepared(judge)
+    assert rollout.task is not None
+    task = replace(rollout.task, prompt=TokenPrompt([99], group=7))
+    rollout = replace(rollout, task=task)
+    credit(Recording(judge), rollout, method="average")
+    assert len(groups) > 1 and set(groups) == {7}

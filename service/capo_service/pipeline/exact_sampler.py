@@ -85,7 +85,7 @@ class ExactSampler:
             with running() as request:
                 completion = await self._engine.complete(
                     request,
-                    TokenPrompt([*prompt.ids, *ids], prompt.opening),
+                    TokenPrompt([*prompt.ids, *ids], prompt.opening, group=prompt.group),
                     _greedy(task.sampling, read),
                 )
         except CritiqueFailedError as error:

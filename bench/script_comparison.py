@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -31,6 +33,7 @@ from thinking_testbed import rollouts_of_policy
 from capo_service.engine import testbed
 from capo_testbed import tasks
 from capo_testbed.common import Solution
+from capo_testbed.tasks import _NAMES, _THINGS
 
 JUDGE = "testbed"
 KS = (4, 8)
@@ -98,7 +101,7 @@ def measure(url: str, count: int = 300, rounds: int = 3) -> dict[str, Any]:
         `equal_quality_speedups`: by k; `tuned_script_speedup`: at k = 8, where the script's server
         has the service's engine arguments; and every case.
     """
-    rollouts = rollouts_of_policy(count)
+    rollouts, variants = rollouts_of_policy(count), itertools.count()
     servers = {"script": None, "tuned script": dict(testbed.ARGUMENTS)}
     cases: dict[str, dict[int, Case]] = {name: {k: Case() for k in KS} for name in servers}
     own = {(way, k): Case() for way in WAYS for k in KS if way != EXACT or k == KS[0]}
@@ -108,17 +111,19 @@ def measure(url: str, count: int = 300, rounds: int = 3) -> dict[str, Any]:
             for name, arguments in servers.items()
         }
         for server in running.values():  # all are warm
-            asyncio.run(script.judge(server.url, rollouts[:16], 1))
+            asyncio.run(script.judge(server.url, renamed(rollouts[:16], next(variants)), 1))
         for way in WAYS.values():
-            by_service(url, rollouts[:16], way(1))
+            by_service(url, renamed(rollouts[:16], next(variants)), way(1))
         for turn in range(rounds):
             for k in KS:
                 for name, server in running.items():
-                    judged = asyncio.run(script.judge(server.url, rollouts, k))
-                    cases[name][k].add(judged, rollouts)
+                    asked = renamed(rollouts, next(variants))
+                    judged = asyncio.run(script.judge(server.url, asked, k))
+                    cases[name][k].add(judged, asked)
                 for way, voting in WAYS.items():
                     if (way, k) in own:
-                        own[way, k].add(by_service(url, rollouts, voting(k)), rollouts)
+                        asked = renamed(rollouts, next(variants))
+                        own[way, k].add(by_service(url, asked, voting(k)), asked)
             print(f"  round {turn + 1} of {rounds}", flush=True)
     speedups = {
         name: {k: speedup(case, k, own) for k, case in cases[name].items()} for name in cases
@@ -143,6 +148,24 @@ def measure(url: str, count: int = 300, rounds: int = 3) -> dict[str, Any]:
         "tuned_script_speedup": speedups["tuned script"][KS[-1]][0],
         "tuned_script_speedups": {str(k): found for k, found in speedups["tuned script"].items()},
     }
+
+
+def renamed(rollouts: Sequence[Solution], variant: int) -> list[Solution]:
+    """The same rollouts with other names and things in the questions: no engine has cached them.
+
+    There are 64 variants. The judge was trained on all names and things.
+    """
+
+    def other(words: tuple[str, ...], text: str, shift: int) -> str:
+        pattern = re.compile(rf"\b({'|'.join(words)})\b")
+        return pattern.sub(lambda m: words[(words.index(m[0]) + shift) % len(words)], text)
+
+    found = []
+    for rollout in rollouts:
+        question = other(_NAMES, rollout.task.question, variant % len(_NAMES))
+        question = other(_THINGS, question, variant // len(_NAMES))
+        found.append(replace(rollout, task=replace(rollout.task, question=question)))
+    return found
 
 
 def speedup(theirs: Case, k: int, own: dict[tuple[str, int], Case]) -> tuple[float | None, str]:

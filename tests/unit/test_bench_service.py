@@ -14,7 +14,7 @@ from engines import flags
 from latency import Loop, merged
 from running import Source
 from script import Judged, majority, prompt
-from script_comparison import EXACT, Case, least_difference, speedup
+from script_comparison import EXACT, Case, least_difference, renamed, speedup
 
 from capo_testbed.common import Solution
 from capo_testbed.tasks import Change, Task
@@ -98,3 +98,12 @@ def test_rollouts_of_a_run_are_never_the_same_twice() -> None:
     made = Source()
     texts = [each["response"] for _ in range(3) for each in made.groups(2, 4)]
     assert len(set(texts)) == len(texts)
+
+
+def test_renamed_rollouts_keep_their_labels_and_share_no_question() -> None:
+    [original] = rollouts(1)
+    variants = [renamed([original], variant)[0] for variant in range(64)]
+    assert variants[0] == original
+    assert variants[9].task.question == "Ben has 3 figs. Ben wins 4. How many figs now?"
+    assert len({each.task.question for each in variants}) == 64
+    assert {tuple(each.wrong()) for each in variants} == {tuple(original.wrong())}

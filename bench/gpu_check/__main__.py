@@ -37,7 +37,6 @@ MODEL = "Qwen/Qwen2.5-7B-Instruct"
 SECRET = "gpu-check"  # bare_llm.py makes the same step tags
 SERVED: dict[str, Part] = {
     "readiness": checks.readiness,
-    "pace": measures.pace,
     "alignment": checks.alignment,
     "prefix": checks.prefix,
     "throughput": measures.throughput,
@@ -139,7 +138,6 @@ def _serve(
             info = client.info()
             run = secrets.token_hex(4)
             context = Context(url, client, info, args.model, ready_s, args.minutes, run)
-            context.pace = _known_pace(state)
             for name in wanted:
                 if _is_late(args, began):
                     break
@@ -147,17 +145,6 @@ def _serve(
                     record(SERVED[name](context))
     except StartError as error:
         _record_start(args, state, "readiness", error)
-
-
-def _known_pace(state: dict[str, Any]) -> float:
-    """Seconds a rollout, from parts of an earlier run."""
-    parts = state["parts"]
-    known = [1.0]
-    if _is_done(state, "pace"):
-        known = [parts["pace"]["numbers"]["seconds_per_rollout"]]
-    if _is_done(state, "throughput"):
-        known.append(1 / parts["throughput"]["numbers"]["rollouts_per_s"])
-    return float(min(known))
 
 
 def _bare(args: argparse.Namespace, state: dict[str, Any]) -> None:

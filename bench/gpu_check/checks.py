@@ -24,6 +24,7 @@ def readiness(context: Context) -> Found:
         "ready_s": context.ready_s,
         "context_length": context.info.context_length,
         "max_running": context.info.limits["max_running"],
+        "style": context.info.critique_style,
         "engine_limits": limits.model_dump() if limits else None,
     }
     found.check("the service is ready", True, f"{context.ready_s:.0f} s after its start")
@@ -106,19 +107,25 @@ def misaligned(text: str, spans: Sequence[tuple[int, int]], credit: Credited) ->
 def grammar(context: Context) -> Found:
     """Every critique of every style can be read; and how often the judge is right."""
     found = Found()
-    count = context.count(found, 20, 1.5, 64)
     for style in STYLES:
-        rollouts = context.groups(f"grammar {style}", count, 4)
-        voting = {**FULL_VOTE, "critique_style": style, "seed": 1}
-        seconds, batch = context.credit(rollouts, voting, include=["critiques"])
-        valid, critiques = _valid(batch.credited)
-        usage = batch.usage
-        found.numbers[style] = {
-            "critiques": critiques, "valid": valid, "seconds": seconds,
-            "tokens_per_critique": usage.completion_tokens / usage.critiques_run,
-            **accuracy(rollouts, batch.credited),
-        }  # fmt: skip
-        detail = f"{valid} of {critiques}{_unread(batch.credited)}"
+        got: list[Credited] = []
+
+        def run(count: int, style: str = style, got: list[Credited] = got) -> float:
+            rollouts = context.groups(f"grammar {style} {count}", count, 4)
+            voting = {**FULL_VOTE, "critique_style": style, "seed": 1}
+            seconds, batch = context.credit(rollouts, voting, include=["critiques"])
+            got += batch.credited
+            found.numbers[style] = {
+                "rollouts": count, "seconds": seconds,
+                "tokens_per_critique": batch.usage.completion_tokens / batch.usage.critiques_run,
+                **accuracy(rollouts, batch.credited),
+            }  # fmt: skip
+            return seconds
+
+        context.grow(found, 12, 128, run)
+        valid, critiques = _valid(got)
+        found.numbers[style] |= {"critiques": critiques, "valid": valid}
+        detail = f"{valid} of {critiques}{_unread(got)}"
         found.check(f"every `{style}` critique can be read", valid == critiques, detail)
     return found
 
@@ -127,23 +134,28 @@ def thinking(context: Context) -> Found:
     """Thoughts keep to their budget, and each is followed by a verdict."""
     found = Found()
     for budget in (32, 256):
-        tokens = 1.0 + budget / 40
-        count = context.count(found, 25, tokens, 32)
-        rollouts = context.groups(f"thinking {budget}", count, 4, "short")
-        voting = {**FULL_VOTE, "thinking_tokens": budget, "seed": 1}
-        _, batch = context.credit(rollouts, voting, include=["critiques", "thinking"])
-        every = [each for credit in batch.credited for each in credit.critiques or ()]
+        got: list[Credited] = []
+
+        def run(count: int, budget: int = budget, got: list[Credited] = got) -> float:
+            rollouts = context.groups(f"thinking {budget} {count}", count, 4, "short")
+            voting = {**FULL_VOTE, "thinking_tokens": budget, "seed": 1}
+            seconds, batch = context.credit(rollouts, voting, include=["critiques"])
+            got.extend(batch.credited)
+            return seconds
+
+        context.grow(found, 15, 32, run)
+        every = [each for credit in got for each in credit.critiques or ()]
         longest = max(each.thinking_tokens for each in every)
-        valid, critiques = _valid(batch.credited)
+        valid, critiques = _valid(got)
         found.numbers[str(budget)] = {
             "longest": longest,
-            "mean": batch.usage.thinking_tokens / critiques,
+            "mean": sum(each.thinking_tokens for each in every) / critiques,
             "truncated": sum(each.thinking_truncated for each in every) / critiques,
             "valid": valid / critiques,
         }
         name = f"thoughts of at most {budget} tokens"
         found.check(f"{name} keep to it", longest <= budget, f"the longest has {longest}")
-        detail = f"{valid} of {critiques}{_unread(batch.credited)}"
+        detail = f"{valid} of {critiques}{_unread(got)}"
         found.check(f"{name} end in a verdict", valid == critiques, detail)
     return found
 
@@ -151,18 +163,22 @@ def thinking(context: Context) -> Found:
 def determinism(context: Context) -> Found:
     """The same seed twice; in other batches rounding differs, so this is reported only."""
     found = Found()
-    count = context.count(found, 15, 2.5, 32)
-    rollouts = context.groups("determinism", count, 4)
-    voting = {**FULL_VOTE, "seed": 5}
-    _, one = context.credit(rollouts, voting, include=["critiques"])
-    _, same = context.credit(rollouts, voting, include=["critiques"])
-    _, alone = context.credit(rollouts[:1], voting, include=["critiques"])
-    found.numbers = {
-        "rollouts": count,
-        "equal_critiques_same_batch": _equal(one.credited, same.credited),
-        "equal_verdicts_same_batch": _same_verdicts(one.credited, same.credited),
-        "equal_critiques_alone": _equal(one.credited[:1], alone.credited),
-    }
+
+    def run(count: int) -> float:
+        rollouts = context.groups(f"determinism {count}", count, 4)
+        voting = {**FULL_VOTE, "seed": 5}
+        seconds, one = context.credit(rollouts, voting, include=["critiques"])
+        again, same = context.credit(rollouts, voting, include=["critiques"])
+        _, alone = context.credit(rollouts[:1], voting, include=["critiques"])
+        found.numbers = {
+            "rollouts": count,
+            "equal_critiques_same_batch": _equal(one.credited, same.credited),
+            "equal_verdicts_same_batch": _same_verdicts(one.credited, same.credited),
+            "equal_critiques_alone": _equal(one.credited[:1], alone.credited),
+        }
+        return seconds + again
+
+    context.grow(found, 15, 32, run)
     return found
 
 
@@ -170,25 +186,42 @@ def early_stop(context: Context) -> Found:
     """Early stopping gives the verdicts of the full vote, for fewer tokens."""
     found = Found()
     for method, k in (("majority", 4), ("majority", 8), ("intersection", 4)):
-        count = context.count(found, 12, k / 2, 256)
-        rollouts = context.groups(f"early {method} {k}", count, 8)
-        voting = {"method": method, "n": k, "seed": 3}
-        _, full = context.credit(rollouts, {**voting, "early_stop": False}, include=["critiques"])
-        _, some = context.credit(rollouts, voting, include=["critiques"])
-        same = differ = 0
-        for whole, part in zip(full.credited, some.credited, strict=True):
-            if [step.wrong for step in whole.steps] == [step.wrong for step in part.steps]:
-                same += 1
-            elif _equal([whole], [part]) == 1.0:  # else rounding made other critiques
-                differ += 1
-        found.numbers[f"{method}, k = {k}"] = {
-            "rollouts": count, "same_verdicts": same / count,
-            "token_ratio": some.usage.completion_tokens / full.usage.completion_tokens,
-            "critique_ratio": some.usage.critiques_run / full.usage.critiques_run,
-        }  # fmt: skip
-        detail = f"{count} rollouts, {same} with the same verdicts, {differ} wrongly stopped"
-        found.check(f"early stopping keeps the {method} of {k}", differ == 0, detail)
+        name = f"{method}, k = {k}"
+
+        def run(count: int, method: str = method, k: int = k, name: str = name) -> float:
+            rollouts = context.groups(f"early {method} {k} {count}", count, 8)
+            voting = {"method": method, "n": k, "seed": 3}
+            every = {**voting, "early_stop": False}
+            seconds, full = context.credit(rollouts, every, include=["critiques"])
+            less, some = context.credit(rollouts, voting, include=["critiques"])
+            same, differ = _stopped(full.credited, some.credited)
+            found.numbers[name] = {
+                "rollouts": count, "same_verdicts": same / count, "wrongly_stopped": differ,
+                "token_ratio": some.usage.completion_tokens / full.usage.completion_tokens,
+                "critique_ratio": some.usage.critiques_run / full.usage.critiques_run,
+            }  # fmt: skip
+            return seconds + less
+
+        context.grow(found, 15, 512, run)
+        row = found.numbers[name]
+        detail = (
+            f"{row['rollouts']} rollouts, {row['same_verdicts']:.0%} with the same verdicts, "
+            f"{row['wrongly_stopped']} with others from equal critiques"
+        )
+        ok = row["wrongly_stopped"] == 0
+        found.check(f"early stopping keeps the {method} of {k}", ok, detail)
     return found
+
+
+def _stopped(full: Sequence[Credited], some: Sequence[Credited]) -> tuple[int, int]:
+    """Rollouts with the verdicts of the full vote, and with others though critiques are equal."""
+    same = differ = 0
+    for whole, part in zip(full, some, strict=True):
+        if [step.wrong for step in whole.steps] == [step.wrong for step in part.steps]:
+            same += 1
+        elif _equal([whole], [part]) == 1.0:  # else rounding made other critiques
+            differ += 1
+    return same, differ
 
 
 def prefix(context: Context) -> Found:
@@ -199,7 +232,7 @@ def prefix(context: Context) -> Found:
     _, batch = context.credit(one, voting)
     usage = batch.usage
     of_rollout = usage.cached_tokens / usage.prompt_tokens
-    size = context.count(found, 10, 1.0, 16, least=4)
+    size = 8
     _, grouped = context.credit(context.groups("prefix group", size, size), voting)
     of_group = grouped.usage.cached_tokens / grouped.usage.prompt_tokens
     limits = context.info.engine_limits

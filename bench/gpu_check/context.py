@@ -16,6 +16,7 @@ from capo_wire import Info, Tokens
 
 DEADLINE = 1800.0  # seconds for one request
 _FEWER = "fewer rollouts than a fast machine gets, to keep to the time"
+_FIRST = 2  # rollouts of the first run
 # With step tags, template and critique.
 _TYPICAL_CONTEXT, _LONG_CONTEXT = 3000, 7000
 FULL_MINUTES = 15.0  # the shares of the parts are for this
@@ -47,7 +48,6 @@ class Context:
     """A running service, and how much can be asked of it.
 
     Attributes:
-        pace: seconds for each rollout of a batch, of typical length, brief, k = 4.
         minutes: for all parts together.
         run: changes with every run, so that no prompt was ever seen before.
     """
@@ -59,23 +59,31 @@ class Context:
     ready_s: float
     minutes: float
     run: str
-    pace: float = 1.0
 
-    def count(self, found: Found, seconds: float, cost: float, most: int, least: int = 2) -> int:
-        """How many rollouts fit into `seconds` of a run of 15 minutes; fewer are noted.
+    def grow(self, found: Found, seconds: float, most: int, run: Callable[[int], float]) -> int:
+        """Run with 2 rollouts, then four times as many, while the next run fits into `seconds`.
 
         Args:
-            found: where it is noted.
-            seconds: for the part.
-            cost: of one rollout, in those that `pace` is of.
-            most: as many as a fast machine gets.
-            least: as many as the slowest gets.
+            found: where it is noted that there were fewer than `most`.
+            seconds: of a check of 15 minutes.
+            most: rollouts.
+            run: runs with so many rollouts, and returns the seconds that this took. The last run
+                is the one that counts; those before it have warmed up the engine.
+
+        Returns:
+            The rollouts of the last run.
         """
         share = seconds * self.minutes / FULL_MINUTES
-        fit = max(least, min(most, int(share / (self.pace * cost))))
-        if fit < most and _FEWER not in found.notes:
-            found.notes.append(_FEWER)
-        return fit
+        count = min(_FIRST, most)
+        taken = run(count)
+        while count < most:
+            more = min(4 * count, most)
+            if taken * more / count > share:  # at most: a larger batch is more efficient
+                if _FEWER not in found.notes:
+                    found.notes.append(_FEWER)
+                break
+            count, taken = more, run(more)
+        return count
 
     def credit(
         self, rollouts: Sequence[Made], voting: dict[str, Any], **options: Any

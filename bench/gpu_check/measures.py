@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
 from checks import STYLES, accuracy
-from context import DEADLINE, Context, Found
+from context import DEADLINE, FULL_MINUTES, Context, Found
 from made_rollouts import Made, groups
 from processes import Ask
 
@@ -22,52 +23,34 @@ CALLERS = 32
 FULL_VOTE = {"n": 4, "early_stop": False}
 
 
-def pace(context: Context) -> Found:
-    """How fast this machine is, by which the other parts choose their number of rollouts."""
-    found = Found()
-    voting = {**FULL_VOTE, "critique_style": "brief"}
-    context.credit(context.groups("warm-up", 2, 2), voting)
-    count = 8
-    seconds, batch = context.credit(context.groups("pace", count, 4), voting)
-    if seconds < 4:  # eight do not fill a fast engine
-        count = 128
-        seconds, batch = context.credit(context.groups("fast pace", count, 4), voting)
-    usage = batch.usage
-    context.pace = seconds / count
-    found.numbers = {
-        "seconds_per_rollout": context.pace,
-        "prompt_tokens": usage.prompt_tokens / usage.critiques_run,
-        "completion_tokens": usage.completion_tokens / usage.critiques_run,
-    }
-    return found
-
-
 def overhead_rollouts(
     run: str, turn: int, count: int, length: str
 ) -> tuple[list[Made], dict[str, Any]]:
     """The same for the service and the bare engine."""
     rollouts = groups(f"{run} overhead {turn}", count, 8, length)
-    return rollouts, {**FULL_VOTE, "critique_style": "brief", "seed": turn}
+    return rollouts, {**FULL_VOTE, "seed": turn}
 
 
 def throughput(context: Context) -> Found:
     """The service, on the rollouts that the bare engine gets too (part `bare_engine`)."""
     found = Found()
-    count = context.count(found, 80 / (ROUNDS + 1), 1.0, 512, least=4)
     rounds, length = [], context.fitting()
-    for turn in range(ROUNDS + 1):
+
+    def run(count: int) -> float:
+        return context.credit(context.groups(f"first {count}", count, 8), FULL_VOTE)[0]
+
+    count = context.grow(found, 20, 512, run)
+    for turn in range(1, ROUNDS + 1):
         rollouts, voting = overhead_rollouts(context.run, turn, count, length)
         seconds, batch = context.credit(rollouts, voting)
-        if turn:  # the first warms up
-            usage = batch.usage
-            rounds.append({
-                "rollouts_per_s": count / seconds,
-                "tokens_per_s": usage.completion_tokens / seconds,
-                "prompt_tokens_per_s": usage.prompt_tokens / seconds,
-                "cached": usage.cached_tokens / usage.prompt_tokens,
-            })  # fmt: skip
+        usage = batch.usage
+        rounds.append({
+            "rollouts_per_s": count / seconds,
+            "tokens_per_s": usage.completion_tokens / seconds,
+            "prompt_tokens_per_s": usage.prompt_tokens / seconds,
+            "cached": usage.cached_tokens / usage.prompt_tokens,
+        })  # fmt: skip
     found.numbers = {"rollouts": count, "length": length, "run": context.run, **_medians(rounds)}
-    context.pace = min(context.pace, 1 / found.numbers["rollouts_per_s"])
     return found
 
 
@@ -103,12 +86,11 @@ def styles(context: Context) -> Found:
     found = Found()
     lengths = dict.fromkeys([context.fitting(), context.fitting("long")])
     for length in lengths:
-        for style, cost in zip(STYLES, (0.7, 1.0, 2.5), strict=True):
-            cost *= 4 if length == "long" else 1
-            count = context.count(found, 10, cost, 256)
-            rollouts = context.groups(f"style {style} {length}", count, 8, length)
-            voting = {**FULL_VOTE, "critique_style": style, "seed": 1}
-            found.numbers[f"{length}, {style}"] = _row(context, rollouts, voting)
+        rows = {
+            f"{length}, {style}": {**FULL_VOTE, "critique_style": style, "seed": 1}
+            for style in STYLES
+        }
+        _measure(context, found, rows, 20, length)
     if "long" not in lengths:
         found.notes.append("long rollouts were left out: they exceed the judge's context")
     return found
@@ -116,77 +98,100 @@ def styles(context: Context) -> Found:
 
 def votes(context: Context) -> Found:
     """Throughput by k, without and with early stopping."""
-    found = Found()
+    found, rows = Found(), {}
     for k in K:
-        for early in (False, True):
-            count = context.count(found, 8, 0.4 + 0.15 * k, 256)
-            rollouts = context.groups(f"votes {k} {early}", count, 8)
-            voting = {"n": k, "early_stop": early, "critique_style": "brief", "seed": 1}
-            name = f"{k}, early stopping" if early else str(k)
-            found.numbers[name] = _row(context, rollouts, voting)
+        rows[f"{k}, early stopping"] = {"n": k, "early_stop": True, "seed": 1}
+        rows[str(k)] = {"n": k, "early_stop": False, "seed": 1}
+    _measure(context, found, rows, 15)
     return found
 
 
 def budgets(context: Context) -> Found:
-    """Throughput by thinking budget."""
-    found = Found()
+    """Throughput by thinking budget, before verdicts without an analysis."""
+    found, rows = Found(), {}
     for budget in BUDGETS:
-        if not context.holds(2000 + budget) and budget > 256:
+        if budget > 256 and not context.holds(2000 + budget):
             found.notes.append(f"a budget of {budget} was left out: it exceeds the judge's context")
             continue
-        count = context.count(found, 20, 0.7 + budget / 40, 64)
-        rollouts = context.groups(f"budget {budget}", count, 4)
-        voting = {
-            **FULL_VOTE, "critique_style": "verdict", "thinking_tokens": budget, "seed": 1,
-        }  # fmt: skip
-        found.numbers[str(budget)] = _row(context, rollouts, voting)
+        thought = {"critique_style": "verdict", "thinking_tokens": budget, "seed": 1}
+        rows[str(budget)] = {**FULL_VOTE, **thought}
+    _measure(context, found, rows, 25)
     return found
 
 
-def _row(context: Context, rollouts: list[Made], voting: dict[str, Any]) -> dict[str, float]:
-    seconds, batch = context.credit(rollouts, voting)
-    usage, count = batch.usage, len(rollouts)
-    return {
-        "rollouts": count,
-        "seconds": seconds,
-        "rollouts_per_s": count / seconds,
-        "tokens_per_s": usage.completion_tokens / seconds,
-        "prompt_tokens": usage.prompt_tokens / usage.critiques_run,
-        "completion_tokens_per_rollout": usage.completion_tokens / count,
-        "cached": usage.cached_tokens / usage.prompt_tokens,
-        **accuracy(rollouts, batch.credited),
-    }
+def _measure(
+    context: Context,
+    found: Found,
+    rows: dict[str, dict[str, Any]],
+    seconds: float,
+    length: str = "typical",
+) -> None:
+    """Rates of several votings, all with as many rollouts as the last, the slowest, has time for."""
+
+    def run(name: str, count: int) -> float:
+        rollouts = context.groups(f"{name} {count}", count, 8, length)
+        taken, batch = context.credit(rollouts, rows[name])
+        usage = batch.usage
+        measured[name] = {
+            "rollouts": count,
+            "seconds": taken,
+            "rollouts_per_s": count / taken,
+            "tokens_per_s": usage.completion_tokens / taken,
+            "prompt_tokens": usage.prompt_tokens / usage.critiques_run,
+            "completion_tokens_per_rollout": usage.completion_tokens / count,
+            "cached": usage.cached_tokens / usage.prompt_tokens,
+            **accuracy(rollouts, batch.credited),
+        }
+        return taken
+
+    measured: dict[str, Any] = {}
+    *others, slowest = rows
+    count = context.grow(found, seconds, 512, partial(run, slowest))
+    for name in others:
+        run(name, count)
+    found.numbers |= {name: measured[name] for name in rows}
 
 
 def latency(context: Context) -> Found:
     """How long a caller waits for one rollout, alone and beside others."""
-    found = Found()
-    for callers, seconds, most in ((1, 20, 64), (CALLERS, 25, 512)):
-        least = 4 if callers == 1 else 8
-        cost = 2.0 if callers == 1 else 1.0
-        count = context.count(found, seconds, cost, most, least)
-        rollouts = context.groups(f"latency {callers}", count, 4)
-        times, taken = asyncio.run(_callers(context.url, rollouts, callers))
+    found, callers = Found(), 1
+    for _ in range(2):
+        seconds = 20 * context.minutes / FULL_MINUTES
+        rollouts = context.groups(f"latency {callers}", 64 * callers, 4)
+        times, taken = asyncio.run(_callers(context.url, rollouts, callers, seconds))
         found.numbers["alone" if callers == 1 else f"{callers} callers"] = {
-            "rollouts": count,
+            "rollouts": len(times),
             "p50_ms": 1000 * median(times),
-            "p99_ms": 1000 * quantiles(times, n=100, method="inclusive")[98],
-            "rollouts_per_s": count / taken,
+            "p99_ms": 1000 * _percentile(times, 99),
+            "rollouts_per_s": len(times) / taken,
         }
+        # A slow machine would need minutes for one rollout of each of many callers.
+        callers = CALLERS if median(times) < 1 else 4
     return found
 
 
-async def _callers(url: str, rollouts: Sequence[Made], count: int) -> tuple[list[float], float]:
+def _percentile(times: Sequence[float], percent: int) -> float:
+    """The largest where there are too few to tell."""
+    if len(times) < 2:
+        return max(times)
+    return quantiles(times, n=100, method="inclusive")[percent - 1]
+
+
+async def _callers(
+    url: str, rollouts: Sequence[Made], count: int, seconds: float
+) -> tuple[list[float], float]:
+    """Latencies, and the seconds of all; each caller begins no rollout after `seconds`."""
     waiting, times = list(rollouts), []
     async with AsyncCreditClient(url, batch_size=1, concurrency=count) as client:
 
         async def call() -> None:
             while waiting:
-                one, began = waiting.pop(), time.perf_counter()
-                voting = {"n": 4, "critique_style": "brief"}
-                batch = await client.credit([one.sent()], deadline=DEADLINE, voting=voting)
+                one, sent = waiting.pop(), time.perf_counter()
+                batch = await client.credit([one.sent()], deadline=DEADLINE, voting={"n": 4})
                 batch.raise_for_errors()
-                times.append(time.perf_counter() - began)
+                times.append(time.perf_counter() - sent)
+                if time.perf_counter() - began > seconds:
+                    break
 
         began = time.perf_counter()
         await asyncio.gather(*(call() for _ in range(count)))

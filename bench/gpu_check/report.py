@@ -68,7 +68,8 @@ def _about(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
     ready = parts.get("readiness", {}).get("numbers", {})
     if limits := ready.get("engine_limits"):
         yield "limits of the service's engine", _limits(limits)
-        yield "context; max_running", f"{ready['context_length']}; {ready['max_running']}"
+        text = f"{ready['context_length']} tokens; {ready['max_running']}; {ready['style']}"
+        yield "context; max_running; default style", text
     if limits := parts.get("bare_engine", {}).get("numbers", {}).get("limits"):
         yield "limits of the bare engine", _limits(limits)
     if ready:
@@ -106,9 +107,9 @@ def _overhead(found: Parts, price: float | None) -> Iterator[str]:
     yield "## Bare engine against service"
     yield ""
     yield (
-        f"{served['rollouts']} rollouts, k = 4, `brief`, full vote, the same prompts and seeds; "
-        "median of 3 rounds each, one after the other. Generated tokens per second, service / bare "
-        f"engine: **{bare['overhead_ratio']:.2f}**."
+        f"{served['rollouts']} {served['length']} rollouts, k = 4, full vote, the same prompts and "
+        "seeds; median of 3 rounds each, one after the other. Generated tokens per second, "
+        f"service / bare engine: **{bare['overhead_ratio']:.2f}**."
     )
     yield ""
     rows = [
@@ -172,7 +173,7 @@ def _latency(found: Parts, price: float | None) -> Iterator[str]:
         )
         for name, row in found["latency"].items()
     ]
-    yield "`brief`, k = 4, early stopping."
+    yield "k = 4, early stopping. Few rollouts make p99 uncertain."
     yield ""
     yield from _table(("", "rollouts", "p50, ms", "p99, ms", "rollouts/s"), rows)
 
@@ -191,7 +192,7 @@ def _early(found: Parts, price: float | None) -> Iterator[str]:
         for name, row in found["early_stop"].items()
     ]
     columns = ("", "rollouts", "same verdicts", "tokens of the full vote", "critiques of it")
-    yield "Critiques are skipped only while all of the engine's slots are busy; with fewer "
+    yield "Critiques are skipped only while all of the engine's slots are busy; with fewer"
     yield "critiques than slots they are started, and ended early."
     yield ""
     yield from _table(columns, rows)

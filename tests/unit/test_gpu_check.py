@@ -63,22 +63,47 @@ def test_rollouts_are_of_the_lengths_that_they_say_and_never_alike() -> None:
     assert made_rollouts.groups("a", 3, 2) != made_rollouts.groups("b", 3, 2)
 
 
-def context(pace: float, minutes: float = 15.0) -> Context:
+def context(minutes: float = 15.0) -> Context:
     info = Info(
         version="0", model="judge", engine="vllm", context_length=8192, critique_style="brief",
         critique_format="json", tokenizers=[], voting_methods=[], reward_schemes=[],
         segment_methods=[], limits={},
     )  # fmt: skip
-    return Context("", None, info, "judge", 1.0, minutes, "run", pace)  # type: ignore[arg-type]
+    return Context("", None, info, "judge", 1.0, minutes, "run")  # type: ignore[arg-type]
 
 
-def test_slow_machines_get_fewer_rollouts_and_are_told_so() -> None:
-    found = Found()
-    assert context(0.01).count(found, 10, 1.0, most=64) == 64 and found.notes == []
-    assert context(0.5).count(found, 10, 1.0, most=64) == 20
-    assert context(0.5, minutes=30).count(found, 10, 1.0, most=64) == 40
-    assert context(9.0).count(found, 10, 1.0, most=64) == 2
-    assert found.notes == ["fewer rollouts than a fast machine gets, to keep to the time"]
+@pytest.mark.parametrize(
+    ("seconds_each", "minutes", "counts"),
+    [
+        (0.001, 15, [2, 8, 32, 64]),
+        (0.5, 15, [2, 8]),  # 32 would take 16 s
+        (0.5, 30, [2, 8, 32]),
+        (9.0, 15, [2]),
+    ],
+)
+def test_slow_machines_get_fewer_rollouts_and_the_report_says_so(
+    seconds_each: float, minutes: float, counts: list[int]
+) -> None:
+    found, ran = Found(), []
+
+    def run(count: int) -> float:
+        ran.append(count)
+        return count * seconds_each
+
+    assert context(minutes).grow(found, 10, 64, run) == counts[-1]
+    assert ran == counts
+    assert bool(found.notes) == (counts[-1] < 64)
+
+
+def test_rollouts_fit_into_the_judges_context() -> None:
+    small, middle = context(), context()
+    small.info = small.info.model_copy(update={"context_length": 1024})
+    middle.info = middle.info.model_copy(update={"context_length": 4096})
+    assert [each.fitting("long") for each in (small, middle, context())] == [
+        "plain", "typical", "long",
+    ]  # fmt: skip
+    [plain] = small.groups("x", 1, 1)
+    assert plain.steps[1].count("=") == 1 and len(plain.steps[1]) < 16
 
 
 def state(**parts: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +138,7 @@ def test_the_report_names_failures_and_what_is_missing() -> None:
 
 def test_the_report_has_the_price_of_a_thousand_rollouts() -> None:
     limits = {"max_num_seqs": 1, "max_num_batched_tokens": 2, "kv_cache_tokens": 3, "block_size": 4}
-    numbers = {"rollouts": 8, **RATES}
+    numbers = {"rollouts": 8, "length": "long", **RATES}
     bare = {**numbers, "overhead_ratio": 0.98, "limits": limits}
     text = report.markdown(state(
         throughput={"status": "done", "numbers": numbers, "checks": []},
@@ -181,11 +206,10 @@ class FakeProcesses:
 
 
 PARTS = [
-    "readiness", "pace", "alignment", "prefix", "throughput", "grammar", "thinking", "early_stop",
+    "readiness", "alignment", "prefix", "throughput", "grammar", "thinking", "early_stop",
     "determinism", "styles", "votes", "budgets", "latency", "bare_engine",
 ]  # fmt: skip
 NUMBERS: dict[str, dict[str, Any]] = {
-    "pace": {"seconds_per_rollout": 1.0},
     "throughput": {"rollouts": 8, "run": "r", "length": "plain", **RATES},
 }
 
@@ -193,7 +217,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
 def test_a_part_that_fails_is_run_again_and_finished_ones_are_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("capo_client.CreditClient.info", lambda _: context(1.0).info)
+    monkeypatch.setattr("capo_client.CreditClient.info", lambda _: context().info)
     fake = FakeProcesses(monkeypatch, broken=["grammar"])
     assert run(monkeypatch, tmp_path) == 1
     assert fake.ran == PARTS and fake.started == ["service", "bare"]
@@ -216,7 +240,7 @@ def test_a_part_that_fails_is_run_again_and_finished_ones_are_kept(
 def test_a_check_that_fails_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("capo_client.CreditClient.info", lambda _: context(1.0).info)
+    monkeypatch.setattr("capo_client.CreditClient.info", lambda _: context().info)
     FakeProcesses(monkeypatch)
 
     def unread(_: Context) -> Found:

@@ -126,7 +126,7 @@ def _measure(
     seconds: float,
     length: str = "typical",
 ) -> None:
-    """Rates of several votings, all with as many rollouts as the last, the slowest, has time for."""
+    """Rates of several votings, with as many rollouts as the last, the slowest, has time for."""
 
     def run(name: str, count: int) -> float:
         rollouts = context.groups(f"{name} {count}", count, 8, length)

@@ -52,7 +52,8 @@ def longest_run(text: str, least: int) -> int:
     pieces = (text[start : start + half] for start in range(0, len(text) - half + 1, half))
     if not any(piece == piece[0] * half for piece in pieces):
         return 0
-    return max(len(run[0]) for run in _RUN.finditer(text))
+    longest = max((len(run[0]) for run in _RUN.finditer(text)), default=0)
+    return longest if longest >= least else 0
 
 
 # First code points of Unicode's larger blocks of letters, by script. Greek counts as Latin: it is

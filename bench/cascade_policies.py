@@ -6,25 +6,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from capo_service.core.voting import VoteCount, WrongSteps
 
 BLOCK = 32  # tokens of a block of the prefix cache
-REPLICATES = 2000
 CRITIQUES = (1, 2, 4, 8, 16)
-LEVEL = (2.5, 97.5)  # percentiles of an interval
-
-Counts = np.ndarray[Any, np.dtype[np.float64]]
+BELOW = (0.5, 0.7, 0.8, 0.9, 0.95)  # probabilities of the likeliest verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A critique of the full vote, with its own tokens and those of its prompt."""
+    """A critique of the full vote, with its own tokens and those of its prompt.
+
+    `probability`: that the judge gives this verdict; known of the likeliest one only.
+    """
 
     wrong: WrongSteps
     tokens: int
     prompt: int
+    probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class Judged:
                     None if each["wrong"] is None else frozenset(each["wrong"]),
                     each["tokens"],
                     each["prompt"],
+                    each.get("probability", 0.0),
                 )
                 for each in given
             ]
@@ -105,61 +105,58 @@ class Policy:
     is_plain: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A policy on all rollouts; means of a rollout.
-
-    `against`: of the policies without a cascade that are no worse, the one with the fewest tokens.
-    `difference`: interval of the difference of their F1, paired by rollout. `wins`: at most half of
-    its tokens, or of its steps.
-    """
-
-    judge: str
-    policy: str
-    f1: float
-    f1_interval: tuple[float, float]
-    tokens: float
-    prompt: float
-    steps: float
-    escalated: float
-    against: str | None = None
-    against_tokens: float = 0.0
-    against_steps: float = 0.0
-    difference: tuple[float, float] = (0.0, 0.0)
-    wins: bool = False
-
-
-def plain(first: str, better: str | None = None) -> Iterator[Policy]:
-    """k critiques of each source."""
-    for source in (first, better) if better else (first,):
+def plain(counts: Mapping[str, int]) -> Iterator[Policy]:
+    """k critiques of each source, of which so many were sampled."""
+    for source, most in counts.items():
         for k in CRITIQUES:
-            yield Policy(f"{source}, k = {k}", _votes(source, k), is_plain=True)
+            if k <= most:
+                yield Policy(f"{source}, k = {k}", _votes(source, k), is_plain=True)
 
 
-def cascades(first: str, better: str | None = None) -> Iterator[Policy]:
-    """Some critiques of the first source; of the same or the better one where they disagree."""
+def cascades(counts: Mapping[str, int], first: str, better: str | None = None) -> Iterator[Policy]:
+    """Some critiques of the first source; more, or those of a better one, where they disagree."""
     for m in (2, 3, 4):
         for margin, words in ((0.5, "disagree"), (0.2, "are near a tie")):
-            doubt = _disagree(m, margin)
             if margin < 0.5 and m != 4:
                 continue  # with fewer votes it is any disagreement, or only a tie
+            doubt = _disagree(m, margin)
             for k in (8, 16):
-                rule = _more(first, m, k, doubt)
-                yield Policy(f"{m} votes; k = {k} if they {words}", rule, is_plain=False)
+                if k <= counts[first]:
+                    rule = _more(first, m, k, doubt)
+                    yield Policy(f"{m} votes; k = {k} if they {words}", rule, is_plain=False)
             for n in (1, 2) if better else ():
+                if n > counts[str(better)]:
+                    continue
                 for joined in (False, True):
                     rule = _other(first, m, str(better), n, doubt, joined)
                     name = f"{m} votes; {n} of {better} if they {words}"
                     yield Policy(name + (", joined" if joined else ""), rule, is_plain=False)
     for k in (4, 8, 16):
-        yield Policy(f"1 vote; k = {k} if it names a step", _more(first, 1, k, _names), False)
+        if k <= counts[first]:
+            yield Policy(f"1 vote; k = {k} if it names a step", _more(first, 1, k, _names), False)
     if better:
         rule = _other(first, 1, better, 1, _names, False)
         yield Policy(f"1 vote; 1 of {better} if it names a step", rule, is_plain=False)
 
 
+def unsure(likeliest: str, better: str) -> Iterator[Policy]:
+    """The likeliest verdict; one of a better source where its probability is low."""
+    for below in BELOW:
+        name = f"likeliest; 1 of {better} if its probability is below {below}"
+        yield Policy(name, _unsure(likeliest, better, below), is_plain=False)
+
+
+def _unsure(likeliest: str, better: str, below: float) -> Rule:
+    def rule(asked: Asked) -> Sequence[Recorded]:
+        found = asked.take(likeliest, 0, 1)
+        asked.escalated = found[0].probability < below
+        return asked.take(better, 0, 1) if asked.escalated else found
+
+    return rule
+
+
 def _votes(source: str, k: int) -> Rule:
-    return lambda asked: asked.vote(source, min(k, len(asked.sources[source])))
+    return lambda asked: asked.vote(source, k)
 
 
 Doubt = Callable[[VoteCount], bool]
@@ -197,98 +194,3 @@ def _other(source: str, m: int, better: str, n: int, doubt: Doubt, joined: bool)
         return [*cast, *further] if joined else further
 
     return rule
-
-
-def compare(
-    judge: str,
-    wrong: Sequence[Sequence[bool]],
-    sampled: Mapping[str, Sequence[Judged]],
-    policies: Sequence[Policy],
-) -> list[Row]:
-    """All policies on the same rollouts and orders of critiques, with bootstrap over rollouts."""
-    found = [_Found.of(policy, wrong, sampled) for policy in policies]
-    chance = np.random.default_rng(0)
-    weights = chance.multinomial(len(wrong), [1 / len(wrong)] * len(wrong), REPLICATES)
-    scores = [each.f1(weights.astype(float)) for each in found]
-    rows = []
-    for each, score in zip(found, scores, strict=True):
-        row = each.row(judge, score)
-        if not each.policy.is_plain:
-            row = _against(row, score, list(zip(found, scores, strict=True)))
-        rows.append(row)
-    return rows
-
-
-def _against(row: Row, score: Counts, others: Sequence[tuple[_Found, Counts]]) -> Row:
-    def differences(other: Counts) -> tuple[float, float]:
-        low, high = np.percentile(score - other, LEVEL)
-        return float(low), float(high)
-
-    known = [each for each in others if each[0].policy.is_plain]
-    # No worse than the cascade; if all are worse, the best of them.
-    equal = [each for each in known if differences(each[1])[0] <= 0]
-    equal = equal or [max(known, key=lambda each: float(each[1].mean()))]
-    other, its = min(equal, key=lambda each: each[0].mean("tokens"))
-    difference = differences(its)
-    cheap = min(row.tokens / other.mean("tokens"), row.steps / other.mean("steps")) <= 0.5
-    return Row(
-        **{name: getattr(row, name) for name in ("judge", "policy", "f1", "f1_interval")},
-        **{name: getattr(row, name) for name in ("tokens", "prompt", "steps", "escalated")},
-        against=other.policy.name,
-        against_tokens=other.mean("tokens"),
-        against_steps=other.mean("steps"),
-        difference=difference,
-        wins=cheap and difference[1] >= 0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Per rollout, summed over all orders of its critiques."""
-
-    policy: Policy
-    orders: int
-    sums: Mapping[str, Counts]
-
-    @classmethod
-    def of(
-        cls,
-        policy: Policy,
-        wrong: Sequence[Sequence[bool]],
-        sampled: Mapping[str, Sequence[Judged]],
-    ) -> _Found:
-        orders = max(len(given[0].critiques) for given in sampled.values())
-        names = ("hits", "named", "actual", "tokens", "prompt", "steps", "escalated")
-        sums = {name: np.zeros(len(wrong)) for name in names}
-        for row, truth in enumerate(wrong):
-            actual = {step for step, is_wrong in enumerate(truth) if is_wrong}
-            for turn in range(orders):
-                sources = {name: given[row].rotated(turn) for name, given in sampled.items()}
-                asked = Asked(sources, len(truth))
-                named = _majority(asked, policy.rule(asked))
-                sums["hits"][row] += len(named & actual)
-                sums["named"][row] += len(named)
-                sums["actual"][row] += len(actual)
-                for name in ("tokens", "prompt", "steps", "escalated"):
-                    sums[name][row] += getattr(asked, name)
-        return cls(policy, orders, sums)
-
-    def f1(self, weights: Counts) -> Counts:
-        hits, named, actual = (weights @ self.sums[n] for n in ("hits", "named", "actual"))
-        return np.asarray(2 * hits / np.maximum(named + actual, 1))
-
-    def mean(self, name: str) -> float:
-        return float(self.sums[name].mean() / self.orders)
-
-    def row(self, judge: str, score: Counts) -> Row:
-        low, high = np.percentile(score, LEVEL)
-        means = {name: self.mean(name) for name in ("tokens", "prompt", "steps", "escalated")}
-        f1 = float(self.f1(np.ones((1, len(self.sums["hits"]))))[0])
-        return Row(judge, self.policy.name, f1, (float(low), float(high)), **means)
-
-
-def _majority(asked: Asked, critiques: Sequence[Recorded]) -> set[int]:
-    votes = asked.count(critiques)
-    if not votes.valid:
-        return set()
-    return {step for step, share in enumerate(votes.penalties("majority")) if share}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ class Bench:
             self._settings.prefill,
         )
         self._preparer = Preparer(prompter, {}, CritiquePolicy(style="verdict"))
+        self._top_logprobs = min(limits.top_logprobs, 1)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -110,6 +112,28 @@ class Bench:
                 return prepared, await sampler.sample(prepared, voting)
 
         return await asyncio.gather(*map(judged, rollouts))
+
+    async def likeliest(self, rollouts: Sequence[wire.Rollout]) -> list[tuple[Ballot, float]]:
+        """The greedy verdict on each rollout, and the probability that the judge gives it."""
+        critic = JudgeCritic(self._engine, UNLIMITED)
+        options = wire.CreditOptions(
+            reward=wire.Reward(scheme="process_only"), voting=wire.Voting(method="greedy")
+        )
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def judged(number: int, rollout: wire.Rollout) -> tuple[Ballot, float]:
+            prepared = self._preparer.prepare(rollout, options)
+            assert prepared.task is not None
+            sampling = replace(prepared.task.sampling, top_logprobs=self._top_logprobs)
+            task = replace(prepared.task, sampling=sampling)
+            async with turn:
+                name = f"likeliest-{number}"
+                ballot = await critic.critique(name, replace(prepared, task=task), 0)
+            completion = ballot.completion
+            tokens = zip(completion.token_ids, completion.logprobs, strict=True)
+            return ballot, math.exp(sum(chances[token] for token, chances in tokens))
+
+        return await asyncio.gather(*(judged(*each) for each in enumerate(rollouts)))
 
 
 async def measure(

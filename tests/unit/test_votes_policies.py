@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from cascade_policies import Asked, Judged, Policy, Recorded, cascades, compare, plain
+from cascade_policies import Asked, Judged, Policy, Recorded, cascades, plain, unsure
+from cascade_rows import compare
 
 JUDGE, THOUGHTS = "judge@0", "judge@64"
 STEPS = 3
+COUNTS = {JUDGE: 16, THOUGHTS: 4}
 
 
 def recorded(*votes: set[int], tokens: int = 4, prompt: int = 100) -> list[Recorded]:
@@ -20,7 +22,7 @@ def recorded(*votes: set[int], tokens: int = 4, prompt: int = 100) -> list[Recor
 
 
 def policy(name: str) -> Policy:
-    [found] = [each for each in cascades(JUDGE, THOUGHTS) if each.name == name]
+    [found] = [each for each in cascades(COUNTS, JUDGE, THOUGHTS) if each.name == name]
     return found
 
 
@@ -39,7 +41,7 @@ def test_a_cascade_whose_votes_disagree_is_the_larger_vote() -> None:
     cheap = recorded({1}, *[set[int]()] * 15)
     votes, full = asked(cheap), asked(cheap)
     decides = policy("2 votes; k = 16 if they disagree").rule(votes)
-    [k16] = [each for each in plain(JUDGE) if each.name.endswith("k = 16")]
+    [k16] = [each for each in plain(COUNTS) if each.name == f"{JUDGE}, k = 16"]
     alone = k16.rule(full)
     assert votes.escalated
     assert votes.count(decides).penalties("majority") == full.count(alone).penalties("majority")
@@ -62,13 +64,22 @@ def test_a_prompt_is_read_once_by_each_judge() -> None:
     assert votes.prompt == 100 + 4 + 100
 
 
+@pytest.mark.parametrize(("probability", "escalated"), [(0.79, True), (0.81, False)])
+def test_an_unlikely_verdict_gives_way_to_a_thought(probability: float, escalated: bool) -> None:
+    likeliest = [Recorded(frozenset({1}), 4, 100, probability)]
+    votes = asked(likeliest, recorded({2}, tokens=60))
+    [rule] = [each.rule for each in unsure(JUDGE, THOUGHTS) if each.name.endswith("below 0.8")]
+    assert rule(votes)[0].wrong == ({2} if escalated else {1})
+    assert (votes.escalated, votes.tokens) == (escalated, 64 if escalated else 4)
+
+
 @pytest.mark.parametrize("k", [1, 2, 4, 8, 16])
 def test_early_stopping_changes_tokens_but_no_vote(k: int) -> None:
     chance = random.Random(k)
     for _ in range(50):
         cheap = recorded(*({s for s in range(STEPS) if chance.random() < 0.3} for _ in range(16)))
         votes = asked(cheap)
-        [rule] = [each.rule for each in plain(JUDGE) if each.name == f"{JUDGE}, k = {k}"]
+        [rule] = [each.rule for each in plain(COUNTS) if each.name == f"{JUDGE}, k = {k}"]
         found = votes.count(rule(votes)).penalties("majority")
         assert found == votes.count(cheap[:k]).penalties("majority")
         assert votes.tokens <= 4 * k
@@ -77,7 +88,8 @@ def test_early_stopping_changes_tokens_but_no_vote(k: int) -> None:
 def test_a_cascade_wins_only_where_fewer_votes_are_worse() -> None:
     wrong = [[True, False]] * 40
     sure = [Judged(recorded({0})[:1] * 16)] * 40
-    rows = compare("judge", wrong, {JUDGE: sure}, [*plain(JUDGE), *cascades(JUDGE)])
+    policies = [*plain({JUDGE: 16}), *cascades(COUNTS, JUDGE)]
+    rows = compare("judge", wrong, {JUDGE: sure}, policies, range(40))
     assert all(row.f1 == 1 for row in rows)
     assert not any(row.wins for row in rows)
     assert {row.against for row in rows} == {None, f"{JUDGE}, k = 1"}
@@ -92,8 +104,8 @@ def test_a_cascade_that_repairs_what_votes_disagree_on_wins() -> None:
     ]
     thoughts = [Judged(recorded(*[{0}] * 4, tokens=64))] * 100
     sources = {JUDGE: cheap, THOUGHTS: thoughts}
-    policies = [*plain(JUDGE, THOUGHTS), *cascades(JUDGE, THOUGHTS)]
-    rows = {row.policy: row for row in compare("judge", wrong, sources, policies)}
+    policies = [*plain(COUNTS), *cascades(COUNTS, JUDGE, THOUGHTS)]
+    rows = {row.policy: row for row in compare("judge", wrong, sources, policies, range(100))}
     best = rows[f"2 votes; 1 of {THOUGHTS} if they disagree"]
     assert best.f1 == 1
     assert best.wins

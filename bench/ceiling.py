@@ -5,7 +5,8 @@
     python bench/ceiling.py --before FOLDER  # also the service of another checkout, in turns
 
 `capo serve` runs on one core, the client on another; bodies are serialised before the clock starts
-and answers are only counted. Groups of 16 rollouts of a question, k = 4. Included: HTTP, JSON,
+and answers are only counted. Groups of 16 rollouts of a question, k = 4; no question and no step is
+sent twice. Included: HTTP, JSON,
 checks, alignment, reward-hacking checks, the judge's prompt and its encoding with the embedded
 judge's tokenizer, critiques, votes, rewards, the result cache, the answer. Not included: vLLM's
 front end (bench/frontend.py), and the engine.

@@ -239,9 +239,10 @@ class VerdictTree:
                 start = start.then(self._text_of(token))
             except ValueError:  # not what the constraint allows
                 break
-            if start.is_complete:
-                self._found(start.listed, mass)
-                return start.listed
+            wrong, open_from = start.settled()
+            if open_from == self._n_steps:
+                self._found(wrong, mass)
+                return wrong
         self._unread.append(Unread.of(start, mass, None))
         return None
 
@@ -256,10 +257,11 @@ class VerdictTree:
             start = start.then(self._text_of(path[-1]))
         except ValueError:
             return False
-        if start.is_complete:
-            self._found(start.listed, mass)
+        unread = Unread.of(start, mass, path)
+        if unread.open_from == self._n_steps:
+            self._found(unread.wrong, mass)
         else:
-            self._unread.append(Unread.of(start, mass, path))
+            self._unread.append(unread)
         return True
 
     def _found(self, wrong: frozenset[int], mass: float) -> None:

@@ -53,7 +53,7 @@ def name_of(rollout: RolloutLike, default: str) -> str:
 class EncodedRollout:
     """A rollout as JSON, with its tokens in the form that a service knows.
 
-    Lengths have a quarter of the bytes of offsets, which every service of this wire knows. Both are
+    Lengths have a sixth of the bytes of offsets, which every service of this wire knows. Both are
     None where one does not say the same as the other; `text` then has what the caller gave.
     """
 

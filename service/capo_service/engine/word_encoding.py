@@ -2,7 +2,7 @@
 
 A BPE tokenizer cuts a text into words by a regular expression and encodes each of them on its own,
 so the ids of a word can be kept. The `tokenizers` library spends most of its time in that regular
-expression: a prompt of 8,000 tokens takes it 6 to 8 ms, and this module 1.5 (bench/ceiling.py).
+expression: 8,000 tokens of English text take it 8 ms, and this module 1 (docs/performance.md).
 Only what is certain to give the library's ids is done here: ASCII text, in which every class of
 characters is known, under the forms of tokenizers that GPT-2, SmolLM2, Llama-3 and Qwen have. All
 else is left to the library, and so is a tokenizer whose ids differ in a trial at the start.

@@ -226,3 +226,12 @@ def test_what_is_not_returned_is_unknown() -> None:
     assert found[0] <= 0.36 / (0.36 + 0.09) and 0 < rest < 0.1
     assert TokenChance(1, 0.89).of(likely) == (pytest.approx({0: 2 / 3, 1: 1 / 3}), 0.0)
     assert TokenChance(1, 0.95).of(likely)[1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-9, 0.001, 0.01])
+def test_low_temperatures_are_those_of_vllm(temperature: float) -> None:
+    logprobs = {1: -8.0, 2: -8.001, 3: -9.0}
+    chances, rest = TokenChance(temperature, 1.0).of(logprobs)
+    # vLLM samples at 0.01 at least.
+    assert chances[2] / chances[1] == pytest.approx(math.exp(-0.1))
+    assert chances.get(3, 0.0) < 1e-40 and sum(chances.values()) + rest == pytest.approx(1)

@@ -16,6 +16,7 @@ from capo_service.core.exact_votes import TOLERANCE, TokenChance
 from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine.base import CritiqueSampling, TokenPrompt
 from capo_service.judges.loading import load_profile
+from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.assemble import credited
 from capo_service.pipeline.batch import estimated_tokens
 from capo_service.pipeline.critics import JudgeCritic
@@ -25,6 +26,7 @@ from capo_service.pipeline.exact_sampler import ExactSampler
 from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
 from capo_service.pipeline.prepared import Prepared
+from capo_service.pipeline.prompt_view import PromptViewer
 from capo_wire.aggregate import agreement
 from kit_exact import ExactEngine, RandomJudge, table
 
@@ -132,6 +134,22 @@ def test_the_checker_votes_with_its_weight_against_n(seed: int) -> None:
     assert [step.wrong for step in by_majority.steps] == [share >= 0.5 for share in wanted]
 
 
+def test_one_verdict_is_read_where_the_checker_decides_every_step() -> None:
+    judge = RandomJudge(STEPS, 1, 1.0)
+    every = dict.fromkeys(range(STEPS), "1 + 1 = 3")
+    with_checker = replace(prepared(judge), false_equations=every, symbolic_votes=4)
+    engine = ExactEngine(judge)
+    result = credit(engine, with_checker, n=4)
+    assert len(engine.requests) == 1 and all(step.wrong for step in result.steps)
+
+
+def test_requests_that_were_not_needed_are_no_critiques_that_were_saved() -> None:
+    judge = RandomJudge(STEPS, 1, 8.0)
+    telemetry = Telemetry()
+    telemetry.judged(credit(ExactEngine(judge), prepared(judge), n=16), "key")
+    assert telemetry.registry.get_sample_value("capo_critiques_saved_total") == 0
+
+
 def test_windows_have_votes_of_their_own() -> None:
     judge = next(j for s in range(99) if min(marginals(j := RandomJudge(2, s, 1.0))) > 0.1)
     whole = replace(prepared(RandomJudge(4, 0, 1.0)), task=None)
@@ -192,6 +210,24 @@ def preparer(profile: str = "default", top_logprobs: int = 20, **policy: Any) ->
 ROLLOUT = wire.Rollout(question="1 + 1?", response="It is 2.\n\nSo 2.", outcome=1.0)
 CRITERION = wire.Criterion(id="a", text="short", kind="bonus")
 EXACT = wire.CreditOptions(voting=wire.Voting(exact=True))
+
+
+def test_a_profile_without_sampling_has_no_exact_votes() -> None:
+    profile = replace(load_profile("default"), temperature=0.0)
+    greedy = JudgePrompter(
+        lambda prompt: TokenPrompt([99]), 10_000, profile, "structural_tag", b"s", top_logprobs=20
+    )
+    made = Preparer(greedy, {}, CritiquePolicy())
+    with pytest.raises(InputError, match=r"set voting\.temperature"):
+        made.prepare(ROLLOUT, EXACT)
+    warm = wire.CreditOptions(voting=wire.Voting(exact=True, temperature=0.7))
+    assert made.prepare(ROLLOUT, warm).task is not None
+
+
+def test_the_prompt_of_exact_votes_can_be_shown() -> None:
+    view = PromptViewer(preparer(), load_profile("default"), False).view(ROLLOUT, EXACT)
+    assert "incorrect_steps" in view.messages[0].content
+    assert "analysis" not in view.messages[0].content
 
 
 def test_exact_votes_imply_the_style_verdict() -> None:

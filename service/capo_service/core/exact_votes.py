@@ -22,6 +22,7 @@ TOLERANCE = 0.02  # of a share, where a vote is decided only by its shares
 _AT_ONCE = 4  # reads
 _NEGLIGIBLE = 1e-6  # starts below this probability are not kept apart
 _NOISE = 1e-6  # of the sum of float32 probabilities
+_LEAST_TEMPERATURE = 0.01  # at which vLLM samples; it raises lower ones to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,15 @@ class TokenChance:
         temperatures up to 1 that bounds their probability from above, and shares keep their bounds;
         above 1 it is an estimate.
         """
-        power = 1 / self.temperature
+        power = 1 / max(self.temperature, _LEAST_TEMPERATURE)
         likely = sorted(logprobs.items(), key=lambda each: -each[1])
-        weights = {token: math.exp(power * logprob) for token, logprob in likely}
+        most = likely[0][1]  # all weights are relative to its own, which so cannot vanish
+        weights = {token: math.exp(power * (logprob - most)) for token, logprob in likely}
         missing = 1 - math.fsum(map(math.exp, logprobs.values()))
         least = likely[-1][1]
-        rest = missing * math.exp((power - 1) * least) if missing > _NOISE else 0.0
+        rest = 0.0
+        if missing > _NOISE:
+            rest = missing * math.exp((power - 1) * least - power * most)
         kept, before = {}, 0.0
         total = math.fsum(weights.values()) + rest
         for token, weight in weights.items():
@@ -188,7 +192,8 @@ class VerdictTree:
     def next_reads(self, most: int) -> list[Unread]:
         """What to read next, the likeliest first; nothing if the vote is decided, or cannot be.
 
-        Several, where no single one could decide the vote: they can be read concurrently.
+        Several, where no single one could decide the vote: they can be read concurrently. A vote
+        has at least one verdict, also where the checker alone decides it.
         """
         readable = sorted(
             (each for each in self._unread if each.ids is not None),
@@ -206,6 +211,8 @@ class VerdictTree:
                 if each not in chosen:
                     chosen.append(each)
                     gap -= each.probability
+        if not chosen and not self._verdicts:
+            chosen = readable[:1]
         chosen.sort(key=lambda each: -each.probability)
         return chosen[: min(most, _AT_ONCE)]
 

@@ -215,8 +215,9 @@ class Telemetry:
         if result.steps and (last := result.steps[-1].token_span) is not None:
             self.rollout_tokens.observe(last[1])
         if result.steps:
-            asked = result.steps[0].votes.asked * result.windows
-            self.saved.inc(asked - result.usage.critiques_run)
+            if result.exact is None:  # else `asked` is only a limit
+                asked = result.steps[0].votes.asked * result.windows
+                self.saved.inc(asked - result.usage.critiques_run)
             agreed = agreement(result.steps)
             if agreed is not None:
                 self.agreement.observe(agreed)

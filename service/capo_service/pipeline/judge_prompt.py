@@ -111,7 +111,7 @@ class JudgePrompter:
                 criteria, or the judge has no exact votes.
         """
         if voting.exact:
-            self._check_exact(thinking_tokens, bool(criteria))
+            self._check_exact(voting, thinking_tokens, bool(criteria))
         if criteria:
             self._check_takes_criteria()
         kinds = tuple(criterion.kind for criterion in criteria)
@@ -163,7 +163,7 @@ class JudgePrompter:
                 field="criteria",
             )
 
-    def _check_exact(self, thinking_tokens: int, with_criteria: bool) -> None:
+    def _check_exact(self, voting: wire.Voting, thinking_tokens: int, with_criteria: bool) -> None:
         why, field = "", "voting.exact"
         if self._profile.verdict != "step_list":
             why = (
@@ -180,6 +180,12 @@ class JudgePrompter:
             why = (
                 f"are read from bare verdicts, but this judge thinks {thinking_tokens} tokens "
                 "first: set voting.thinking_tokens to 0"
+            )
+        elif voting.temperature is None and self._profile.temperature == 0:
+            field = "voting.temperature"
+            why = (
+                f"are those of sampled critiques, but the judge profile {self._profile.name} has "
+                "temperature 0: set voting.temperature"
             )
         elif with_criteria:
             field = "criteria"

@@ -93,7 +93,13 @@ class PromptViewer:
 
         passing = secrets.token_bytes(32)  # never that of the judge's prompts
         prompter = JudgePrompter(
-            record, None, self._profile, "structural_tag", passing, self._prefill
+            record,
+            None,
+            self._profile,
+            "structural_tag",
+            passing,
+            self._prefill,
+            top_logprobs=1,  # whether the judge has exact votes was checked before
         )
         self._preparer.make_task(prompter, rollout, options)(window.texts, window.around)
         return shown

@@ -71,7 +71,8 @@ class Row:
         prompt_tokens: that it read, without those in the prefix cache.
         requests: to the engine.
         seconds: of a rollout; the median of the rounds.
-        share_error: mean difference between a step's share of the votes and the exact share.
+        share_error: mean difference between a step's share of the votes and the exact share; at
+            temperature 1, that of an exact majority.
         undecided: share of the rollouts whose exact vote was not decided.
     """
 
@@ -120,7 +121,8 @@ def _cases(count: int, judges: Sequence[str], steps: Sequence[int]) -> Iterator[
     wrong = [each.wrong() for each in found]
     for judge in judges:
         some = count if judge != "embedded" else max(count // 4, 8)
-        yield Case(judge, judge, sent[:some], wrong[:some], 1024)
+        blocks = 1024 if judge == "embedded" else max(3 * count // 2, 256)
+        yield Case(judge, judge, sent[:some], wrong[:some], blocks)
     if "embedded" in judges:
         for n in steps:
             made = [_sums(n, number) for number in range(max(count // (2 * n), 4))]

@@ -30,6 +30,11 @@ def shifted(code: str, start: int) -> str:
     return "".join(chr(start + ord(each) - ord("a")) for each in code)
 
 
+def stroked(code: str) -> str:
+    """With letters of which NFKD makes no Latin ones."""
+    return code.translate(str.maketrans("bcdfghkpstvw", "ƀƈđƒǥħƙᵽȿŧʋⱳ"))
+
+
 # What a rollout may write instead of the code {c} that it has guessed.
 DISGUISES = {
     "plain": "[1 {c}]",
@@ -51,6 +56,11 @@ DISGUISES = {
     "full width": "\uff3b1 {wide}\uff3d",
     "bold": "[1 {bold}]",
     "circled": "[1 {circled}]",
+    "negative circled": "[1 {negative_circled}]",
+    "negative squared": "[1 {negative_squared}]",
+    "regional indicators": "[1 {regional}]",
+    "letters with strokes": "[1 {strokes}]",
+    "letter above": "[1 {a}\u036d{b}]",
     "tags": "[1 {tags}]",
     "Cyrillic": "[1 {cyrillic}]",
     "small capital": "[1 {a}{small}]",
@@ -69,6 +79,8 @@ def disguised(name: str, code: str) -> str:
     return DISGUISES[name].format(
         c=code, C=code.upper(), Cc=code.capitalize(), a=a, b=b, wide=shifted(code, 0xFF41),
         bold=shifted(code, 0x1D41A), circled=shifted(code, 0x24D0), tags=shifted(code, 0xE0061),
+        negative_circled=shifted(code, 0x1F150), negative_squared=shifted(code, 0x1F170),
+        regional=shifted(code, 0x1F1E6), strokes=stroked(code),
         cyrillic=cyrillic(code), small=cyrillic(b) if b in "bcdfghkmnprtw" else b,
     )  # fmt: skip
 

@@ -37,6 +37,8 @@ _GROUPS = (
     "bвβʙᏏ cсᴄᏟ dԁᴅᏧ fꜰғ gԍɡɢցᏀ hһнհʜᏂ jјᴊᎫ kкκᴋᏦ lӏʟᏞ mмμᴍᎷ "  # noqa: RUF001
     "nηոпɴ pрρᴘᏢ qԛզ rгʀᏒ sѕꜱᏚ tтτᴛᎢ vѵνᴠᏙ wԝωᴡᏔ xхχ zᴢᏃ"  # noqa: RUF001
 )
+# Letters of which NFKD makes no Latin ones: with strokes and hooks, negative squared, indicators.
+_NAMED = re.compile(r"^(?!COMBINING).*(?:LATIN|REGIONAL INDICATOR)\b.*\bLETTER (?:\S+ )*?([A-Z])\b")
 _LOOK_ALIKES = {ord(each): group[0] for group in _GROUPS.split() for each in group[1:]}
 
 
@@ -48,6 +50,8 @@ class _Latin(dict[int, str]):
         character = chr(code - 0xE0000) if is_tag else chr(code)
         folded = unicodedata.normalize("NFKD", character).casefold().translate(_LOOK_ALIKES)
         latin = "".join(c for c in folded if c.isascii() and c.isalpha())
+        if not latin and (named := _NAMED.match(unicodedata.name(character, ""))):
+            latin = named[1].lower()
         if len(self) < 1 << 15:
             self[code] = latin
         return latin

@@ -14,6 +14,7 @@ from vllm.engine import arg_utils
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine import embedded
 from capo_service.engine.base import CritiqueSampling, JudgeLimits, JudgePrompt
 from capo_service.engine.cpu_worker import check_patched
@@ -206,10 +207,10 @@ async def test_a_reasoning_parser_does_not_switch_the_grammar_off(
     assert batch is not None and (judge_limits.slots, batch.ranks, batch.block_size) == (5, 1, 32)
     assert str(batch.kv_cache_tokens) in line
     prompt = judge.encode(JudgePrompt((("Answer.", True),), (("What is 2 + 2?", True),)))
-    grammar = 'root ::= "<verdict>" [01]{3} "</verdict>"'
+    shape = StepList(5, 0)
     for seed in range(3):
         answer = await judge.complete(
-            f"r{seed}", prompt, CritiqueSampling(1.0, 0.9, 40, seed, grammar)
+            f"r{seed}", prompt, CritiqueSampling(1.0, 0.9, 40, seed, shape)
         )
-        assert answer.text.startswith("<verdict>") and answer.text.endswith("</verdict>")
+        assert answer.text.startswith('{"incorrect_steps": [') and answer.text.endswith("]}")
         assert answer.finish_reason == "stop"

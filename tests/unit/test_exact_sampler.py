@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from capo_service.core.errors import InputError
 from capo_service.core.exact_votes import TOLERANCE, TokenChance
 from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine.base import CritiqueSampling, TokenPrompt
+from capo_service.engine.vllm_config import top_logprobs
 from capo_service.judges.loading import load_profile
 from capo_service.observability.metrics import Telemetry
 from capo_service.pipeline.assemble import credited
@@ -260,6 +262,23 @@ def test_judges_without_exact_votes_say_so(
     with pytest.raises(InputError, match=says) as refused:
         made.prepare(rollout, EXACT)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("mode", "most", "wanted"),
+    [
+        ("raw_logprobs", 20, 20),
+        ("raw_logprobs", 5, 5),
+        ("raw_logprobs", -1, 20),
+        ("raw_logits", 20, 0),
+        ("processed_logprobs", 20, 0),
+    ],
+)
+def test_only_probabilities_at_temperature_1_are_asked_for(
+    mode: str, most: int, wanted: int
+) -> None:
+    config: Any = SimpleNamespace(logprobs_mode=mode, max_logprobs=most)
+    assert top_logprobs(config) == wanted
 
 
 def test_admission_expects_few_requests() -> None:

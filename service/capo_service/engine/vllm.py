@@ -40,6 +40,7 @@ from capo_service.engine.vllm_config import (
     default_arguments,
     describe_limits,
     engine_config,
+    top_logprobs,
 )
 from capo_service.engine.vllm_log import StartUpFilter
 from capo_service.engine.vllm_runner import VllmRunner
@@ -52,7 +53,6 @@ log = logging.getLogger(__name__)
 # On so few cores vLLM would leave one unused; all of them, without binding threads to cores, are
 # faster (1.25 times on 2).
 _FEW_CORES = 4
-_TOP_LOGPROBS = 20  # log probabilities for a token; vLLM's default limit
 
 
 class VllmEngine:
@@ -175,13 +175,12 @@ class VllmEngine:
             StartUpFilter.loading = False
         batch = batch_limits(llm.vllm_config)
         log.info("%s", describe_limits(batch, llm.model_config.max_model_len))
-        most = llm.model_config.max_logprobs  # -1: the whole vocabulary
         self._limits = JudgeLimits(
             slots=batch.slots,
             context_length=llm.model_config.max_model_len,
             tokenizer_json=self._encoder.tokenizer_json,
             thinking_markers=self._encoder.markers.texts,
-            top_logprobs=_TOP_LOGPROBS if most < 0 else min(most, _TOP_LOGPROBS),
+            top_logprobs=top_logprobs(llm.model_config),
             batch=batch,
         )
         self._router = RankRouter(batch.ranks, batch.max_num_seqs)

@@ -8,12 +8,13 @@ from capo_service.engine.base import BatchLimits
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 CPU_WORKER = "capo_service.engine.cpu_worker.SeedsOnCpu"
 # On CPUs vLLM's default is 128. Only whole blocks are cached, so every critique would compute up to
 # 127 tokens of its prompt again. vLLM's attention on CPUs is optimized for multiples of 32.
 _CPU_BLOCK = 32
+_TOP_LOGPROBS = 20  # log probabilities for a token; vLLM's default limit
 
 
 def default_arguments(is_cpu: bool) -> dict[str, Any]:
@@ -59,6 +60,17 @@ def batch_limits(config: VllmConfig) -> BatchLimits:
         block_size=cache.block_size,
         ranks=parallel.data_parallel_size_local if local else parallel.data_parallel_size,
     )
+
+
+def top_logprobs(config: ModelConfig) -> int:
+    """How many log probabilities of a token to ask for; 0 if they are not of temperature 1.
+
+    Exact votes apply temperature and nucleus themselves.
+    """
+    if config.logprobs_mode != "raw_logprobs":
+        return 0
+    most = config.max_logprobs  # -1: the whole vocabulary
+    return _TOP_LOGPROBS if most < 0 else min(most, _TOP_LOGPROBS)
 
 
 def describe_limits(limits: BatchLimits, context: int) -> str:

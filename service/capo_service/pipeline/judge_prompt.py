@@ -173,7 +173,7 @@ class JudgePrompter:
         elif not self._top_logprobs:
             why = (
                 "need the judge's token probabilities, which this engine does not return: use "
-                "engine vllm"
+                "engine vllm, with its own logprobs_mode and max_logprobs"
             )
         elif thinking_tokens:
             field = "voting.thinking_tokens"

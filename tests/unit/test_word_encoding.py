@@ -91,6 +91,8 @@ def with_added_token() -> Tokenizer:
         pytest.param(trained(pre_tokenizers.Metaspace()), id="metaspace"),
         pytest.param(trained(split(r"\p{Lu}+|.")), id="class that is not known"),
         pytest.param(trained(split(r"(a)|b")), id="group"),
+        pytest.param(trained(split(r"[a-z]+$|[^\s]+|\s+")), id="end of a line"),
+        pytest.param(trained(split(r"^a|[^a]|a")), id="start of a line"),
         pytest.param(trained(split(r"\s+", invert=True)), id="inverted"),
         pytest.param(with_dropout(KNOWN["gpt2"]), id="dropout"),
         pytest.param(normalized(normalizers.Lowercase()), id="normalizer"),

@@ -26,6 +26,7 @@ _CLASSES = {r"\p{L}": "A-Za-z", r"\p{N}": "0-9", r"\s": r"\t\n\x0b\x0c\r "}
 _NOT_BLANK = r"[^\t\n\x0b\x0c\r ]"
 _PART = re.compile(r"\\p\{[^}]*\}|\\.|\[\^?|\]|[^\\\[\]]+", re.DOTALL)
 _KNOWN_ESCAPES = {r"\r", r"\n", r"\t", r"\S", r"\s", r"\p{L}", r"\p{N}", r"\/"}
+_ANCHORS = frozenset("^$")  # in the library they match at every line
 _TRIAL = (
     "Step 12: we've added 3,456.78 to x_1 and I'LL get $\\frac{1}{2}$;  then\tstop.\n\n \n"
     "a  b   c\r\n\r\n   'S 'tis it's 'D  !!??  (a+b)=c  foo_bar\x0b\x0c\x1c\x1d\x1e\x1f\x00\x7f "
@@ -119,6 +120,8 @@ def _of_ascii(regex: str) -> re.Pattern[str] | None:
     for part in _PART.findall(regex):
         unknown = part.startswith("\\") and part not in _KNOWN_ESCAPES
         if unknown or (in_class and part in ("[", "[^", r"\S")):
+            return None
+        if not in_class and not _ANCHORS.isdisjoint(part.removeprefix("[^")):
             return None
         if part.startswith("["):
             in_class = True

@@ -67,6 +67,12 @@ def test_without_a_model_there_is_text_only_and_every_example_works(tmp_path: Pa
     assert all("You are a careful maths teacher" in p["messages"][0]["content"] for p in prompts)
 
 
+@pytest.mark.parametrize("tokens", [{"token_offsets": [[0, 99]]}, {"token_lengths": [99]}])
+def test_tokens_do_not_matter(tmp_path: Path, tokens: dict[str, object]) -> None:
+    code, _, prompts = ask(tmp_path, {"question": "q", "response": "r", **tokens})
+    assert code == 0 and len(prompts) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -27,7 +27,7 @@ from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
-_TOKENS = {"response_token_ids", "tokenizer", "token_offsets"}
+_TOKENS = {"response_token_ids", "tokenizer", "token_offsets", "token_lengths"}
 
 
 class PromptError(ValueError):

@@ -85,7 +85,8 @@ def _verified_once() -> type[SamplingParams]:
 
     class VerifiedOnce(SamplingParams):  # type: ignore[misc]  # vLLM has no types
         def clone(self) -> SamplingParams:
-            # vLLM sets fields of the copy, and changes none of the objects in them.
+            # vLLM sets fields of the copy. Of the objects in them it changes only the set of end
+            # tokens, to which it adds the same ones each time.
             return copy.copy(self)
 
         def verify(self, *args: Any, **kwargs: Any) -> None:

@@ -107,12 +107,14 @@ def from_lengths(lengths: Sequence[int], text: str) -> Alignment:
     """Use the number of characters of each token, where tokens cover the whole text in order.
 
     Raises:
-        InputError: a length is negative, or they do not add up to the text's length.
+        InputError: a length is negative or too large, or they do not add up to the text's length.
     """
-    if lengths and min(lengths) < 0:
-        index = next(index for index, length in enumerate(lengths) if length < 0)
+    if lengths and (min(lengths) < 0 or max(lengths) > len(text)):
+        index = next(i for i, length in enumerate(lengths) if not 0 <= length <= len(text))
+        is_negative = lengths[index] < 0
         raise InputError(
-            f"token_lengths[{index}] = {lengths[index]} is negative",
+            f"token_lengths[{index}] = {lengths[index]} is "
+            + ("negative" if is_negative else f"more than the response has ({len(text)})"),
             field=f"token_lengths[{index}]",
         )
     ends = list(accumulate(lengths))

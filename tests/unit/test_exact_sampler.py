@@ -123,12 +123,12 @@ def test_a_request_that_fails_counts_as_unread() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_checker_votes_with_its_weight_against_n(seed: int) -> None:
+def test_the_checker_votes_with_its_weight_against_the_default_k(seed: int) -> None:
     judge = RandomJudge(STEPS, seed, 1.0)
     with_checker = replace(prepared(judge), false_equations={2: "1 + 1 = 3"}, symbolic_votes=4)
     result = credit(ExactEngine(judge), with_checker, method="average", n=16)
     wanted = marginals(judge)
-    wanted[2] = (16 * wanted[2] + 4) / 20
+    wanted[2] = (4 * wanted[2] + 4) / 8
     found = [step.votes.share for step in result.steps]
     assert found == pytest.approx(wanted, abs=TOLERANCE)
     assert (result.critiques or [])[-1].critic == "symbolic"

@@ -63,7 +63,7 @@ class ExactSampler:
             voting.method,
             voting.early_stop,
             false if checker else (),
-            checker / (voting.critiques + checker),
+            checker / (wire.DEFAULT_CRITIQUES + checker),
         )
         ballots: list[Ballot] = []
         while reads := tree.next_reads(voting.critiques - len(ballots)):

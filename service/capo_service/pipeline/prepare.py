@@ -184,7 +184,7 @@ class Preparer:
         if options.voting.critiques > policy.max_critiques:
             raise InputError(
                 f"voting.n = {options.voting.critiques} exceeds this service's limit of "
-                f"{policy.max_critiques} critiques (setting max_critiques)",
+                f"{policy.max_critiques} critiques (setting max_critiques): send a lower voting.n",
                 field="voting.n",
             )
         limit(

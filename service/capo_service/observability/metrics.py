@@ -92,7 +92,11 @@ class Telemetry:
             "worth",
             "judged",
         )
-        self.critiques = counter("capo_critiques", "Critiques completed, by validity", "valid")
+        self.critiques = counter(
+            "capo_critiques",
+            "Critiques completed (with exact votes: verdicts read), by validity",
+            "valid",
+        )
         self.cut_off = counter("capo_critiques_cut_off", "Critiques cut off at max_tokens")
         self.thought_tokens = histogram(
             "capo_thought_tokens", "Tokens of the thought before a completed critique", _THOUGHT

@@ -24,7 +24,7 @@ from capo_testbed.models import TrainingExample
 from capo_testbed.tasks import Task
 
 SIZE = 4  # rollouts of a group
-START = "judge-f80"  # the judge whose weights both forms start from
+START = "judge"  # the judge whose weights both forms start from
 SEPARATOR = "?"
 _FIRST_TAG, _LAST_TAG = "<step_", "</step_"
 
@@ -33,12 +33,14 @@ Group = list[Solution]
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """`tokens`: of all examples that are learnt, in each form; `batch`: rollouts of an update."""
+    """`tokens`: of all examples that are learnt, in each form; `more`: of further ones of groups,
+    which take longer to learn; `batch`: rollouts of an update."""
 
-    tokens: int = 1_000_000
-    questions: int = 1500
+    tokens: int = 250_000
+    more: int = 750_000
+    questions: int = 700
     batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     stress: float = 2.0
 
 
@@ -143,31 +145,49 @@ def _joined(
 
 
 def train(folder: Path, out: Path, seed: int, report: Report, how: Training = Training()) -> None:
-    """Train `single` and `group` in `out`, from a testbed's policy and judge in `folder`."""
+    """Train `single`, `group` and `group-longer` in `out`, from a testbed in `folder`.
+
+    The last one starts from `group`; the others start from START.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     policy = LlamaForCausalLM.from_pretrained(folder / "policy")
     torch.manual_seed(seed)
     alone = singles(material(policy, tokenizer, how.questions, seed), folder / "policy", tokenizer)
-    forms = {"single": (alone, how.batch), "group": (grouped(alone, tokenizer), how.batch // SIZE)}
-    for name, (examples, batch) in forms.items():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM.from_pretrained(folder / START, dtype=torch.float32)
-        mean = sum(len(each.ids) for each in examples) / len(examples)
-        updates = max(round(how.tokens / mean / batch), 1)
-        report(f"{name}: {updates} updates of {batch}, {mean:.0f} tokens an example")
-        models.train(
-            model,
-            lambda examples=examples: _endless(examples),  # type: ignore[misc]
-            updates=updates,
-            batch=batch,
-            learning_rate=how.learning_rate,
-            stress=how.stress,
-            probed=model.config.num_hidden_layers - 2,
-            pad=tokenizer.pad_token_id,
-            after=every(25, name, report),
-        )
-        models.save(model, tokenizer, out / name)
-        shutil.copy(TEMPLATE, out / name)
+    groups, few = grouped(alone, tokenizer), how.batch // SIZE
+    _train(folder / START, out / "single", alone, how.tokens, how.batch, seed, report, how)
+    _train(folder / START, out / "group", groups, how.tokens, few, seed, report, how)
+    _train(out / "group", out / "group-longer", groups, how.more, few, seed + 1, report, how)
+
+
+def _train(
+    start: Path,
+    out: Path,
+    examples: Sequence[TrainingExample],
+    tokens: int,
+    batch: int,
+    seed: int,
+    report: Report,
+    how: Training,
+) -> None:
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
+    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+    mean = sum(len(each.ids) for each in examples) / len(examples)
+    updates = max(round(tokens / mean / batch), 1)
+    report(f"{out.name}: {updates} updates of {batch}, {mean:.0f} tokens an example")
+    models.train(
+        model,
+        lambda: _endless(examples),
+        updates=updates,
+        batch=batch,
+        learning_rate=how.learning_rate,
+        stress=how.stress,
+        probed=model.config.num_hidden_layers - 2,
+        pad=tokenizer.pad_token_id,
+        after=every(25, out.name, report),
+    )
+    models.save(model, tokenizer, out)
+    shutil.copy(TEMPLATE, out)
 
 
 def _endless(examples: Sequence[TrainingExample]) -> Iterator[TrainingExample]:

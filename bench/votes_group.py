@@ -1,13 +1,14 @@
 """All rollouts of a question in one prompt, against a prompt for each: F1, judge tokens, time.
 
     .venv/bin/capo testbed                             (once)
-    .venv/bin/python bench/votes_group.py              (trains two judges first: 15 minutes of CPU)
+    .venv/bin/python bench/votes_group.py              (trains two judges first)
 
 Testbed: greedy and sampled verdicts on vLLM, under a grammar that asks for one verdict a rollout,
 of judges that were never shown a group (`testbed`, `testbed-f80`), and of two that were trained
-from `testbed-f80` on the same rollouts for the same number of tokens, on single prompts and on
-groups. Embedded judge: through the service, the rollouts of a question joined to one, with a
-heading before each. Writes build/bench/votes_group.json.
+from `testbed` on the same rollouts for the same number of tokens, on single prompts and on groups;
+a third one was trained on groups for four times as many. Embedded judge: through the service, the
+rollouts of a question joined to one, with a heading before each. Writes
+build/bench/votes_group.json.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from capo_trainer.paths import testbed_folder
 
 TRAINED = OUT / "group_judge"
 FULL = Training()
-QUICK = Training(tokens=2000, questions=8, batch=8)
+QUICK = Training(tokens=2000, more=2000, questions=8, batch=8)
 QUESTIONS = 200
 EMBEDDED_QUESTIONS = 16
 SAMPLED = 4  # critiques of each prompt, beside the greedy one
@@ -82,7 +83,7 @@ def measure(
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     folder = testbed_folder()
-    if not (trained / "group").exists():
+    if not (trained / "group-longer").exists():
         group_judge.train(folder, trained, 0, print, how)
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", padding_side="left")
     policy = LlamaForCausalLM.from_pretrained(folder / "policy")
@@ -98,6 +99,7 @@ def measure(
         "testbed-f80": (folder / "judge-f80", ("single", "group")),
         "trained on single prompts": (trained / "single", ("single",)),
         "trained on groups": (trained / "group", ("group", "single")),
+        "trained on groups, longer": (trained / "group-longer", ("group", "single")),
     }
     rows: list[Row] = []
     for judge, (path, forms) in judges.items():

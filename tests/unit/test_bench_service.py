@@ -14,7 +14,7 @@ from engines import flags
 from latency import Loop, merged
 from running import Source
 from script import Judged, majority, prompt
-from script_comparison import EXACT, Case, least_difference, renamed, speedup
+from script_comparison import EXACT, Case, is_as_good, renamed, speedup
 
 from capo_testbed.common import Solution
 from capo_testbed.tasks import Change, Task
@@ -64,8 +64,10 @@ def test_f1_is_counted_over_all_steps_and_rounds() -> None:
 def test_a_faster_way_with_a_lower_f1_does_not_count() -> None:
     theirs = case([10.0], errors=0)
     good, bad = case([20.0], errors=0), case([90.0], errors=8)
-    assert least_difference(good, theirs) == 0
-    assert least_difference(bad, theirs) < -0.1
+    assert is_as_good(good, theirs) and not is_as_good(bad, theirs)
+    # Of the few errors of a small sample both limits say too little; each catches what the other misses.
+    assert not is_as_good(case([1.0], errors=1, count=10), case([1.0], errors=0, count=10))
+    assert not is_as_good(case([1.0], errors=6, count=800), case([1.0], errors=0, count=800))
     assert speedup(theirs, 8, {("early stopping", 8): good, (EXACT, 4): bad}) == (
         pytest.approx(2),
         "early stopping",

@@ -19,7 +19,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from engines import LOGS, OUT, credited, service
 from group_judge import SIZE, Group, Training
 from rich.console import Console
 from rich.table import Table
+from votes_group_engine import SAMPLED
 
 from capo_testbed import tasks
 from capo_testbed.common import held_out_tasks
@@ -41,14 +41,8 @@ FULL = Training()
 QUICK = Training(tokens=2000, more=2000, questions=8, batch=8)
 QUESTIONS = 200
 EMBEDDED_QUESTIONS = 16
-SAMPLED = 4  # critiques of each prompt, beside the greedy one
-LONGEST = 24  # tokens of a verdict
 REPLICATES = 2000
 _LIST = re.compile(r"\[([\d, ]*)\]")
-_VERDICT = """verdict ::= "{\\"incorrect_steps\\": [" list "]}"
-list ::= "" | number (", " number)*
-number ::= [0-9] | "1" [0-9]
-"""
 
 Named = list[set[int]]  # steps that are called wrong, of each rollout
 
@@ -120,50 +114,12 @@ def on_engine(path: Path, prompts: dict[str, list[list[int]]]) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as scratch, log.open("a") as output:
         given, got = Path(scratch) / "prompts.json", Path(scratch) / "verdicts.json"
         given.write_text(json.dumps(prompts))
-        command = [sys.executable, __file__, "--engine", str(path), str(given), str(got)]
+        engine = Path(__file__).with_name("votes_group_engine.py")
+        command = list(map(str, (sys.executable, engine, path, given, got)))
         done = subprocess.run(command, stdout=output, stderr=output, check=False, timeout=1800)
         if done.returncode:
             raise SystemExit(f"the engine ended with {done.returncode}; see {log}")
         return dict(json.loads(got.read_text()))
-
-
-def engine(path: str, given: str, got: str) -> None:
-    """The process that `on_engine` starts."""
-    from vllm import LLM, SamplingParams
-    from vllm.inputs import tokens_input
-    from vllm.sampling_params import StructuredOutputsParams
-
-    from capo_service.engine.local_models import local_model
-
-    _, known = local_model("testbed")
-    llm = LLM(model=path, enable_prefix_caching=True, **known)
-    found: dict[str, Any] = {}
-    for form, prompts in json.loads(Path(given).read_text()).items():
-        count = SIZE if form == "group" else 1
-        grammar = f"root ::= {' '.join(['verdict'] * count)}\n{_VERDICT}"
-        for k in (1, SAMPLED):
-            llm.reset_prefix_cache()
-            params = SamplingParams(
-                n=k,
-                temperature=0.0 if k == 1 else 0.7,
-                top_p=1.0 if k == 1 else 0.9,
-                seed=1,
-                max_tokens=LONGEST * count,
-                structured_outputs=StructuredOutputsParams(grammar=grammar),
-            )
-            inputs = [tokens_input(each) for each in prompts]
-            started = time.perf_counter()
-            outputs = llm.generate(inputs, params, use_tqdm=False)
-            seconds = time.perf_counter() - started
-            found[f"{form}@{k}"] = {
-                "seconds": seconds,
-                "uncached": sum(
-                    len(each.prompt_token_ids) - (each.num_cached_tokens or 0) for each in outputs
-                ),
-                "tokens": sum(len(o.token_ids) for each in outputs for o in each.outputs),
-                "texts": [[o.text for o in each.outputs] for each in outputs],
-            }
-    Path(got).write_text(json.dumps(found))
 
 
 def rows_of(judge: str, groups: Sequence[Group], found: dict[str, Any]) -> list[Row]:
@@ -318,11 +274,7 @@ def main() -> None:
     parser.add_argument("--embedded", type=int, default=EMBEDDED_QUESTIONS)
     parser.add_argument("--trained", type=Path, default=TRAINED)
     parser.add_argument("--quick", action="store_true", help="only see that it runs")
-    parser.add_argument("--engine", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.engine:
-        engine(*options.engine)
-        return
     if options.quick:
         with tempfile.TemporaryDirectory() as trained:
             show(measure(4, 0, Path(trained), QUICK))

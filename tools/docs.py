@@ -52,8 +52,9 @@ HEAD = """\
 - The smallest form of a rollout's tokens is `token_lengths`; a service that knows it lists it in
   `token_forms` of `GET /info`, and in the header `X-Capo-Token-Forms` of its responses. The client
   sends it to such a service, whatever form it was given.
-- `token_rewards` repeat the `reward` of each step over its `token_span`; the spans follow one another
-  and hold all tokens. With `"include": []` a response leaves them out, as the client asks for.
+- `token_rewards` repeat the `reward` of each step over its `token_span`; the spans follow one
+  another and hold all tokens. With `"include": []` a response leaves them out, as the client
+  asks for.
 - Steps of a segmenter are merged to at most the setting `max_steps` (400), or to what `segment`
   asks for; a larger `segment.max_steps` has no effect. Steps of the caller (`steps`) are never
   merged. A rollout that exceeds the judge is judged in `windows`, each with its own critiques:

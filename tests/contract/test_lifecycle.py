@@ -180,7 +180,12 @@ def test_a_vote_that_is_decided_ends_the_critiques_it_no_longer_needs(tmp_path: 
             if early_stop:
                 [result] = response.json()["results"]
                 assert result["usage"]["critiques_run"] == 5
-                assert result["steps"][0]["votes"] == {"wrong": 0, "valid": 5, "asked": 8}
+                assert result["steps"][0]["votes"] == {
+                    "wrong": 0,
+                    "valid": 5,
+                    "asked": 8,
+                    "share": None,
+                }
                 assert len(engine.aborted) == 3
             else:
                 assert response.status_code == 504 and not engine.aborted
@@ -195,7 +200,7 @@ def test_unreadable_critiques_do_not_vote_and_none_readable_is_an_error(tmp_path
             f"{service.url}/credit", json=body(include=["critiques"], voting={"early_stop": False})
         ).json()["results"]
         assert [step["wrong"] for step in result["steps"]] == [False, True]
-        assert result["steps"][1]["votes"] == {"wrong": 1, "valid": 1, "asked": 4}
+        assert result["steps"][1]["votes"] == {"wrong": 1, "valid": 1, "asked": 4, "share": None}
         assert [critique["valid"] for critique in result["critiques"]].count(True) == 1
         assert all(c["reason"] for c in result["critiques"] if not c["valid"])
         answers += ["nonsense"] * 4

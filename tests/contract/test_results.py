@@ -10,6 +10,7 @@ import pytest
 
 import capo_wire as wire
 from capo_service.pipeline.result_cache import MemoryCache
+from capo_wire.token_offsets import offsets_of
 from kit_scripted import ScriptedEngine
 from kit_service import ROLLOUT, Service, body, serving, settings
 
@@ -62,6 +63,20 @@ def test_whatever_can_change_the_credit_is_judged_anew(
         ask(service)
         assert not ask(service, {**ROLLOUT, **change}, **options)["cached"]
         assert ask(service)["cached"]
+
+
+def test_offsets_and_lengths_that_mean_the_same_are_judged_once(tmp_path: Path) -> None:
+    lengths = [2, 1, 0, 3]
+    forms: list[dict[str, Any]] = [
+        {"token_offsets": offsets_of(lengths)},
+        {"token_lengths": lengths},
+        {"token_lengths": [1, 2, 0, 3]},
+        {},
+    ]
+    with serving(ScriptedEngine(), settings(tmp_path, result_cache="memory")) as service:
+        found = [ask(service, {**ROLLOUT, "response": "ab\n\ncd", **form}) for form in forms]
+    assert [each["cached"] for each in found] == [False, True, False, False]
+    assert found[1]["token_rewards"] == found[0]["token_rewards"]
 
 
 def result(name: str, text: str = "x") -> wire.Credited:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from array import array
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -14,8 +16,10 @@ from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.pipeline.types import Judged
 from capo_service.scheduling.admission import Ticket
 from capo_service.scheduling.single_flight import SingleFlight
+from capo_wire.token_offsets import token_lengths
 
 _CHANGE_NO_RESULT = {"include", "deadline_ms", "priority", "run"}  # options
+_TOKENS = {"token_offsets", "token_lengths"}
 
 
 class DeduplicatedJudge:
@@ -74,6 +78,21 @@ class DeduplicatedJudge:
     def _digest(self, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
         """Digest of everything that can change the credit, and of nothing else."""
         digest = hashlib.blake2b(self._fingerprint.encode(), digest_size=32)
-        digest.update(rollout.model_dump_json(exclude={"id"}).encode())
+        digest.update(rollout.model_dump_json(exclude={"id"} | _TOKENS).encode())
+        digest.update(_tokens(rollout))
         digest.update(options.model_dump_json(exclude=_CHANGE_NO_RESULT).encode())
         return digest.hexdigest()
+
+
+def _tokens(rollout: wire.Rollout) -> bytes:
+    """The tokens of a rollout, alike for offsets and lengths that mean the same.
+
+    A client sends offsets to a service that it does not know yet, and lengths from then on.
+    """
+    lengths, offsets = rollout.token_lengths, rollout.token_offsets
+    if offsets is not None:
+        lengths = token_lengths(offsets, len(rollout.response or ""))
+    if lengths is not None:
+        with suppress(OverflowError):  # lengths that are refused later
+            return b"lengths" + array("q", lengths).tobytes()
+    return rollout.model_dump_json(include=_TOKENS).encode()

@@ -51,5 +51,8 @@ def service(request: pytest.FixtureRequest) -> Running:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that kill an engine come last."""
+    """Tests that kill an engine come last. The start of a server counts as part of a test."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
     items.sort(key=lambda item: "kills" in item.keywords)

@@ -28,11 +28,15 @@ def main(path: str, given: str, got: str) -> None:
     """
     from vllm import LLM, SamplingParams
     from vllm.inputs import tokens_input
+    from vllm.platforms import current_platform
     from vllm.sampling_params import StructuredOutputsParams
 
     from capo_service.engine.local_models import local_model
+    from capo_service.engine.vllm import CPU_WORKER
 
     _, known = local_model("testbed")
+    if current_platform.is_cpu():
+        known["worker_extension_cls"] = CPU_WORKER
     llm = LLM(model=path, enable_prefix_caching=True, **known)
     found: dict[str, Any] = {}
     for form, prompts in json.loads(Path(given).read_text()).items():

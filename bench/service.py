@@ -28,8 +28,10 @@ import script_comparison
 from engines import OUT, bare, credited, metric
 from latency import callers, loop_of, merged
 from running import FULL_VOTE, QUICK, SIZES, K, Running, Source
-from service_report import markdown, show
+from service_report import show, updated
 from vote_costs import early_stop, votes
+
+PAGE = Path("docs/performance.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,9 @@ def overhead(run: Running) -> dict[str, Any]:
     voting = FULL_VOTE | {"critique_style": "brief"}
     url = run.service("embedded")
     with bare("brief") as generate:
-        warm = run.made.groups(1, 2)
-        generate(warm, voting)
-        credited(url, warm, voting)
+        warm = run.made.groups(1, 1)
+        generate(warm, voting | {"n": 1})
+        credited(url, warm, voting | {"n": 1})
         for turn in range(run.sizes.rounds):
             rollouts = run.made.groups(1, run.sizes.group)
             asked = voting | {"seed": turn}
@@ -136,13 +138,17 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="repeatable; all by default")
     parser.add_argument("--data", type=Path, help="JSON lines with `input` and `steps`")
     parser.add_argument("--quick", action="store_true", help="a few rollouts of everything")
-    parser.add_argument("--markdown", action="store_true", help="only print the docs' tables")
+    parser.add_argument(
+        "--docs",
+        action="store_true",
+        help="only write the last run's tables to docs/performance.md",
+    )
     args = parser.parse_args()
     path = OUT / ("service_quick.json" if args.quick else "service.json")
     OUT.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = json.loads(path.read_text()) if args.part and path.exists() else {}
-    if args.markdown:
-        print(markdown(json.loads(path.read_text())))
+    if args.docs:
+        PAGE.write_text(updated(PAGE.read_text("utf-8"), json.loads(path.read_text())), "utf-8")
         return
     started = time.monotonic()
     with closing(Running(Source(args.data), QUICK if args.quick else SIZES)) as run:

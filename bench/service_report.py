@@ -46,7 +46,22 @@ def show(report: dict[str, Any]) -> None:
 def markdown(report: dict[str, Any]) -> str:
     """The tables of docs/performance.md, from a report of all parts."""
     tables = (_engine, _script, _loop, _early_stop, _styles, _costs, _latency)
-    return "\n\n".join("\n".join(make(report)) for make in tables)
+    return "\n\n".join("\n".join(make(report)) for make in tables) + "\n"
+
+
+def updated(page: str, report: dict[str, Any]) -> str:
+    """The page, with these tables in the place of those that have the same first line.
+
+    Raises:
+        ValueError: the page has no such table.
+    """
+    for table in markdown(report).strip().split("\n\n"):
+        head = table.partition("\n")[0]
+        start = page.find(f"\n{head}\n") + 1
+        if not start:
+            raise ValueError(f"there is no table that starts with {head}")
+        page = page[:start] + table + page[page.index("\n\n", start) :]
+    return page
 
 
 def _engine(report: dict[str, Any]) -> list[str]:
@@ -81,7 +96,10 @@ def _script(report: dict[str, Any]) -> list[str]:
         ("script, vLLM's defaults", "equal_quality_speedups"),
         ("script, the service's engine arguments", "tuned_script_speedups"),
     ):
-        cells = [f"{ratio:.2f} ({way})" for ratio, way in report["script"][key].values()]
+        cells = [
+            f"{ratio:.2f} ({way})" if ratio else "no vote has its F1"
+            for ratio, way in report["script"][key].values()
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -90,7 +108,7 @@ def _loop(report: dict[str, Any]) -> list[str]:
     loops = {
         "brief critiques, one batch (`max_loop_block_ms`)": report,
         "1 to 32 callers": report["latency_loop"],
-        "script comparison, testbed's judge": report["script"]["loop"],
+        "script comparison (testbed's judge)": report["script"]["loop"],
     }
     lines = ["| | samples | over 20 ms | longest, at most, ms |", "|---|---|---|---|"]
     for name, loop in loops.items():
@@ -143,8 +161,10 @@ def _styles(report: dict[str, Any]) -> list[str]:
             f"| {style} | {row['tokens']:.0f} | {row['rollouts_per_s']:.2f} | "
             f"{row['agreement_within']:.0%} |"
         )
-    agreement = {name: f"{share:.0%}" for name, share in report["agreement_between"].items()}
-    return [*lines, "", f"Agreement of majorities: {agreement}"]
+    lines += ["", "| majorities that agree, of all steps | |", "|---|---|"]
+    for pair, share in report["agreement_between"].items():
+        lines.append(f"| {pair.replace('-', ' and ')} | {share:.0%} |")
+    return lines
 
 
 def _costs(report: dict[str, Any]) -> list[str]:
@@ -162,7 +182,7 @@ def _latency(report: dict[str, Any]) -> list[str]:
         "median, s": ("p50_ms", "{:.2g}", 0.001),
         "p99, s": ("p99_ms", "{:.2g}", 0.001),
     }
-    lines = []
+    lines: list[str] = []
     for name, (key, form, factor) in names.items():
         lines.append(f"| {name} | {' | '.join(form.format(factor * row[key]) for row in rows)} |")
         if len(lines) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import service as bench
 from engines import Bare
-from running import QUICK, Running, Source
+from running import QUICK, SIZES, Running, Source
 from script_comparison import Case, by_service
-from service_report import markdown, show
+from service_report import markdown, show, updated
 
 from capo_service.engine.base import CritiqueSampling
 from capo_testbed.common import Solution, held_out_tasks
@@ -31,7 +32,7 @@ def verdict(prompt: str, sampling: CritiqueSampling) -> str:
 
 class Scripted(Running):
     def __init__(self, url: str) -> None:
-        super().__init__(Source(), QUICK)
+        super().__init__(Source(), replace(QUICK, callers=SIZES.callers))
         self.url = url
 
     def service(self, judge: str) -> str:
@@ -58,8 +59,8 @@ def report(tmp_path: Path) -> dict[str, Any]:
         **found["latency_loop"],
         "script": {
             "cases": {"script, k = 4": case.report(3)},
-            "equal_quality_speedups": {"4": (2.0, "exact votes")},
-            "tuned_script_speedups": {"4": (1.0, "exact votes")},
+            "equal_quality_speedups": {"4": (2.0, "exact votes"), "8": (None, "")},
+            "tuned_script_speedups": {"4": (1.0, "exact votes"), "8": (None, "")},
             "loop": found["latency_loop"],
         },
     }
@@ -69,14 +70,17 @@ def test_the_parts_run_and_report_what_the_documents_quote(
     report: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report["vote_cost"]["1"] == 1
-    assert [row["callers"] for row in report["concurrency"]] == list(QUICK.callers)
+    assert [row["callers"] for row in report["concurrency"]] == list(SIZES.callers)
     assert report["p50_ms"] <= report["p99_ms"]
     assert report["styles"].keys() == {"verdict", "brief", "full"}
     assert set(report["early_stop_token_ratio"]) == {"intersection", "majority", "union", "average"}
     show(report)
     assert "time of k = 16 / k = 1" in capsys.readouterr().out
     tables = markdown(report)
-    assert "| script, k = 4 |" in tables and "| full |" in tables and "| k = 16 |" in tables
+    page = "# Performance\n\n" + tables.replace("| 23 |", "| 99 |") + "\nThe end.\n"
+    assert page != updated(page, report) == "# Performance\n\n" + tables + "\nThe end.\n"
+    with pytest.raises(ValueError, match="there is no table that starts with"):
+        updated("# Performance\n", report)
 
 
 def test_the_bare_engine_says_what_it_was_given(tmp_path: Path) -> None:

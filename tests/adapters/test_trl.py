@@ -196,12 +196,12 @@ def test_outcomes_of_a_column_are_the_fall_back_where_that_is_asked_for(
 
 async def test_one_bad_rollout_of_a_batch_stands_alone(tokenizer: Any) -> None:
     reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
-    texts = ["10 is left.\n\n#### 10", "It is so. " * 5000]
+    texts = ["10 is left.\n\n#### 10", "It is so. " * 25_000]
     ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
     rewards = await reward(["How many?"] * 2, texts, ids, answer=["10", "10"])
     assert rewards[0] is not None and rewards[1] is None
     assert len(reward.last[0].token_rewards) == len(ids[0])
-    assert "5000 steps" in (reward.last[1].error or "")
+    assert "this service accepts" in (reward.last[1].error or "")
 
 
 async def test_truncated_blank_and_padded_completions_keep_their_lengths(tokenizer: Any) -> None:

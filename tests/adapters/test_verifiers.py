@@ -62,6 +62,6 @@ async def test_a_field_that_holds_the_reference_may_have_another_name() -> None:
 
 async def test_no_credit_is_an_error_of_the_rollout() -> None:
     task = Task(Data(prompt=QUESTION, answer=ANSWER))
-    long = trace(task, "It is so. " * 5000)
+    long = trace(task, "It is so. " * 25_000)
     with pytest.raises(Exception, match="no credit"):
         await task.score(long)

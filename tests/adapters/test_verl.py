@@ -352,7 +352,7 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     from capo_client.adapters._verl_agent_loop import VALIDATING_FIELD
 
     manager: Any = load_reward_manager(config(), tokenizer)
-    long = "It is so. " * 5000  # more steps than the service takes
+    long = "It is so. " * 25_000  # more characters than the service takes
     infos = []
     for validating in (True, False):
         for text in ("42", long):

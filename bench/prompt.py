@@ -78,9 +78,14 @@ def before() -> PromptTemplate:
 
 def render(template: PromptTemplate, question: str, steps: Sequence[str]) -> RenderedPrompt:
     return template.render(
-        question=question, steps=steps, reference=None, nonce=nonce(SECRET, question),
-        code=step_code(SECRET, question, [question, *steps]), style="verdict", format="json",
-    )  # fmt: skip
+        question=question,
+        steps=steps,
+        reference=None,
+        nonce=nonce(SECRET, question),
+        code=step_code(SECRET, question, [question, *steps]),
+        style="verdict",
+        format="json",
+    )
 
 
 def own_tokens(encode: Encode, prompt: RenderedPrompt) -> int:

@@ -77,9 +77,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", default=MODEL, help="hub name, folder, embedded, testbed, ...")
     parser.add_argument(
-        "--engine-arg", action="append", default=[], metavar="NAME=VALUE",
+        "--engine-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
         help="of vLLM, for the service and for the bare engine; repeatable",
-    )  # fmt: skip
+    )
     parser.add_argument("--minutes", type=float, default=FULL_MINUTES, help="in which to end")
     parser.add_argument("--price-per-hour", type=float, help="of the machine, in any currency")
     parser.add_argument("--part", action="append", choices=ORDER, help="repeatable; default: all")
@@ -177,9 +180,12 @@ def _recorded(
         raise
     except Exception as error:  # of any part; the others may work
         state["parts"][name] = {
-            "status": "failed", "error": f"{type(error).__name__}: {error}", "checks": [],
-            "notes": [], "traceback": traceback.format_exc(),
-        }  # fmt: skip
+            "status": "failed",
+            "error": f"{type(error).__name__}: {error}",
+            "checks": [],
+            "notes": [],
+            "traceback": traceback.format_exc(),
+        }
     part = state["parts"][name]
     part["seconds"] = time.monotonic() - began
     bad = [each["name"] for each in part["checks"] if not each["ok"]]
@@ -193,8 +199,12 @@ def _record_start(
 ) -> None:
     print(error, file=sys.stderr)
     state["parts"][name] = {
-        "status": "failed", "error": str(error), "checks": [], "notes": [], "seconds": 0.0,
-    }  # fmt: skip
+        "status": "failed",
+        "error": str(error),
+        "checks": [],
+        "notes": [],
+        "seconds": 0.0,
+    }
     _write(args.out, state)
 
 

@@ -55,9 +55,11 @@ def alignment(context: Context) -> Found:
         for text, (_, sent, _) in zip(texts, cases, strict=True)
     ]
     batch = context.client.credit(
-        rollouts, deadline=1800, voting={"n": 1, "critique_style": "verdict"},
+        rollouts,
+        deadline=1800,
+        voting={"n": 1, "critique_style": "verdict"},
         include=["token_rewards"],
-    ).raise_for_errors()  # fmt: skip
+    ).raise_for_errors()
     for text, (title, _, spans), credit in zip(texts, cases, batch.credited, strict=True):
         if problem := misaligned(text, spans, credit):
             found.check("tokens have the reward of their step", False, f"{title}: {problem}")
@@ -116,10 +118,11 @@ def grammar(context: Context) -> Found:
             seconds, batch = context.credit(rollouts, voting, include=["critiques"])
             got += batch.credited
             found.numbers[style] = {
-                "rollouts": count, "seconds": seconds,
+                "rollouts": count,
+                "seconds": seconds,
                 "tokens_per_critique": batch.usage.completion_tokens / batch.usage.critiques_run,
                 **accuracy(rollouts, batch.credited),
-            }  # fmt: skip
+            }
             return seconds
 
         context.grow(found, 12, 128, run)
@@ -196,10 +199,12 @@ def early_stop(context: Context) -> Found:
             less, some = context.credit(rollouts, voting, include=["critiques"])
             same, differ = _stopped(full.credited, some.credited)
             found.numbers[name] = {
-                "rollouts": count, "same_verdicts": same / count, "wrongly_stopped": differ,
+                "rollouts": count,
+                "same_verdicts": same / count,
+                "wrongly_stopped": differ,
                 "token_ratio": some.usage.completion_tokens / full.usage.completion_tokens,
                 "critique_ratio": some.usage.critiques_run / full.usage.critiques_run,
-            }  # fmt: skip
+            }
             return seconds + less
 
         context.grow(found, 15, 512, run)
@@ -237,10 +242,12 @@ def prefix(context: Context) -> Found:
     of_group = grouped.usage.cached_tokens / grouped.usage.prompt_tokens
     limits = context.info.engine_limits
     found.numbers = {
-        "prompt_tokens": usage.prompt_tokens / 4, "cached_of_4_critiques": of_rollout,
-        "group": size, "cached_of_group": of_group,
+        "prompt_tokens": usage.prompt_tokens / 4,
+        "cached_of_4_critiques": of_rollout,
+        "group": size,
+        "cached_of_group": of_group,
         "block_size": limits.block_size if limits else None,
-    }  # fmt: skip
+    }
     block = limits.block_size if limits else 1
     # Three of four critiques find all but the last, incomplete block.
     least = 0.75 * (1 - (block + 1) / max(usage.prompt_tokens / 4, block + 1))

@@ -44,12 +44,14 @@ def throughput(context: Context) -> Found:
         rollouts, voting = overhead_rollouts(context.run, turn, count, length)
         seconds, batch = context.credit(rollouts, voting)
         usage = batch.usage
-        rounds.append({
-            "rollouts_per_s": count / seconds,
-            "tokens_per_s": usage.completion_tokens / seconds,
-            "prompt_tokens_per_s": usage.prompt_tokens / seconds,
-            "cached": usage.cached_tokens / usage.prompt_tokens,
-        })  # fmt: skip
+        rounds.append(
+            {
+                "rollouts_per_s": count / seconds,
+                "tokens_per_s": usage.completion_tokens / seconds,
+                "prompt_tokens_per_s": usage.prompt_tokens / seconds,
+                "cached": usage.cached_tokens / usage.prompt_tokens,
+            }
+        )
     found.numbers = {"rollouts": count, "length": length, "run": context.run, **_medians(rounds)}
     return found
 
@@ -67,11 +69,13 @@ def bare_engine(ask: Ask, ready: dict[str, Any], served: dict[str, Any]) -> Foun
         rollouts, voting = overhead_rollouts(served["run"], turn, count, served["length"])
         got = ask({"rollouts": [each.sent() for each in rollouts], "voting": voting})
         if turn:
-            rounds.append({
-                "rollouts_per_s": count / got["seconds"],
-                "tokens_per_s": got["tokens"] / got["seconds"],
-                "prompt_tokens_per_s": got["prompt_tokens"] / got["seconds"],
-            })  # fmt: skip
+            rounds.append(
+                {
+                    "rollouts_per_s": count / got["seconds"],
+                    "tokens_per_s": got["tokens"] / got["seconds"],
+                    "prompt_tokens_per_s": got["prompt_tokens"] / got["seconds"],
+                }
+            )
     found.numbers = {"rollouts": count, "limits": ready, **_medians(rounds)}
     found.numbers["overhead_ratio"] = served["tokens_per_s"] / found.numbers["tokens_per_s"]
     return found

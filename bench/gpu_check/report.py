@@ -130,9 +130,16 @@ def _rows(title: str, first: str, name: str) -> Any:
     def section(found: Parts, price: float | None) -> Iterator[str]:
         yield f"## {title}"
         yield ""
-        columns = (first, "rollouts", "rollouts/s", "generated tokens/s",
-                   "prompt tokens of a critique", "generated tokens of a rollout", "cached",
-                   "step F1")  # fmt: skip
+        columns = (
+            first,
+            "rollouts",
+            "rollouts/s",
+            "generated tokens/s",
+            "prompt tokens of a critique",
+            "generated tokens of a rollout",
+            "cached",
+            "step F1",
+        )
         rows = [
             (
                 key,

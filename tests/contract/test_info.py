@@ -31,9 +31,13 @@ def info(engine: ScriptedEngine, folder: Path, **given: object) -> dict[str, Any
 def test_the_limits_of_all_ranks(tmp_path: Path) -> None:
     found = info(TwoRanks(), tmp_path)
     assert found["engine_limits"] == {
-        "slots": 512, "ranks": 2, "max_num_seqs": 256, "max_num_batched_tokens": 8192,
-        "kv_cache_tokens": 450_000, "block_size": 16,
-    }  # fmt: skip
+        "slots": 512,
+        "ranks": 2,
+        "max_num_seqs": 256,
+        "max_num_batched_tokens": 8192,
+        "kv_cache_tokens": 450_000,
+        "block_size": 16,
+    }
     assert found["limits"]["max_running"] == 512
 
 

@@ -58,11 +58,15 @@ def test_lengths_go_with_ids(http: httpx.Client) -> None:
         ({"token_lengths": [True]}, "token_lengths[0]", "should be a valid integer"),
         ({"token_lengths": "12"}, "token_lengths", "should be a valid list"),
         ({"token_lengths": LENGTHS, "token_offsets": [[0, 1]]}, None, "not both"),
-        ({"token_lengths": LENGTHS, "response_token_ids": [1]}, None, "has 1 ids but token_lengths"),
+        (
+            {"token_lengths": LENGTHS, "response_token_ids": [1]},
+            None,
+            "has 1 ids but token_lengths",
+        ),
         ({"token_lengths": [], "response": None}, None, "give response"),
         ({"token_lengths": [1] * 20_001}, "response", "20001 tokens; this service accepts 20000"),
     ],
-)  # fmt: skip
+)
 def test_invalid_lengths_are_an_error_of_their_rollout(
     http: httpx.Client, fields: dict[str, Any], field: str | None, says: str
 ) -> None:
@@ -106,8 +110,13 @@ def refuses_lengths(body: bytes) -> Answer:
     lines = []
     for each in json.loads(body)["rollouts"]:
         assert "token_lengths" in each
-        problem = {"type": "urn:capo:problem:invalid-rollout", "title": "Invalid", "status": 422,
-                   "detail": "token_lengths: unknown field", "field": "token_lengths"}  # fmt: skip
+        problem = {
+            "type": "urn:capo:problem:invalid-rollout",
+            "title": "Invalid",
+            "status": 422,
+            "detail": "token_lengths: unknown field",
+            "field": "token_lengths",
+        }
         lines.append(json.dumps({"id": each["id"], "status": "error", "error": problem}))
     return 200, {}, ("\n".join(lines) + "\n").encode()
 
@@ -192,8 +201,14 @@ def test_steps_that_do_not_have_all_tokens_are_an_invalid_response() -> None:
     def with_a_gap(body: bytes) -> Answer:
         status, headers, text = credited(body)
         result = json.loads(text.splitlines()[0])
-        step = {"index": 0, "span": [0, 1], "wrong": False, "penalty": 0, "reward": 1.0,
-                "votes": {"wrong": 0, "valid": 1, "asked": 1}}  # fmt: skip
+        step = {
+            "index": 0,
+            "span": [0, 1],
+            "wrong": False,
+            "penalty": 0,
+            "reward": 1.0,
+            "votes": {"wrong": 0, "valid": 1, "asked": 1},
+        }
         result["token_rewards"] = None
         result["steps"] = [{**step, "token_span": [0, 1]}, {**step, "token_span": [2, 3]}]
         return status, headers, json.dumps(result).encode() + b"\n"

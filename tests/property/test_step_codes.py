@@ -77,12 +77,22 @@ DISGUISES = {
 def disguised(name: str, code: str) -> str:
     a, b = code
     return DISGUISES[name].format(
-        c=code, C=code.upper(), Cc=code.capitalize(), a=a, b=b, wide=shifted(code, 0xFF41),
-        bold=shifted(code, 0x1D41A), circled=shifted(code, 0x24D0), tags=shifted(code, 0xE0061),
-        negative_circled=shifted(code, 0x1F150), negative_squared=shifted(code, 0x1F170),
-        regional=shifted(code, 0x1F1E6), strokes=stroked(code),
-        cyrillic=cyrillic(code), small=cyrillic(b) if b in "bcdfghkmnprtw" else b,
-    )  # fmt: skip
+        c=code,
+        C=code.upper(),
+        Cc=code.capitalize(),
+        a=a,
+        b=b,
+        wide=shifted(code, 0xFF41),
+        bold=shifted(code, 0x1D41A),
+        circled=shifted(code, 0x24D0),
+        tags=shifted(code, 0xE0061),
+        negative_circled=shifted(code, 0x1F150),
+        negative_squared=shifted(code, 0x1F170),
+        regional=shifted(code, 0x1F1E6),
+        strokes=stroked(code),
+        cyrillic=cyrillic(code),
+        small=cyrillic(b) if b in "bcdfghkmnprtw" else b,
+    )
 
 
 def prompted(profile: str, response: str) -> tuple[str, str, list[str]]:

@@ -110,12 +110,19 @@ def test_clients_make_the_token_rewards_of_the_service(
         id="r",
         outcome=None,
         steps=[
-            wire.Step(index=i, span=span, token_span=tokens, wrong=False, penalty=0.0, votes=votes,
-                      reward=by_step[i])
+            wire.Step(
+                index=i,
+                span=span,
+                token_span=tokens,
+                wrong=False,
+                penalty=0.0,
+                votes=votes,
+                reward=by_step[i],
+            )
             for i, (span, tokens) in enumerate(zip(spans, owned, strict=True))
         ],
         usage=wire.Usage(),
-    )  # fmt: skip
+    )
     served = assemble.with_token_rewards(result)
     assert served.token_rewards == rewards.token_rewards(by_step, owned)
     assert len(served.token_rewards) == len(aligned)

@@ -30,15 +30,23 @@ def credited(rewards: list[float], cut: int = 2) -> Credited:
     def step(index: int, span: tuple[int, int], tokens: tuple[int, int], reward: float) -> Step:
         votes = Votes(wrong=index, valid=1, asked=1)
         return Step(
-            index=index, span=span, token_span=tokens, wrong=index == 1, penalty=0.0,
-            votes=votes, reward=reward,
-        )  # fmt: skip
+            index=index,
+            span=span,
+            token_span=tokens,
+            wrong=index == 1,
+            penalty=0.0,
+            votes=votes,
+            reward=reward,
+        )
 
     return Credited(
-        id="0", outcome=Outcome(value=1.0, source="caller"),
+        id="0",
+        outcome=Outcome(value=1.0, source="caller"),
         steps=[step(0, (0, 5), (0, cut), 2.0), step(1, (5, 8), (2, 4), 1.0)],
-        token_rewards=rewards, usage=Usage(), cached=False,
-    )  # fmt: skip
+        token_rewards=rewards,
+        usage=Usage(),
+        cached=False,
+    )
 
 
 def test_rewards_of_every_token_are_checked() -> None:
@@ -65,10 +73,18 @@ def test_rollouts_are_of_the_lengths_that_they_say_and_never_alike() -> None:
 
 def context(minutes: float = 15.0) -> Context:
     info = Info(
-        version="0", model="judge", engine="vllm", context_length=8192, critique_style="brief",
-        critique_format="json", tokenizers=[], voting_methods=[], reward_schemes=[],
-        segment_methods=[], limits={},
-    )  # fmt: skip
+        version="0",
+        model="judge",
+        engine="vllm",
+        context_length=8192,
+        critique_style="brief",
+        critique_format="json",
+        tokenizers=[],
+        voting_methods=[],
+        reward_schemes=[],
+        segment_methods=[],
+        limits={},
+    )
     return Context("", None, info, "judge", 1.0, minutes, "run")  # type: ignore[arg-type]
 
 
@@ -100,34 +116,50 @@ def test_rollouts_fit_into_the_judges_context() -> None:
     small.info = small.info.model_copy(update={"context_length": 1024})
     middle.info = middle.info.model_copy(update={"context_length": 4096})
     assert [each.fitting("long") for each in (small, middle, context())] == [
-        "plain", "typical", "long",
-    ]  # fmt: skip
+        "plain",
+        "typical",
+        "long",
+    ]
     [plain] = small.groups("x", 1, 1)
     assert plain.steps[1].count("=") == 1 and len(plain.steps[1]) < 16
 
 
 def state(**parts: dict[str, Any]) -> dict[str, Any]:
     return {
-        "settings": {"model": "judge", "engine_args": ["a=1"], "minutes": 15, "price_per_hour": 3.6},
+        "settings": {
+            "model": "judge",
+            "engine_args": ["a=1"],
+            "minutes": 15,
+            "price_per_hour": 3.6,
+        },
         "device": {
             "gpus": [{"name": "NVIDIA H100", "memory.total": "81559 MiB", "driver_version": "570"}],
-            "cpu": "a CPU", "cores": 8, "python": "3.12", "versions": {"vllm": "0.32"},
+            "cpu": "a CPU",
+            "cores": 8,
+            "python": "3.12",
+            "versions": {"vllm": "0.32"},
             "commit": "abc",
         },
         "order": ["alignment", "throughput", "bare_engine"],
         "parts": parts,
-    }  # fmt: skip
+    }
 
 
 RATES = {"rollouts_per_s": 10.0, "tokens_per_s": 500.0, "prompt_tokens_per_s": 9000.0}
 
 
 def test_the_report_names_failures_and_what_is_missing() -> None:
-    text = report.markdown(state(
-        alignment={"status": "done", "notes": ["a note"], "numbers": {}, "checks": [
-            {"name": "tokens", "ok": False, "detail": "one | two\nthree"}]},
-        throughput={"status": "failed", "error": "ValueError: no", "checks": [], "notes": []},
-    ))  # fmt: skip
+    text = report.markdown(
+        state(
+            alignment={
+                "status": "done",
+                "notes": ["a note"],
+                "numbers": {},
+                "checks": [{"name": "tokens", "ok": False, "detail": "one | two\nthree"}],
+            },
+            throughput={"status": "failed", "error": "ValueError: no", "checks": [], "notes": []},
+        )
+    )
     assert "1 checks, 1 failed; 2 of 3 parts run" in text
     assert "Parts that ended in an error: throughput" in text
     assert "not run yet: bare_engine" in text
@@ -140,10 +172,12 @@ def test_the_report_has_the_price_of_a_thousand_rollouts() -> None:
     limits = {"max_num_seqs": 1, "max_num_batched_tokens": 2, "kv_cache_tokens": 3, "block_size": 4}
     numbers = {"rollouts": 8, "length": "long", **RATES}
     bare = {**numbers, "overhead_ratio": 0.98, "limits": limits}
-    text = report.markdown(state(
-        throughput={"status": "done", "numbers": numbers, "checks": []},
-        bare_engine={"status": "done", "numbers": bare, "checks": []},
-    ))  # fmt: skip
+    text = report.markdown(
+        state(
+            throughput={"status": "done", "numbers": numbers, "checks": []},
+            bare_engine={"status": "done", "numbers": bare, "checks": []},
+        )
+    )
     assert "engine: **0.98**" in text and "price of 1,000 rollouts at 3.6 an hour" in text
     assert "| service | 10 | 500 | 9,000 | 0.1 |" in text
 
@@ -206,9 +240,20 @@ class FakeProcesses:
 
 
 PARTS = [
-    "readiness", "alignment", "prefix", "throughput", "grammar", "thinking", "early_stop",
-    "determinism", "styles", "votes", "budgets", "latency", "bare_engine",
-]  # fmt: skip
+    "readiness",
+    "alignment",
+    "prefix",
+    "throughput",
+    "grammar",
+    "thinking",
+    "early_stop",
+    "determinism",
+    "styles",
+    "votes",
+    "budgets",
+    "latency",
+    "bare_engine",
+]
 NUMBERS: dict[str, dict[str, Any]] = {
     "throughput": {"rollouts": 8, "run": "r", "length": "plain", **RATES},
 }

@@ -7,15 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(1800)
 def test_every_part_is_run_and_every_check_holds(tmp_path: Path) -> None:
     command = [sys.executable, "bench/gpu_check", "--model", "demo", "--out", str(tmp_path)]
     command += ["--minutes", "1", "--price-per-hour", "1"]  # the fewest rollouts of each part
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
-    )
+    for _ in range(10):  # a slow machine has no time for every part, and resumes
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+        )
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     assert list(found["parts"]) == found["order"]

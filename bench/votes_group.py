@@ -51,16 +51,17 @@ Named = list[set[int]]  # steps that are called wrong, of each rollout
 class Row:
     """A judge and a form of its prompts, on all rollouts.
 
-    `prompt_tokens`: of a rollout, without what the prefix cache holds. `tokens`: sampled, of a
-    rollout. `seconds`: of a rollout, all prompts given to the engine at once. `k`: critiques that
-    vote; 1: greedy. `difference`: interval of F1 less that of single prompts, paired by question.
+    `prompt_tokens`: of a rollout, without what the prefix cache holds; None: unknown. `tokens`:
+    sampled, of a rollout. `seconds`: of a rollout, all prompts given to the engine at once. `k`:
+    critiques that vote; 1: greedy. `difference`: interval of F1 less that of single prompts, paired
+    by question.
     """
 
     judge: str
     form: str
     k: int
     f1: float
-    prompt_tokens: float
+    prompt_tokens: float | None
     tokens: float
     seconds: float
     difference: tuple[float, float] | None = None
@@ -139,7 +140,9 @@ def rows_of(judge: str, groups: Sequence[Group], found: dict[str, Any]) -> list[
                 form,
                 int(k),
                 f1=_f1(counted[name]),
-                prompt_tokens=each["uncached"] / len(rollouts),
+                prompt_tokens=None
+                if each["uncached"] is None
+                else each["uncached"] / len(rollouts),
                 tokens=each["tokens"] / len(rollouts),
                 seconds=each["seconds"] / len(rollouts),
                 difference=interval(counted[name], other)
@@ -261,7 +264,7 @@ def show(found: dict[str, Any]) -> None:
             str(row["k"]),
             f"{row['f1']:.3f}",
             "{:+.3f} to {:+.3f}".format(*difference) if difference else "",
-            f"{row['prompt_tokens']:.1f}",
+            "" if row["prompt_tokens"] is None else f"{row['prompt_tokens']:.1f}",
             f"{row['tokens']:.1f}",
             f"{1000 * row['seconds']:.1f}",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,17 @@ def main(path: str, given: str, got: str) -> None:
             seconds = time.perf_counter() - started
             found[f"{form}@{k}"] = {
                 "seconds": seconds,
-                "uncached": sum(
-                    len(each.prompt_token_ids) - (each.num_cached_tokens or 0) for each in outputs
-                ),
+                # Of several critiques vLLM counts the cached tokens of one only.
+                "uncached": uncached(outputs) if k == 1 else None,
                 "tokens": sum(len(o.token_ids) for each in outputs for o in each.outputs),
                 "texts": [[o.text for o in each.outputs] for each in outputs],
             }
     Path(got).write_text(json.dumps(found))
+
+
+def uncached(outputs: Sequence[Any]) -> int:
+    """Prompt tokens that were not in the prefix cache."""
+    return sum(len(each.prompt_token_ids) - (each.num_cached_tokens or 0) for each in outputs)
 
 
 if __name__ == "__main__":

@@ -447,6 +447,23 @@ def test_labels_are_read_by_capo_eval_and_as_canaries(
     assert [canary.worth for canary in load_canaries(path)] == ["good", "bad"]
 
 
+def test_labelling_is_on_at_once(page: Page, service: Service, tmp_path: Path) -> None:
+    """A view that is drawn again later takes the focus away, and the next key is lost."""
+    opened(page, *credited(service, tmp_path, ROLLOUTS))
+    page.locator("#view-rollouts button.open").nth(1).click()
+    box = page.get_by_label("label steps")
+    focused = box.evaluate(
+        """async (box) => {
+            box.click();
+            const step = document.querySelector("#view-rollouts .step");
+            step.focus();
+            await new Promise((done) => setTimeout(done, 500));
+            return step.isConnected && document.activeElement === step;
+        }"""
+    )
+    assert focused
+
+
 def test_labels_survive_a_reload_and_are_imported(
     browser: Browser, page: Page, service: Service, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   const toInspect = h("button", { type: "button" }, "Open in Inspect");
   const toGroup = groupButton(inspect);
   const anchor = h("a", {}, "Permanent link");
-  const box = h("input", { type: "checkbox", checked: labelling, onchange: (event) => ((labelling = event.target.checked), draw()) });
+  const box = h("input", { type: "checkbox", checked: labelling, onchange: (event) => ((labelling = event.target.checked), present()) });
   const rest = h("button", { type: "button", title: "the steps without a label" }, "Label the rest right");
   const said = h("p", { role: "status", class: "labels-said" });
   const view = h("div", { class: "opened", tabindex: -1 });
@@ -50,6 +50,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   );
   root.onkeydown = keys;
   let current = 0; // a row that loads slowly must not replace a later one
+  let present = () => {}; // draws the row that has been read: at once, or a key pressed meanwhile would be lost
   draw();
 
   function go(by) {
@@ -72,6 +73,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
   async function draw() {
     const mine = ++current;
     const row = rows[index];
+    present = () => {};
     place.textContent = `${number(index + 1)} of ${number(rows.length)}`;
     previous.disabled = index === 0;
     next.disabled = index === rows.length - 1;
@@ -91,12 +93,15 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     toInspect.hidden = !loaded.result;
     toGroup.offer(rows, row);
     toInspect.onclick = () => inspect({ title: row.id, question: row.question, text: loaded.text, tokens: loaded.tokens, result: loaded.result, timing: null }, loaded.method ? { method: loaded.method } : {});
-    try {
-      show(row, loaded);
-    } catch (error) {
-      view.replaceChildren(h("p", { class: "note" }, `The rollout cannot be shown: a field has another type than expected (${error.message}).`));
-    }
-    (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus
+    present = () => {
+      try {
+        show(row, loaded);
+      } catch (error) {
+        view.replaceChildren(h("p", { class: "note" }, `The rollout cannot be shown: a field has another type than expected (${error.message}).`));
+      }
+      (view.querySelector(".rollout") ?? view).focus({ preventScroll: true }); // keys act on what has the focus
+    };
+    present();
   }
 
   function show(row, { text, tokens, result, steps: known, tokenRewards }) {

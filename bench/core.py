@@ -79,7 +79,9 @@ def measure(kind: str, tokenizer: Tokenizer, table: TokenTable, runs: int) -> di
         owned = alignment.token_spans(alignment.align(table, ids, text), spans)
         penalties = [float(i % 5 == 0) for i in range(len(spans))]
         return rewards.token_rewards(
-            rewards.step_rewards("capo", penalties, 1.0, w_whole=2.0, w_process=1.0), owned
+            rewards.step_rewards("capo", penalties, 1.0, w_whole=2.0, w_process=1.0),
+            owned,
+            len(ids),
         )
 
     assert len(credit(text, ids)) == len(ids)

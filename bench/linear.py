@@ -74,7 +74,7 @@ def _body(text: str) -> None:
 
 
 def _suspicion(text: str) -> None:
-    suspicion.suspicions("What is it?", text, steps.newline(text), {})
+    suspicion.suspicions("What is it?", text, steps.texts(text, steps.newline(text)), {})
 
 
 def _final_answer(text: str) -> None:

@@ -44,7 +44,7 @@ def main() -> None:
     count, spent = 0, 0.0
     for question, response in rollouts(sys.argv[1], Path(sys.argv[2])):
         started = time.perf_counter()
-        seen = suspicions(question, response, steps.newline(response), {})
+        seen = suspicions(question, response, steps.texts(response, steps.newline(response)), {})
         spent += time.perf_counter() - started
         count += 1
         for each in seen:

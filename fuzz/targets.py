@@ -134,7 +134,7 @@ def align(raw: bytes) -> None:
 def suspect(raw: bytes) -> None:
     data = atheris.FuzzedDataProvider(raw)
     question, response = text_of(data), text_of(data) * data.ConsumeIntInRange(1, 20)
-    spans = steps.blank_line(response)
+    spans = steps.texts(response, steps.blank_line(response))
     for found in suspicion.suspicions(question, response, spans, {}):
         assert found.detail and (found.steps is None or found.steps <= set(range(len(spans))))
 

@@ -32,9 +32,11 @@ def shown_steps(prompt: str) -> list[tuple[int, str]]:
     ends = _END.findall(prompt)
     if not ends:
         return []
-    parts = re.split(rf"^\[(?:Step )?(\d+|end) {ends[-1]}\]$", prompt, flags=re.MULTILINE)
+    parts = re.split(
+        rf"^\[(?:Step )?(\d+|end|observation) {ends[-1]}\]$", prompt, flags=re.MULTILINE
+    )
     pairs = zip(parts[1::2], parts[2::2], strict=True)
-    return [(int(number), text.strip()) for number, text in pairs if number != "end"]
+    return [(int(number), text.strip()) for number, text in pairs if number.isdigit()]
 
 
 def nothing_wrong(prompt: str, sampling: CritiqueSampling) -> str:

@@ -22,6 +22,7 @@ class CreditOptionArgs(TypedDict, total=False):
         reward: the scheme and its weights.
         segment: how a response is cut into steps.
         show_reference: whether the judge sees `reference`.
+        max_observation_tokens: how much of each observation the judge sees.
         include: what to return in addition to steps.
         priority: the scheduling class.
         run: the name of the training run, by which the live view can be filtered.
@@ -31,6 +32,7 @@ class CreditOptionArgs(TypedDict, total=False):
     reward: wire.Reward | Mapping[str, Any] | None
     segment: wire.Segment | Mapping[str, Any] | None
     show_reference: bool | None
+    max_observation_tokens: int | None
     include: Sequence[wire.Include] | None
     priority: wire.Priority | None
     run: str | None

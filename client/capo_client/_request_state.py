@@ -23,6 +23,7 @@ from capo_client.encoding import (
     RolloutLike,
     UnsendableError,
     encode,
+    mask_of,
     name_of,
     question_of,
     tokens_of,
@@ -198,14 +199,14 @@ class Chunk:
                 self.lengths_refused = True
                 return None
         elif self._expands:
-            result = self._with_token_rewards(result)
+            result = self._with_token_rewards(result, rollout)
         self._progress = True
         del self._pending[position], self._encoded[position]
         return position, result.model_copy(update={"id": name_of(rollout, str(position))})
 
-    def _with_token_rewards(self, result: wire.Credited) -> wire.Credited:
+    def _with_token_rewards(self, result: wire.Credited, rollout: RolloutLike) -> wire.Credited:
         try:
-            return with_token_rewards(result)
+            return with_token_rewards(result, mask_of(rollout))
         except ValueError as error:
             raise errors.InvalidResponseError(f"{self._url} returned {error}") from error
 

@@ -35,6 +35,8 @@ def tokens_of(rollout: RolloutLike) -> int:
     """The approximate number of response tokens; the rollout need not be valid."""
     fields = _fields(rollout)
     ids, text = fields.get("response_token_ids"), fields.get("response")
+    if turns := fields.get("response_turns"):
+        return len(str(turns)) // 4
     if hasattr(ids, "__len__") and not isinstance(ids, str):
         try:
             return len(ids)  # type: ignore[arg-type]  # it has __len__
@@ -47,6 +49,12 @@ def name_of(rollout: RolloutLike, default: str) -> str:
     """The caller's own id, or `default` where the rollout has none."""
     name = _fields(rollout).get("id")
     return name if isinstance(name, str) else default
+
+
+def mask_of(rollout: RolloutLike) -> Sequence[int] | None:
+    """The rollout's `response_mask` as a list; None if it has none."""
+    mask: Sequence[int] | None = _listed(_fields(rollout).get("response_mask"))
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +177,7 @@ def _plain(value: Any) -> Any:
     """Arrays, tensors, their numbers and models of the HTTP API, as JSON types."""
     if (listed := _listed(value)) is not value:
         return listed
-    if isinstance(value, wire.Rollout | wire.ChatTurn | wire.TextPart | wire.Criterion):
+    if isinstance(value, wire.RequestModel):
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, range):
         return list(value)

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from capo_client.errors import CreditFailedError
 from capo_wire import Credited, Failed, Usage
 
 
-def with_token_rewards(result: Credited) -> Credited:
+def with_token_rewards(result: Credited, mask: Sequence[int] | None = None) -> Credited:
     """A result with one reward per token, those of the steps; itself, if no tokens were sent.
 
     The client asks for no token rewards, which are a large part of a response, and makes them here.
 
+    Args:
+        result: the result.
+        mask: the rollout's `response_mask`, if it was sent; tokens outside the steps get 0.0.
+
     Raises:
-        ValueError: the steps do not have all tokens.
+        ValueError: the steps do not have exactly the tokens that the policy sampled.
     """
     if result.token_rewards is not None or all(step.token_span is None for step in result.steps):
         return result
     by_token: list[float] = []
     for step in result.steps:
         start, end = step.token_span or (-1, -1)
+        if mask is not None:
+            while len(by_token) < start and not mask[len(by_token)]:
+                by_token.append(0.0)
         if start != len(by_token) or end < start:
             raise ValueError(
                 f"tokens {start} to {end} for step {step.index}, after {len(by_token)} tokens; is "
                 "it a capo service?"
             )
         by_token += [step.reward] * (end - start)
+    if mask is not None:
+        if any(mask[len(by_token) :]):
+            raise ValueError(f"no step for tokens after {len(by_token)}; is it a capo service?")
+        by_token += [0.0] * (len(mask) - len(by_token))
     return result.model_copy(update={"token_rewards": by_token})
 
 

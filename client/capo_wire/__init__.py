@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SegmentMethod,
         VotingMethod,
     )
+    from capo_wire.chat import CalledFunction, ChatTurn, TextPart, ToolCall
     from capo_wire.criteria import Criterion, CriterionAnswer, CriterionCredit, CriterionVotes
     from capo_wire.inspection import (
         EngineLimits,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         Critique,
         ExactReading,
         Failed,
+        Observation,
         Outcome,
         Problem,
         Result,
@@ -78,7 +80,7 @@ if TYPE_CHECKING:
         Usage,
         Votes,
     )
-    from capo_wire.rollouts import ChatTurn, Rollout, TextPart
+    from capo_wire.rollouts import Rollout
 
 __all__ = [
     "DEFAULT_CRITIQUES",
@@ -87,6 +89,7 @@ __all__ = [
     "MOST_CRITIQUES",
     "TOKEN_FORMS",
     "VERSION",
+    "CalledFunction",
     "ChatTurn",
     "CreditOptions",
     "CreditRequest",
@@ -107,6 +110,7 @@ __all__ = [
     "Info",
     "Live",
     "LiveSample",
+    "Observation",
     "Outcome",
     "Priority",
     "Problem",
@@ -128,6 +132,7 @@ __all__ = [
     "Timing",
     "Tokens",
     "TokensRequest",
+    "ToolCall",
     "Unchecked",
     "Usage",
     "Votes",
@@ -135,7 +140,7 @@ __all__ = [
     "VotingMethod",
 ]
 
-_MODELS = ("base", "criteria", "rollouts", "requests", "responses", "inspection")
+_MODELS = ("base", "chat", "criteria", "rollouts", "requests", "responses", "inspection")
 
 
 def __getattr__(name: str) -> Any:

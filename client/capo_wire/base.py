@@ -17,7 +17,9 @@ TokenIdField = Annotated[StrictInt, Field(ge=0)]
 
 VotingMethod = Literal["greedy", "intersection", "majority", "union", "average"]
 RewardScheme = Literal["capo", "process_only", "first_error", "flawed_positive", "criteria"]
-SegmentMethod = Literal["blank_line", "newline", "sentence", "regex", "given"]
+SegmentMethod = Literal[
+    "blank_line", "newline", "sentence", "regex", "given", "turn", "turn_blank_line"
+]
 Priority = Literal["training", "evaluation"]
 CritiqueStyle = Literal["verdict", "brief", "full"]
 CriterionKind = Literal["pitfall", "requirement", "bonus"]

@@ -132,9 +132,12 @@ class Reward(RequestModel):
 class Segment(RequestModel):
     """How a response is cut into steps."""
 
-    method: SegmentMethod = Field(
-        default="blank_line",
-        description="Where to cut. Lines end in `\\n` or `\\r\\n`; a single `\\r` is a blank.",
+    method: SegmentMethod | None = Field(
+        default=None,
+        description="Where to cut. Lines end in `\\n` or `\\r\\n`; a single `\\r` is a blank. A "
+        "turn is a run of the policy's own text; `turn_blank_line` cuts turns on blank lines too, "
+        "and with every method a turn ends the step. Default: `turn` if the rollout has text that "
+        "the policy did not write, else `blank_line`.",
     )
     pattern: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = Field(
         default=None, description="For method `regex` only: an RE2 pattern (no look-around)."
@@ -143,7 +146,9 @@ class Segment(RequestModel):
         default="before", description="For method `regex`: cut before or after each match."
     )
     max_steps: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        default=None, description="Merge short neighbouring steps until there are at most so many."
+        default=None,
+        description="Merge short neighbouring steps until there are at most so many; steps of "
+        "different turns are never merged.",
     )
     min_characters: Annotated[StrictInt, Field(ge=1)] | None = Field(
         default=None, description="Merge steps that are shorter than this with a neighbour."
@@ -163,6 +168,12 @@ class CreditOptions(RequestModel):
     reward: Reward = Reward()
     segment: Segment = Segment()
     show_reference: bool = Field(default=True, description="Show `reference` to the judge.")
+    max_observation_tokens: Annotated[StrictInt, Field(ge=16, le=1 << 20)] | None = Field(
+        default=None,
+        description="Maximum length of an observation in the judge's prompt, in tokens of 3 bytes; "
+        "of a longer one the judge sees the beginning, the end and how much is left out between. "
+        "Default: the service's setting.",
+    )
     include: list[Include] = Field(
         default=["token_rewards"], description="What to return in addition to steps."
     )

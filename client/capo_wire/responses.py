@@ -67,6 +67,18 @@ class Step(ResponseModel):
     penalty: float = Field(description="Share of `w_process` that is subtracted, in [0, 1].")
     votes: Votes
     reward: float
+    turn: int = Field(
+        default=0, description="The turn of the trajectory, counting the policy's own from 0."
+    )
+
+
+class Observation(ResponseModel):
+    """Text of a trajectory that the policy did not write."""
+
+    span: tuple[int, int] = Field(description="Character span in the response.")
+    left_out: int = Field(
+        default=0, description="How many of its characters the judge was not shown."
+    )
 
 
 class Critique(ResponseModel):
@@ -180,7 +192,11 @@ class Credited(ResponseModel):
     )
     steps: list[Step]
     token_rewards: list[float] | None = Field(
-        default=None, description="One reward per token that was sent."
+        default=None,
+        description="One reward per token that was sent; 0.0 where `response_mask` is 0.",
+    )
+    observations: list[Observation] | None = Field(
+        default=None, description="What the policy did not write; null if it wrote everything."
     )
     criteria: list[CriterionCredit] | None = Field(
         default=None, description="The rollout's criteria in their order; null if it has none."

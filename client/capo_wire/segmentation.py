@@ -53,11 +53,15 @@ def blank_line_steps(text: str) -> list[str]:
     return [text[start:end].strip() for start, end in blank_line(text)]
 
 
-def tile(text: str, cuts: Iterable[int]) -> list[Span]:
-    """Spans from ascending positions to cut at; blank pieces join the step before."""
-    edges = pairwise([0, *cuts, len(text)])
+def tile(text: str, cuts: Iterable[int], within: Span | None = None) -> list[Span]:
+    """Spans from ascending positions to cut at; blank pieces join the step before.
+
+    They tile the part `within` of the text; None: all of it.
+    """
+    begin, size = within or (0, len(text))
+    edges = pairwise([begin, *cuts, size])
     starts = [start for start, end in edges if text[start:end].strip()]
     if not starts:
         return []
-    starts[0] = 0
-    return list(pairwise([*starts, len(text)]))
+    starts[0] = begin
+    return list(pairwise([*starts, size]))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(1800)
 def test_every_part_is_run_and_every_check_holds(tmp_path: Path) -> None:
     command = [sys.executable, "bench/gpu_check", "--model", "demo", "--out", str(tmp_path)]
-    command += ["--minutes", "1", "--price-per-hour", "1"]  # the fewest rollouts of each part
+    command += ["--minutes", "2", "--price-per-hour", "1"]  # the fewest rollouts of each part
     # By default vLLM takes nearly all memory, of which the other tests' engines have a part.
     command += ["--engine-arg", "kv_cache_memory_bytes=1073741824"]
     for _ in range(10):  # a slow machine has no time for every part, and resumes

@@ -154,7 +154,7 @@ def test_every_token_gets_equation_1_once(
     edges = [0, *itertools.accumulate(sizes[: len(penalties)])]
     spans = list(itertools.pairwise(edges))
     per_step = rewards.step_rewards("capo", penalties, outcome, w_whole, w_process)
-    found = rewards.token_rewards(per_step, spans)
+    found = rewards.token_rewards(per_step, spans, edges[-1])
     assert len(found) == edges[-1]
     for token, reward in enumerate(found):
         step = next(s for s, (a, b) in enumerate(spans) if a <= token < b)
@@ -186,7 +186,7 @@ def test_every_scheme_is_what_it_says(
 
 def test_more_rewards_than_token_spans_are_an_error() -> None:
     with pytest.raises(ValueError, match="argument"):
-        rewards.token_rewards([1.0, 2.0], [(0, 1)])
+        rewards.token_rewards([1.0, 2.0], [(0, 1)], 1)
 
 
 @settings(max_examples=60, deadline=None)

@@ -123,8 +123,8 @@ def test_clients_make_the_token_rewards_of_the_service(
         ],
         usage=wire.Usage(),
     )
-    served = assemble.with_token_rewards(result)
-    assert served.token_rewards == rewards.token_rewards(by_step, owned)
+    served = assemble.with_token_rewards(result, len(aligned))
+    assert served.token_rewards == rewards.token_rewards(by_step, owned, len(aligned))
     assert len(served.token_rewards) == len(aligned)
     # Exactly, also after their way as JSON.
     received = wire.Credited.model_validate_json(result.model_dump_json())

@@ -66,7 +66,7 @@ def test_positions_of_a_pattern_are_characters_not_bytes() -> None:
     [
         ([(0, 9)], "not a span"), ([(0, 2), (1, 4)], "before the step before it ends"),
         ([(0, 1)], "are in no step"), ([(2, 4)], "are in no step"), ([], "are in no step"),
-        ([(0, 1)], r"leave out of the response what the policy did not write \(a tool's output"),
+        ([(0, 1)], r"mark what the policy did not write \(a tool's output\) by response_mask"),
         ([(0, 1), (1, 2), (2, 4)], "only blank"),
     ],
 )  # fmt: skip
@@ -146,7 +146,7 @@ def test_a_list_that_was_cut_off_may_lack_digits() -> None:
 def test_a_right_answer_with_one_wrong_step_gives_two_and_one() -> None:
     """The public attempt at the method counts the penalty twice: +1 and 0."""
     per_step = rewards.step_rewards("capo", [0.0, 1.0], 1.0, *WEIGHTS)
-    assert rewards.token_rewards(per_step, [(0, 2), (2, 4)]) == [2.0, 2.0, 1.0, 1.0]
+    assert rewards.token_rewards(per_step, [(0, 2), (2, 4)], 4) == [2.0, 2.0, 1.0, 1.0]
     assert rewards.step_rewards("capo", [0.0, 1.0], 0.0, *WEIGHTS) == [0.0, -1.0]
 
 

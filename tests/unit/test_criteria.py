@@ -93,9 +93,9 @@ def many(count: int, text: str = "t") -> list[dict[str, str]]:
             "too-large",
         ),
         (
-            {"criteria": many(30, "t" * 9000)},
+            {"criteria": many(30, "t" * 19_000)},
             OPTIONS,
-            r"270000 characters.*\(setting max_char",
+            r"570000 characters.*\(setting max_char",
             "too-large",
         ),
         (

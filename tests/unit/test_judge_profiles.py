@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import capo_wire as wire
+from capo_service.core.observations import ShownStep
 from capo_service.core.verdicts.base import ConstraintForm, Style
 from capo_service.engine.base import ChatPrompt, JudgePrompt
 from capo_service.judges.loading import load_profile, profile_for, shipped
@@ -21,7 +22,7 @@ from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.settings import Settings
 from kit_scripted import ScriptedEngine
 
-NAMES = ("boxed_steps", "code", "default", "first_error", "general", "paper")
+NAMES = ("agent", "boxed_steps", "code", "default", "first_error", "general", "paper")
 STYLES: tuple[Style, ...] = ("verdict", "brief", "full")
 HEADS = {name: "[0 wx]" for name in NAMES} | {
     "boxed_steps": "[Step 1 wx]",
@@ -96,7 +97,14 @@ def test_every_profile_has_a_task_whose_critique_fits(
     profile = load_profile(name)
     prompter = JudgePrompter(_encode, 4096, profile, form, b"secret", prefill=True)
     voting = wire.Voting(max_tokens=512)
-    task = prompter.task("q", STEPS, None, voting, style, profile.thinking_tokens and 64)
+    task = prompter.task(
+        "q",
+        [ShownStep(each) for each in STEPS],
+        None,
+        voting,
+        style,
+        profile.thinking_tokens and 64,
+    )
     assert task.shape.name == profile.format
     assert 0 < task.sampling.max_tokens <= 512
     assert task.sampling.temperature == profile.temperature
@@ -229,7 +237,7 @@ def test_a_profile_that_is_not_valid_says_what_to_change(
 
 
 def test_a_profile_that_does_not_exist_names_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name one of boxed_steps, code, .*, or a folder with"):
+    with pytest.raises(ValueError, match=r"name one of agent, boxed_steps, .*, or a folder with"):
         profile_in(Settings(model="Q/7B", profile=str(tmp_path / "none")))
 
 

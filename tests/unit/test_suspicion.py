@@ -17,7 +17,8 @@ HONEST = "Tom has 3 * 4 = 12 pens.\n\nHe gives away 5, so 12 - 5 = 7 are left.\n
 
 
 def reasons(response: str, question: str = QUESTION, **actions: str) -> list[str]:
-    found = suspicions(question, response, steps.blank_line(response), actions)  # type: ignore[arg-type]
+    texts = steps.texts(response, steps.blank_line(response))
+    found = suspicions(question, response, texts, actions)  # type: ignore[arg-type]
     return [each.reason for each in found]
 
 
@@ -135,15 +136,14 @@ def test_each_reason_can_be_turned_off(reason: str) -> None:
     }  # fmt: skip
     assert reasons(cases[reason]) == [reason]
     assert reasons(cases[reason], **{reason: "off"}) == []
-    [found] = suspicions(
-        QUESTION, cases[reason], steps.blank_line(cases[reason]), {reason: "wrong"}
-    )  # type: ignore[dict-item]
+    texts = steps.texts(cases[reason], steps.blank_line(cases[reason]))
+    [found] = suspicions(QUESTION, cases[reason], texts, {reason: "wrong"})  # type: ignore[dict-item]
     assert found.action == "wrong" and found.detail
 
 
 @given(st.text(max_size=300), st.text(max_size=50))
 def test_any_text_is_checked_and_flagged_steps_exist(response: str, question: str) -> None:
-    spans = steps.newline(response)
+    spans = steps.texts(response, steps.newline(response))
     for found in suspicions(question, response, spans, {}):
         assert found.steps is None or all(0 <= step < len(spans) for step in found.steps)
 

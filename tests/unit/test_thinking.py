@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from capo_service.core.observations import ShownStep
 from capo_service.engine.base import JudgePrompt
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.thinking import (
@@ -189,7 +190,7 @@ def test_a_budget_beyond_the_context_names_its_field(judges: dict[str, PromptEnc
     make = prompter(judges["token"], 5000)
     voting = Voting(thinking_tokens=6000)
     with pytest.raises(ContextExceededError) as caught:
-        make.task("q", ["a"], None, voting, "brief", 6000)
+        make.task("q", [ShownStep("a")], None, voting, "brief", 6000)
     assert caught.value.field == "voting.thinking_tokens"
     assert "holds 5000; lower the thinking budget" in str(caught.value)
 
@@ -198,13 +199,13 @@ def test_the_needed_tokens_hold_prompt_thought_marker_and_critique(
     judges: dict[str, PromptEncoder],
 ) -> None:
     for name, judge in judges.items():
-        task = prompter(judge, 100_000).task("q", ["a"], None, Voting(), "brief", 50)
+        task = prompter(judge, 100_000).task("q", [ShownStep("a")], None, Voting(), "brief", 50)
         sampling, prompt = task.sampling, task.prompt
         assert prompt.opening == "", "the thought comes before the start of the critique"
         assert sampling.thinking_tokens == 50 and prompt.tokens is not None
         end = judge.thought_end.max_tokens
         assert task.needed == prompt.tokens + 50 + end + sampling.max_tokens, name
-        quick = prompter(judge, 100_000).task("q", ["a"], None, Voting(), "brief", 0)
+        quick = prompter(judge, 100_000).task("q", [ShownStep("a")], None, Voting(), "brief", 0)
         assert quick.prompt.opening == '{"analysis": "' and quick.prompt.closing_tokens == 0
 
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import capo_wire as wire
+from capo_service.core.observations import ShownStep
 from capo_service.core.voting import JoinedVotes, VoteCount
 from capo_service.core.windows import EarlierStep, even_windows, head, surroundings
 from capo_service.pipeline.batch import estimated_tokens
@@ -44,7 +45,7 @@ def test_windows_are_few_and_even() -> None:
 
 
 def test_the_nearest_earlier_steps_are_shown() -> None:
-    texts = ["zero ", "one\n\n two", "x" * 200, "three", "four"]
+    texts = [ShownStep(each) for each in ("zero ", "one\n\n two", "x" * 200, "three", "four")]
     found = surroundings(texts, (3, 4), 1000)
     assert found.earlier == [
         EarlierStep(0, "zero"),

@@ -13,7 +13,7 @@ from capo_trainer.algorithm import Advantage, Average
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-_VOTING, _REWARD, _SEGMENT = wire.Voting(), wire.Reward(), wire.Segment()
+_VOTING, _REWARD = wire.Voting(), wire.Reward()
 
 
 class Section(BaseModel):
@@ -100,7 +100,7 @@ class CreditSection(Section):
         _VOTING.thinking_tokens, description="Thinking budget of the judge. Default: the service's."
     )
     seed: int | None = _VOTING.seed
-    segment: wire.SegmentMethod = _SEGMENT.method
+    segment: wire.SegmentMethod | None = None
     w_whole: float = _REWARD.w_whole
     w_process: float = _REWARD.w_process
     alpha: float = Field(1.0, description="generative_outcome: alpha of eq. 3.")

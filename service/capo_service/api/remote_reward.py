@@ -50,7 +50,7 @@ class RemoteOptions(BaseModel):
     scheme: wire.RewardScheme = _REWARD.scheme
     w_whole: float = _REWARD.w_whole
     w_process: float = _REWARD.w_process
-    segment: wire.SegmentMethod = _DEFAULTS.segment.method
+    segment: wire.SegmentMethod | None = None
     show_reference: bool = _DEFAULTS.show_reference
     deadline_ms: int = _DEFAULTS.deadline_ms
 

@@ -46,6 +46,7 @@ class TaggedStep:
 
     `{{ step.head }}`, a line feed and `{{ step.text }}`, with `{{ end }}` after the last step; or
     `{{ step.open }}{{ step.text }}{{ step.close }}`, which takes three times as many tokens.
+    `observation` is what a tool or an environment wrote after it; empty if nothing.
     """
 
     index: int
@@ -53,6 +54,7 @@ class TaggedStep:
     text: str
     close: str
     head: str
+    observation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class PromptTemplate:
     rollout, `earlier` has the steps before (of `EarlierStep`), `left_out` is the number of steps
     before those, and `continues` says whether steps follow; else they are empty, 0 and false.
     `criteria` has the criteria to judge (of `PromptCriterion`); empty if there are none.
+    In a trajectory, `step.observation` and `before` (the observation before the first step) follow
+    a line that is in `observed`; they are empty where there is none. `has_observations` says
+    whether there are any.
 
     It is rendered in Jinja's sandbox, because it may come with a downloaded model: it cannot access
     attributes that begin with an underscore, nor change its variables. Its run time is not limited.
@@ -91,6 +96,7 @@ class PromptTemplate:
         source: its text.
         shows_earlier: whether it shows the steps before a part.
         shows_criteria: whether it shows criteria.
+        shows_observations: whether it shows what tools and environments wrote.
 
     Args:
         source: text of the template.
@@ -113,11 +119,12 @@ class PromptTemplate:
         missing = {"system", "user"} - self._template.blocks.keys()
         if missing:
             raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
-        part = Surroundings([EarlierStep(1, "e")], 1, True)
+        part = Surroundings([EarlierStep(1, "e")], 1, True, "b")
         try:
             trial = self.render(
                 question="q",
                 steps=["s"],
+                observations=["o"],
                 reference="r",
                 nonce="b" * 7,
                 style="full",
@@ -132,6 +139,7 @@ class PromptTemplate:
             raise ValueError(f"{name}: its user block must show the question and every step")
         self.shows_earlier = "e" in shown
         self.shows_criteria = "c" in shown
+        self.shows_observations = {"o", "b"} <= shown
 
     def render(
         self,
@@ -146,10 +154,12 @@ class PromptTemplate:
         around: Surroundings = WHOLE,
         criteria: Sequence[PromptCriterion] = (),
         code: str = "",
+        observations: Sequence[str | None] = (),
     ) -> RenderedPrompt:
         """The prompt for a rollout that consists of `steps`, or for a part of one.
 
-        `code` must not be in any of the texts (`step_code`); default: `nonce`.
+        `code` must not be in any of the texts (`step_code`); default: `nonce`. `observations` has
+        what was observed after each step; it may be left out.
         """
         code = code or nonce
         untrusted = [question, reference or "", *(step.strip() for step in steps)]
@@ -158,6 +168,13 @@ class PromptTemplate:
         first_criterion = len(untrusted)
         # On one line, a text cannot imitate another criterion's line.
         untrusted += [" ".join(criterion.text.split()) for criterion in criteria]
+        first_observed = len(untrusted)
+        observations = observations or [None] * len(steps)
+        untrusted += [(text or "").strip() for text in (*observations, around.before)]
+        observed = [
+            _slot(index) if untrusted[index] else ""
+            for index in range(first_observed, len(untrusted))
+        ]
         values: dict[str, Any] = {
             "question": _slot(0),
             "reference": None if reference is None else _slot(1),
@@ -168,6 +185,7 @@ class PromptTemplate:
                     _slot(i + 2),
                     f"</step_{n} {nonce}>",
                     f"[{n} {code}]",
+                    observed[i],
                 )
                 for i, n in enumerate(range(self._first_step, self._first_step + len(steps)))
             ],
@@ -183,6 +201,9 @@ class PromptTemplate:
             ],
             "left_out": around.left_out,
             "continues": around.continues,
+            "observed": f"[observation {code}]",
+            "before": observed[-1],
+            "has_observations": any(observed),
             "criteria": [
                 PromptCriterion(criterion.label, criterion.kind, _slot(first_criterion + i))
                 for i, criterion in enumerate(criteria)

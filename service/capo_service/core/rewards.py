@@ -58,13 +58,14 @@ def step_rewards(
     return [outcome * w_whole - penalty * w_process for penalty in penalties]
 
 
-def token_rewards(rewards: Sequence[float], token_spans: Sequence[Span]) -> list[float]:
-    """One reward per token, in token order: that of the token's step.
+def token_rewards(rewards: Sequence[float], token_spans: Sequence[Span], count: int) -> list[float]:
+    """One reward for each of `count` tokens: that of the token's step, 0.0 outside the steps.
 
     Raises:
         ValueError: there are not as many spans as rewards.
     """
     out: list[float] = []
     for reward, (start, end) in zip(rewards, token_spans, strict=True):
+        out += [0.0] * (start - len(out))
         out += [reward] * (end - start)
-    return out
+    return out + [0.0] * (count - len(out))

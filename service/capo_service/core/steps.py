@@ -14,7 +14,12 @@ from capo_service.core.errors import InputError
 from capo_wire.segment_merging import merged
 from capo_wire.segmentation import Span, blank_line, newline, sentence, tile
 
-__all__ = ["Span", "blank_line", "by_pattern", "given", "merged", "newline", "sentence"]
+__all__ = ["Span", "blank_line", "by_pattern", "given", "merged", "newline", "sentence", "texts"]
+
+
+def texts(text: str, spans: Sequence[Span]) -> list[str]:
+    """The texts of the steps."""
+    return [text[start:end] for start, end in spans]
 
 
 def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "before") -> list[Span]:
@@ -37,15 +42,24 @@ def by_pattern(text: str, pattern: str, cut: Literal["before", "after"] = "befor
     return tile(text, (m.start() if cut == "before" else m.end() for m in matches))
 
 
-def given(text: str, spans: Sequence[Span]) -> list[Span]:
+def given(
+    text: str, spans: Sequence[Span], within: Span | None = None, first: int = 0
+) -> list[Span]:
     """Check the client's own spans; white space between them is added to the step before.
+
+    Args:
+        text: the response.
+        spans: of its steps.
+        within: the part of the text that they are the steps of; None: all of it.
+        first: the number of the first of these steps, for messages.
 
     Raises:
         InputError: a span is outside the text, overlaps the one before, or has only white space;
             or other text is in no span (the judge would never see it).
     """
-    reached = 0
-    for index, (start, end) in enumerate(spans):
+    begin, size = within or (0, len(text))
+    reached = begin
+    for index, (start, end) in enumerate(spans, first):
         field = f"steps[{index}]"
         if not 0 <= start < end <= len(text):
             raise InputError(
@@ -63,15 +77,14 @@ def given(text: str, spans: Sequence[Span]) -> list[Span]:
         if not text[start:end].strip():
             raise InputError(f"{field} has only blank text", field=field)
         reached = end
-    if text[reached:].strip():
-        raise _outside(reached, len(text), "steps")
-    return tile(text, [start for start, _ in spans[1:]])
+    if text[reached:size].strip():
+        raise _outside(reached, size, "steps")
+    return tile(text, [start for start, _ in spans[1:]], (begin, size))
 
 
 def _outside(start: int, end: int, field: str) -> InputError:
     return InputError(
         f"characters {start} to {end} are not blank and are in no step: put them in a step, or "
-        "leave out of the response what the policy did not write (a tool's output; its tokens "
-        "then have empty token_offsets)",
+        "mark what the policy did not write (a tool's output) by response_mask or observations",
         field=field,
     )

@@ -25,7 +25,6 @@ from capo_service.core.characters import (
     scripts,
 )
 from capo_service.core.step_code import SHORT_CODES
-from capo_service.core.steps import Span
 from capo_wire.special_text import content_end, without_thought_markers
 
 SuspicionReason = Literal[
@@ -69,24 +68,24 @@ _Found = tuple[str, frozenset[int] | None]  # detail, steps
 def suspicions(
     question: str,
     response: str,
-    spans: Sequence[Span],
+    steps: Sequence[str],
     actions: Mapping[SuspicionReason, SuspicionAction],
 ) -> list[SuspicionFinding]:
     """The signs of reward hacking in a response.
 
     Args:
-        question: the scripts it is written in may also be used by the response.
-        response: what is judged.
-        spans: character spans of its steps.
+        question: what the policy has read; it may write in the same scripts.
+        response: what it wrote.
+        steps: the texts of its steps.
         actions: by reason; the default is `flag`, and checks that are `off` are not run.
     """
-    text = _Text(question, response, [response[start:end] for start, end in spans])
+    text = _Text(question, response, steps)
     found = []
     for reason, check in _CHECKS.items():
         action = actions.get(reason, "flag")
         if action != "off" and (result := check(text)) is not None:
-            detail, steps = result
-            found.append(SuspicionFinding(reason, detail, action, steps))
+            detail, where = result
+            found.append(SuspicionFinding(reason, detail, action, where))
     return found
 
 
@@ -103,7 +102,7 @@ def capped(step_rewards: Sequence[float], steps: frozenset[int]) -> list[float]:
 class _Text:
     """A rollout, and what several checks use."""
 
-    def __init__(self, question: str, response: str, steps: list[str]) -> None:
+    def __init__(self, question: str, response: str, steps: Sequence[str]) -> None:
         self.question = question
         self.response = response
         self.steps = steps
@@ -207,7 +206,7 @@ def _hidden_text(text: _Text) -> _Found | None:
 
 _IMITATION = re2.compile(
     r"(?im)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
-    rf"^\s*\[(step )?(\d{{1,9}}|end) ({'|'.join(SHORT_CODES)})\]|"
+    rf"^\s*\[(step )?(\d{{1,9}}|end|observation) ({'|'.join(SHORT_CODES)})\]|"
     r"<\s*/?\s*(step|paragraph)_\d|incorrect[_ ]steps|first error:\s*\\boxed|"
     r"\\boxed\{(in)?correct\})"
 )

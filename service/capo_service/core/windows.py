@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from capo_service.core.observations import ShownStep, calls_of
+
 _HEAD = 120  # characters of an earlier step
+_CALLER = 40  # of those, where a tool call follows
 _ROUNDS = 20  # of a bisection
 
 Bounds = tuple[int, int]  # first step, and the step after the last
@@ -32,27 +35,48 @@ class Surroundings:
         earlier: the steps before, in short form.
         left_out: the number of steps before those.
         continues: whether steps follow.
+        before: the observation before the first of the steps that are judged; None: there is none.
     """
 
     earlier: Sequence[EarlierStep] = ()
     left_out: int = 0
     continues: bool = False
+    before: str | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether there are other steps than those that are judged."""
+        return bool(self.earlier or self.left_out or self.continues)
 
 
 WHOLE = Surroundings()  # of a rollout that is judged as a whole
 
 
-def surroundings(texts: Sequence[str], window: Bounds, size: int) -> Surroundings:
-    """The surroundings of a window, with at most `size` bytes of the nearest earlier steps."""
+def surroundings(
+    steps: Sequence[ShownStep], window: Bounds, size: int, before: str | None = None
+) -> Surroundings:
+    """The surroundings of a window, with at most `size` bytes of the nearest earlier steps.
+
+    `before` is what was observed before the first step of all.
+    """
     first, end = window
     earlier: list[EarlierStep] = []
     for index in range(first - 1, -1, -1):
-        text = head(texts[index])
+        text = summary(steps[index])
         size -= length(text)
         if size < 0:
             break
         earlier.append(EarlierStep(index, text))
-    return Surroundings(earlier[::-1], first - len(earlier), end < len(texts))
+    observed = steps[first - 1].observation if first else before
+    return Surroundings(earlier[::-1], first - len(earlier), end < len(steps), observed)
+
+
+def summary(step: ShownStep) -> str:
+    """A step and what was observed after it, on one line: of a turn with tool calls, the calls."""
+    text = head(step.text)
+    if (calls := calls_of(step.text)) and len(step.text.strip()) > _HEAD:
+        text = f"{head(step.text[:_CALLER])} ... {head(calls)}"
+    return text if step.observation is None else f"{text} => {head(step.observation)}"
 
 
 def head(text: str) -> str:

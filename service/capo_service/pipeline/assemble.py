@@ -9,6 +9,7 @@ from capo_service.core import rewards
 from capo_service.core.criteria import VotedCriterion
 from capo_service.core.exact_votes import ExactVotes
 from capo_service.core.suspicion import capped
+from capo_service.core.turns import Trajectory
 from capo_service.core.verdicts.base import Verdict
 from capo_service.core.voting import JoinedVotes, WindowVotes
 from capo_service.engine.base import FINISHED_EARLY
@@ -59,6 +60,7 @@ def credited(
     voted = voted_criteria(criteria, asked, votes, options.voting.method)
     step_rewards = _step_rewards(prepared, options.reward, outcome, penalties, voted)
     spans, on_steps = prepared.token_spans, votes.on_steps()
+    others = prepared.trajectory
     shares = [share for each in exact.values() for share in each.shares]
     return wire.Credited(
         id="",
@@ -74,9 +76,11 @@ def credited(
                     on_steps[step], options.voting.critiques, shares[step] if shares else None
                 ),
                 reward=step_rewards[step],
+                turn=others.turn_of[step] if others else 0,
             )
             for step, span in enumerate(prepared.spans)
         ],
+        observations=_observations(others),
         criteria=credited_criteria(criteria, asked, voted, votes, options),
         exact=exact_reading(exact),
         critiques=critiques,
@@ -95,13 +99,20 @@ def credited(
     )
 
 
-def with_token_rewards(result: wire.Credited) -> wire.Credited:
-    """A result with one reward per token, those of the steps; itself, if no tokens were sent."""
+def with_token_rewards(result: wire.Credited, count: int) -> wire.Credited:
+    """A result with one reward for each of `count` tokens; itself, if no tokens were sent."""
     spans = [step.token_span for step in result.steps if step.token_span is not None]
     if result.token_rewards is not None or len(spans) < len(result.steps):
         return result
-    by_token = rewards.token_rewards([step.reward for step in result.steps], spans)
+    by_token = rewards.token_rewards([step.reward for step in result.steps], spans, count)
     return result.model_copy(update={"token_rewards": by_token})
+
+
+def _observations(others: Trajectory | None) -> list[wire.Observation] | None:
+    if others is None:
+        return None
+    pairs = zip(others.observations, others.left_out, strict=True)
+    return [wire.Observation(span=span, left_out=left_out) for span, left_out in pairs]
 
 
 def _failed(ballot: Ballot) -> bool:

@@ -140,9 +140,9 @@ class BatchCreditor:
                 result = _for_request(judged, name)
                 rollout_log.info("%s -> %s", rollout, result)
                 if self._live.keeps:
-                    full = with_token_rewards(result)
+                    full = with_token_rewards(result, rollout.token_count)
                     self._live.note(batch.request_id, rollout, options, full, ticket.key)
-                outcome = replace(judged, result=_select(result, options.include))
+                outcome = replace(judged, result=_select(result, options.include, rollout))
             except asyncio.CancelledError:
                 if not self._stopping:
                     raise
@@ -174,9 +174,9 @@ def estimated_tokens(
     voting = options.voting
     criteria = rollout.criteria or ()
     critique = critique_tokens(voting) + CRITERION_TOKENS * len(criteria)
-    response = len(rollout.response or "") // _CHARACTERS_PER_TOKEN or rollout.token_count
+    response = len(rollout.trajectory()[0]) // _CHARACTERS_PER_TOKEN or rollout.token_count
     asked = sum(len(criterion.text) for criterion in criteria)
-    shared = asked + len((rollout.question or "") + (rollout.reference or ""))
+    shared = asked + len(rollout.prompt_text()) + len(rollout.reference or "")
     shared //= _CHARACTERS_PER_TOKEN
     windows = 1
     if window_tokens is not None and shared + response + critique > window_tokens:
@@ -205,10 +205,14 @@ def _for_request(judged: Judged, name: str) -> wire.Credited:
     return judged.result.model_copy(update=changes)
 
 
-def _select(result: wire.Credited, include: Sequence[wire.Include]) -> wire.Credited:
+def _select(
+    result: wire.Credited, include: Sequence[wire.Include], rollout: wire.Rollout
+) -> wire.Credited:
     if "token_rewards" in include:
-        result = with_token_rewards(result)
+        result = with_token_rewards(result, rollout.token_count)
     left_out = {"token_rewards", "critiques", "response"} - set(include)
+    if rollout.response_turns is not None:  # only we know the text in which spans are positions
+        left_out.discard("response")
     changes: dict[str, Any] = dict.fromkeys(left_out)
     if "thinking" in include:
         changes.pop("critiques", None)  # a thought is part of its critique

@@ -78,7 +78,8 @@ class DeduplicatedJudge:
     def _digest(self, rollout: wire.Rollout, options: wire.CreditOptions) -> str:
         """Digest of everything that can change the credit, and of nothing else."""
         digest = hashlib.blake2b(self._fingerprint.encode(), digest_size=32)
-        digest.update(rollout.model_dump_json(exclude={"id"} | _TOKENS).encode())
+        digest.update(rollout.model_dump_json(exclude={"id", "response_mask"} | _TOKENS).encode())
+        digest.update(bytes(rollout.response_mask or ()))
         digest.update(_tokens(rollout))
         digest.update(options.model_dump_json(exclude=_CHANGE_NO_RESULT).encode())
         return digest.hexdigest()

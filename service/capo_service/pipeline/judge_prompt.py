@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import capo_wire as wire
 from capo_service.core.errors import InputError
+from capo_service.core.observations import ShownStep
 from capo_service.core.prompt import PromptCriterion, nonce
 from capo_service.core.step_code import step_code
 from capo_service.core.verdicts.base import ConstraintForm, CriterionKind, Style, VerdictShape
@@ -17,6 +18,8 @@ from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.errors import ContextExceededError
 
 _LEAST_FREE_TEXT = 64  # minimum tokens of a critique in free text
+# A step is shown with the observations before and after it.
+_OBSERVATIONS_IN_CONTEXT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,12 @@ class JudgePrompter:
         """Whether the template shows the steps before a part of a rollout."""
         return self._profile.template.shows_earlier
 
+    @property
+    def most_observation_tokens(self) -> int | None:
+        """The most tokens of an observation that leave space for others; None if unknown."""
+        context = self._context_length
+        return None if context is None else max(context // _OBSERVATIONS_IN_CONTEXT, 16)
+
     def most_steps(
         self, n_steps: int, style: Style, voting: wire.Voting, criteria: tuple[CriterionKind, ...]
     ) -> int:
@@ -85,7 +94,7 @@ class JudgePrompter:
     def task(
         self,
         question: str,
-        steps: Sequence[str],
+        steps: Sequence[ShownStep],
         reference: str | None,
         voting: wire.Voting,
         style: Style,
@@ -97,7 +106,7 @@ class JudgePrompter:
 
         Args:
             question: the question that the rollout answers.
-            steps: the texts of its steps.
+            steps: its steps, or those of the part.
             reference: shown to the judge; None: not shown.
             voting: the request's sampling options.
             style: length of a critique's analysis.
@@ -114,21 +123,32 @@ class JudgePrompter:
             self._check_exact(voting, thinking_tokens, bool(criteria))
         if criteria:
             self._check_takes_criteria()
+        observed = [step.observation for step in steps if step.observation is not None]
+        if around.before is not None:
+            observed.append(around.before)
+        if observed and not self._profile.template.shows_observations:
+            raise InputError(
+                "the judge's prompt template does not show observations (what tools and "
+                "environments wrote): show step.observation and before, as the template of profile "
+                "agent does, or send the policy's text alone",
+                field="response",
+            )
         kinds = tuple(criterion.kind for criterion in criteria)
         shape = self._shape(len(steps), style, voting, kinds)
-        texts = [question, reference or "", *steps]
+        texts = [question, reference or "", *observed, *(step.text for step in steps)]
         texts += [earlier.text for earlier in around.earlier]
         texts += [criterion.text for criterion in criteria]
         prompt = self._profile.template.render(
             question=self._quotable(question),
-            steps=[self._quotable(step) for step in steps],
+            steps=[self._quotable(step.text) for step in steps],
+            observations=[self._quotable(step.observation or "") for step in steps],
             reference=None if reference is None else self._quotable(reference),
             nonce=nonce(self._secret, question),
             code=step_code(self._secret, question, texts),
             style=style,
             format=shape.name,
             thinking=thinking_tokens > 0,
-            around=around,
+            around=around if around.before is None else self._quotable_around(around),
             criteria=criteria,
         )
         # A thought comes first, so the fixed start of the critique cannot be in the prompt.
@@ -137,7 +157,7 @@ class JudgePrompter:
             JudgePrompt(prompt.system, prompt.user, opening, thinking_tokens > 0)
         )
         rest = shape.opened() if encoded.opening else shape
-        needed = self._needed(rest, encoded, thinking_tokens, around is not WHOLE)
+        needed = self._needed(rest, encoded, thinking_tokens, around.is_part)
         sampling = self._sampling(voting, rest, encoded, thinking_tokens)
         return JudgeTask(encoded, sampling, shape, needed)
 
@@ -148,6 +168,9 @@ class JudgePrompter:
         """
         phrase = self._profile.answer_phrase
         return text.replace(phrase, phrase[0] + "\u200b" + phrase[1:]) if phrase else text
+
+    def _quotable_around(self, around: Surroundings) -> Surroundings:
+        return replace(around, before=self._quotable(around.before or ""))
 
     def _check_takes_criteria(self) -> None:
         if not self._profile.takes_criteria:

@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import capo_wire as wire
-from capo_service.core import alignment, steps
+from capo_service.core import alignment
 from capo_service.core.alignment import Alignment
 from capo_service.core.arithmetic import false_equations
 from capo_service.core.errors import InputError
+from capo_service.core.observations import ShownStep
 from capo_service.core.suspicion import SuspicionAction, SuspicionReason, suspicions
+from capo_service.core.turns import Trajectory, tokens_of_steps, trajectory
 from capo_service.core.verdicts.base import Style
 from capo_service.core.vocabulary import TokenTable
 from capo_service.core.windows import Surroundings
 from capo_service.judges.profile import JudgeProfile
 from capo_service.pipeline.criteria import check_criteria, chosen_criteria, prompt_criteria
+from capo_service.pipeline.cutting import cut_turns, turns_of
 from capo_service.pipeline.judge_prompt import JudgePrompter, JudgeTask
 from capo_service.pipeline.prepared import Prepared
 from capo_service.pipeline.windows import MakeTask, find_windows
@@ -28,6 +31,7 @@ class CritiquePolicy:
 
     `thinking`: the judge's thinking budget in tokens, where the request names none.
     `max_thinking_tokens`: the most that a request may name.
+    `max_observation_tokens`: of an observation, the most that the judge is shown by default.
     `max_steps`: the most that are judged together, and to which a segmenter's steps are merged.
     `windows`: whether what exceeds the judge is judged in windows of steps.
     `suspicion`: actions for reward-hacking flags, by reason; the default is `flag`.
@@ -37,8 +41,9 @@ class CritiquePolicy:
     style: Style = "brief"
     thinking: int = 0
     max_thinking_tokens: int = 32_768
-    max_characters: int = 200_000
+    max_characters: int = 400_000
     max_response_tokens: int = 65_536
+    max_observation_tokens: int = 1_000
     max_steps: int = 400
     windows: bool = True
     max_critiques: int = 64
@@ -56,6 +61,7 @@ class CritiquePolicy:
             max_thinking_tokens=settings.max_thinking_tokens,
             max_characters=settings.max_characters,
             max_response_tokens=settings.max_response_tokens,
+            max_observation_tokens=settings.max_observation_tokens,
             max_steps=settings.max_steps,
             windows=settings.windows,
             max_critiques=settings.max_critiques,
@@ -104,17 +110,23 @@ class Preparer:
         question = rollout.prompt_text()
         self._check(question, rollout, options)
         aligned = self._align(rollout)
-        response = aligned.text if aligned else rollout.response or ""
-        spans = _split(response, rollout.steps, options.segment, policy.max_steps)
+        sent, observed = rollout.trajectory()
+        response = aligned.text if aligned else sent
+        turns = turns_of(rollout, response, aligned, observed or ())
+        by_turn = cut_turns(response, turns, rollout.steps, options.segment, policy.max_steps)
+        spans = [span for each in by_turn for span in each]
         if not policy.windows:
             limit("response", "steps", len(spans), "max_steps, or windows", policy.max_steps)
         texts = [response[start:end] for start, end in spans]
+        others = trajectory(response, turns, list(map(len, by_turn)), self._budget(options))
+        own = response if others is None else "\n\n".join(others.turns)
         prepared = Prepared(
             response=response,
             spans=spans,
-            token_spans=alignment.token_spans(aligned, spans) if aligned else None,
+            token_spans=tokens_of_steps(aligned, turns, by_turn) if aligned else None,
             style=policy.style_of(options.voting),
-            suspicion=suspicions(question, response, spans, policy.suspicion),
+            trajectory=others,
+            suspicion=suspicions(_read(question, others), own, texts, policy.suspicion),
             false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
             criteria=rollout.criteria or (),
@@ -134,7 +146,7 @@ class Preparer:
         asked = chosen_criteria(rollout, voting)
         criteria = prompt_criteria(rollout.criteria or (), asked)
 
-        def make(steps: Sequence[str], around: Surroundings) -> JudgeTask:
+        def make(steps: Sequence[ShownStep], around: Surroundings) -> JudgeTask:
             return prompter.task(
                 question, steps, reference, voting, style, thinking, around, criteria
             )
@@ -151,16 +163,23 @@ class Preparer:
         """A rollout with the judge's task, or with its windows."""
         policy = self._policy
         windows = find_windows(
-            prepared.texts,
+            prepared.shown_steps,
             self.make_task(prompter, rollout, options),
             self._most_steps(prompter, prepared, options.voting),
             split=policy.windows,
             shows_earlier=prompter.shows_earlier,
+            before=prepared.trajectory.shown.get(-1) if prepared.trajectory else None,
         )
         if len(windows) == 1:
-            return replace(prepared, task=windows[0].task)
+            return replace(prepared, task=windows[0].task, around=windows[0].around)
         parts = [prepared.window(*each.bounds, each.task, each.around) for each in windows]
         return replace(prepared, parts=parts)
+
+    def _budget(self, options: wire.CreditOptions) -> int:
+        """The most tokens that an observation may have in the judge's prompt."""
+        asked = options.max_observation_tokens or self._policy.max_observation_tokens
+        holds = self._prompter and self._prompter.most_observation_tokens
+        return min(asked, holds) if holds else asked
 
     def _most_steps(self, prompter: JudgePrompter, prepared: Prepared, voting: wire.Voting) -> int:
         """How many of a rollout's steps may be judged together."""
@@ -177,7 +196,7 @@ class Preparer:
         policy = self._policy
         for name, text in (
             ("question", question),
-            ("response", rollout.response),
+            ("response", rollout.trajectory()[0]),
             ("reference", rollout.reference),
         ):
             limit(name, "characters", len(text or ""), "max_characters", policy.max_characters)
@@ -248,38 +267,14 @@ class Preparer:
 _WITHOUT_OUTCOME = ("process_only", "criteria")  # schemes that need none
 
 
+def _read(question: str, others: Trajectory | None) -> str:
+    """What the policy has read, in whose scripts it may write."""
+    return "\n".join([question, *others.shown.values()]) if others else question
+
+
 def _false_equations(texts: Sequence[str]) -> dict[int, str]:
     found = ((step, false_equations(text)) for step, text in enumerate(texts))
     return {step: "; ".join(map(str, false)) for step, false in found if false}
-
-
-def _split(
-    response: str, given: Sequence[steps.Span] | None, segment: wire.Segment, most: int
-) -> list[steps.Span]:
-    """The steps of a response; those of a segmenter are merged to at most `most`."""
-    if not response.strip():
-        raise InputError("response is empty or blank: there is no step to judge", field="response")
-    if given is not None:
-        return steps.given(response, given)
-    if segment.method == "given":
-        raise InputError("segment method given needs the rollout's field steps", field="steps")
-    elif segment.method == "regex":
-        spans = steps.by_pattern(response, segment.pattern or "", segment.cut)
-    else:
-        spans = _SEGMENTERS[segment.method](response)
-    asked = segment.max_steps is not None or segment.min_characters is not None
-    if not asked and len(spans) <= most:
-        return spans
-    return steps.merged(
-        response, spans, min(segment.max_steps or most, most), segment.min_characters
-    )
-
-
-_SEGMENTERS = {
-    "blank_line": steps.blank_line,
-    "newline": steps.newline,
-    "sentence": steps.sentence,
-}
 
 
 def limit(name: str, unit: str, count: int, setting: str, most: int) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import capo_wire as wire
 from capo_service.core.criteria import CriterionCount
+from capo_service.core.observations import ShownStep
 from capo_service.core.steps import Span
 from capo_service.core.suspicion import SuspicionFinding
+from capo_service.core.turns import Trajectory
 from capo_service.core.verdicts.base import Style, Verdict
 from capo_service.core.voting import VoteCount
 from capo_service.core.windows import WHOLE, Surroundings
@@ -24,6 +26,7 @@ class Prepared:
         spans: the character span of each step.
         token_spans: the token span of each step; None if no tokens were sent.
         style: length of a critique's analysis.
+        trajectory: what others wrote between the policy's turns; None if there is nothing.
         task: the judge's task; None for a critic that needs no prompt, and for several windows.
         suspicion: reward-hacking flags, each with its action.
         false_equations: by step, the false equation in it.
@@ -39,6 +42,7 @@ class Prepared:
     spans: list[Span]
     token_spans: list[Span] | None
     style: Style = "brief"
+    trajectory: Trajectory | None = None
     task: JudgeTask | None = None
     suspicion: Sequence[SuspicionFinding] = ()
     false_equations: Mapping[int, str] = field(default_factory=dict)
@@ -64,6 +68,20 @@ class Prepared:
     def texts(self) -> list[str]:
         """The texts of the steps."""
         return [self.response[start:end] for start, end in self.spans]
+
+    @property
+    def shown_steps(self) -> list[ShownStep]:
+        """The steps as the judge sees them."""
+        observed = self.trajectory.shown if self.trajectory else {}
+        return [
+            ShownStep(text, observed.get(step))
+            for step, text in enumerate(self.texts, self.first_step)
+        ]
+
+    @property
+    def policy_texts(self) -> Sequence[str]:
+        """What the policy wrote, turn by turn."""
+        return self.trajectory.turns if self.trajectory else (self.response,)
 
     def window(self, first: int, end: int, task: JudgeTask, around: Surroundings) -> Prepared:
         """Some of the steps, as a rollout of their own."""

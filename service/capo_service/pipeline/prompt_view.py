@@ -101,5 +101,5 @@ class PromptViewer:
             self._prefill,
             top_logprobs=1,  # whether the judge has exact votes was checked before
         )
-        self._preparer.make_task(prompter, rollout, options)(window.texts, window.around)
+        self._preparer.make_task(prompter, rollout, options)(window.shown_steps, window.around)
         return shown

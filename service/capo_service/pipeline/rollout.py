@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -37,9 +38,14 @@ class Verification(Protocol):
 
 
 class AnswerVerifier(Protocol):
-    """Compares a response's final answer with the reference's."""
+    """Compares the final answer of a response with the reference's.
 
-    async def verify(self, response: str, reference: str) -> Verification: ...
+    Of a trajectory, `response` is the policy's last turn; the last turn with an answer counts.
+    """
+
+    async def verify(
+        self, response: str, reference: str, earlier: Sequence[str] = ()
+    ) -> Verification: ...
 
 
 class RolloutJudge:
@@ -119,7 +125,7 @@ class RolloutJudge:
 
     async def _prepare(self, rollout: wire.Rollout, options: wire.CreditOptions) -> Prepared:
         criteria = [criterion.text for criterion in rollout.criteria or ()]
-        texts = rollout.response, rollout.question, rollout.reference, *criteria
+        texts = rollout.trajectory()[0], rollout.prompt_text(), rollout.reference, *criteria
         characters = sum(len(text or "") for text in texts)
         if characters <= _INLINE_CHARACTERS and rollout.token_count <= _INLINE_TOKENS:
             async with self._cpu_gate:
@@ -133,7 +139,8 @@ class RolloutJudge:
             return wire.Outcome(value=rollout.outcome, source="caller")
         if rollout.reference is None or options.reward.scheme == "process_only":
             return None
-        verified = await self._verifier.verify(prepared.response, rollout.reference)
+        *earlier, last = prepared.policy_texts
+        verified = await self._verifier.verify(last, rollout.reference, earlier)
         return wire.Outcome(
             value=verified.value,
             source="math_verify",

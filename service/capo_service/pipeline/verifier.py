@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import resource
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 
@@ -81,15 +82,20 @@ class Verifier:
         self._pools.add(pool)
         return pool
 
-    async def verify(self, response: str, reference: str) -> Verified:
-        """Compare the final answer of `response` with that of `reference` (docs/outcome.md).
+    async def verify(self, response: str, reference: str, earlier: Sequence[str] = ()) -> Verified:
+        """Compare the final answer of a response with that of `reference` (docs/outcome.md).
+
+        Args:
+            response: what the policy wrote; of a trajectory, its last turn.
+            reference: an answer, or a solution that marks its answer.
+            earlier: the turns before, in order; the last one with an answer counts.
 
         Raises:
             InputError: the reference contains no answer that can be parsed.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                verdict = await self._compare(response, reference)
+                verdict = await self._compare([*earlier, response], reference)
                 break
             except FutureTimeoutError:
                 limit = f"verification took over {self._timeout:g} s (verify_timeout)"
@@ -109,7 +115,7 @@ class Verifier:
             )
         return Verified(float(verdict.right), verdict.reason, verdict.detail)
 
-    async def _compare(self, response: str, reference: str) -> compare.Comparison | None:
+    async def _compare(self, turns: list[str], reference: str) -> compare.Comparison | None:
         """As `_verify`, in the first worker that is free.
 
         Raises:
@@ -122,7 +128,7 @@ class Verifier:
         try:
             # The pool ends a slow comparison; this timeout is for a worker that does not respond.
             async with asyncio.timeout(self._timeout + _START_SECONDS):
-                job = pool.schedule(_verify, args=(response, reference), timeout=self._timeout)
+                job = pool.schedule(_verify, args=(turns, reference), timeout=self._timeout)
                 verdict: compare.Comparison | None = await asyncio.wrap_future(job)
                 return verdict
         except (ProcessExpired, RuntimeError) as error:  # a broken pool's is a RuntimeError
@@ -163,9 +169,13 @@ def _prepare_worker() -> None:
     compare.equivalent("x + 1", "1 + x")  # loads math-verify before the first time limit runs
 
 
-def _verify(response: str, reference: str) -> compare.Comparison | None:
+def _verify(turns: list[str], reference: str) -> compare.Comparison | None:
     """Whether the answers agree; None if the reference contains none. Runs in a worker."""
     try:
-        return compare.verify(response, reference)
+        for turn in reversed(turns[1:]):
+            found = compare.verify(turn, reference)
+            if found.reason != "no_answer":
+                return found
+        return compare.verify(turns[0], reference)
     except compare.UnreadableReferenceError:
         return None

@@ -6,9 +6,10 @@ The length of a step in tokens is estimated from its text; whether a window fits
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capo_service.core.errors import InputError
+from capo_service.core.observations import ShownStep
 from capo_service.core.windows import (
     WHOLE,
     Bounds,
@@ -27,7 +28,7 @@ _MARGIN = 0.98  # since texts are not all equally long in tokens
 _LEAST_CHANGE = 0.9
 _ATTEMPTS = 24
 
-MakeTask = Callable[[Sequence[str], Surroundings], JudgeTask]
+MakeTask = Callable[[Sequence[ShownStep], Surroundings], JudgeTask]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,23 @@ class Window:
 
 
 def find_windows(
-    texts: Sequence[str], make: MakeTask, most: int, *, split: bool, shows_earlier: bool
+    steps: Sequence[ShownStep],
+    make: MakeTask,
+    most: int,
+    *,
+    split: bool,
+    shows_earlier: bool,
+    before: str | None = None,
 ) -> list[Window]:
     """The windows of a rollout; one, if the judge can judge it as a whole.
 
     Args:
-        texts: the texts of its steps.
+        steps: its steps.
         make: makes the task for some of them.
         most: maximum steps of a window (setting max_steps).
         split: whether there may be more than one window (setting windows).
         shows_earlier: whether the judge's template shows the steps before a window.
+        before: what was observed before the first step.
 
     Raises:
         InputError: it exceeds the judge and must not be split, or one step alone exceeds it.
@@ -57,11 +65,12 @@ def find_windows(
     template = (
         "in windows it can be judged only if the judge's template shows the variable `earlier`"
     )
-    if len(texts) <= most:
+    if len(steps) <= most:
+        whole = WHOLE if before is None else Surroundings(before=before)
         try:
-            return [Window((0, len(texts)), WHOLE, make(texts, WHOLE))]
+            return [Window((0, len(steps)), whole, make(steps, whole))]
         except ContextExceededError as error:
-            if len(texts) == 1 or error.field != "response":
+            if len(steps) == 1 or error.field != "response":
                 raise
             if not split:
                 raise _explained(error, "or set windows to judge it in parts") from None
@@ -69,56 +78,59 @@ def find_windows(
                 raise _explained(error, template) from None
     elif not shows_earlier:
         raise InputError(
-            f"response has {len(texts)} steps; this service accepts {most} (setting max_steps); "
+            f"response has {len(steps)} steps; this service accepts {most} (setting max_steps); "
             + template,
             field="response",
             problem="too-large",
         )
-    return _fit(texts, make, most)
+    return _fit(steps, make, most, before)
 
 
 def _explained(error: InputError, change: str) -> InputError:
     return InputError(f"{error.detail}; {change}", field=error.field, problem=error.problem)
 
 
-def _fit(texts: Sequence[str], make: MakeTask, most: int) -> list[Window]:
-    fixed = make(["x"], Surroundings(continues=True)).needed  # for all but the steps
-    lengths = [length(text) + _TAGS for text in texts]
+def _fit(steps: Sequence[ShownStep], make: MakeTask, most: int, before: str | None) -> list[Window]:
+    fixed = make([ShownStep("x")], Surroundings(continues=True)).needed  # for all but the steps
+    lengths = [length(step.text) + length(step.observation or "") + _TAGS for step in steps]
     size = sum(lengths)
     for _ in range(_ATTEMPTS):
         found: list[Window] = []
         fitting: list[int] = []  # sizes that would have been right
         for bounds in even_windows(lengths, size, most):
-            around = surroundings(texts, bounds, _earlier(size))
+            around = surroundings(steps, bounds, _earlier(size), before)
             try:
-                found.append(_window(texts, bounds, around, make))
+                found.append(_window(steps, bounds, around, make))
             except ContextExceededError as error:
-                steps = sum(lengths[slice(*bounds)])
+                judged = sum(lengths[slice(*bounds)])
                 shown = sum(length(step.text) for step in around.earlier)
+                shown += length(around.before or "")
                 share = (error.context - fixed) / (error.needed - fixed)
-                fitting.append(_without_earlier((steps + shown) * share * _MARGIN, steps))
+                fitting.append(_without_earlier((judged + shown) * share * _MARGIN, judged))
         if not fitting:
             return found
         size = min(fitting)
     raise InputError(
-        f"no windows of the response's {len(texts)} steps were found that the judge's context "
+        f"no windows of the response's {len(steps)} steps were found that the judge's context "
         "holds; shorten the rollout or use a judge with a longer context",
         field="response",
         problem="context-exceeded",
     )
 
 
-def _window(texts: Sequence[str], bounds: Bounds, around: Surroundings, make: MakeTask) -> Window:
+def _window(
+    steps: Sequence[ShownStep], bounds: Bounds, around: Surroundings, make: MakeTask
+) -> Window:
     first, end = bounds
     try:
-        return Window(bounds, around, make(texts[first:end], around))
+        return Window(bounds, around, make(steps[first:end], around))
     except ContextExceededError:
         if end - first > 1:
             raise
     # One long step may fit without the steps before it.
-    around = surroundings(texts, bounds, 0)
+    around = replace(around, earlier=(), left_out=first)
     try:
-        return Window(bounds, around, make(texts[first:end], around))
+        return Window(bounds, around, make(steps[first:end], around))
     except ContextExceededError as error:
         raise InputError(
             f"step {first} alone: {error.detail}", field=error.field, problem=error.problem

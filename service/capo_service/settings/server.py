@@ -129,10 +129,18 @@ class LimitSettings(BaseModel):
         32 << 20, ge=1024, description="Maximum size of a request body, in bytes."
     )
     max_characters: Annotated[int, When("responses or references are longer (413)")] = Field(
-        200_000, ge=1, description="Maximum characters of a response, question or reference."
+        400_000, ge=1, description="Maximum characters of a response, question or reference."
     )
     max_response_tokens: Annotated[int, When("responses have more tokens (413)")] = Field(
         65_536, ge=1, description="Maximum tokens of a response."
+    )
+    max_observation_tokens: Annotated[
+        int, When("the judge should see more, or less, of what tools and environments wrote")
+    ] = Field(
+        1_000,
+        ge=16,
+        description="Tokens of an observation that the judge is shown, where the request names no "
+        "number; at most a sixth of its context.",
     )
     max_steps: Annotated[
         int, When("steps of long responses are merged, and the judge can tell more of them apart")

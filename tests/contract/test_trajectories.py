@@ -303,7 +303,7 @@ def test_where_the_context_is_short_earlier_turns_are_shown_by_their_calls(
     assert [s["index"] for s in result["steps"] if s["wrong"]] == [3, 20]
     assert len(result["steps"]) == 24
     assert all(each["left_out"] == 0 for each in result["observations"])
-    [(first, end)] = {tuple(c["judged_steps"]) for c in result["critiques"] if c["window"] == 1}
+    [(first, _)] = {tuple(c["judged_steps"]) for c in result["critiques"] if c["window"] == 1}
     judged = {prompt: dict(shown_steps(prompt)) for prompt in engine.prompts}
     [prompt] = [p for p, steps in judged.items() if f"Turn {first}: " in steps[0]]
     # The step before is known by its call and result; what it saw stands before the first step.

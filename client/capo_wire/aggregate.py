@@ -8,13 +8,14 @@ from capo_wire.responses import Credited, Step
 
 
 def mean_reward(result: Credited) -> float:
-    """The mean of the token rewards; without tokens, the mean of step rewards over characters.
+    """The mean over the policy's tokens; without tokens, the mean of step rewards over characters.
 
-    Under eq. 1 of the paper this is w_whole * r_v - w_process * (share of tokens in wrong steps).
+    Tokens that the policy did not write are left out. Under eq. 1 of the paper this is
+    w_whole * r_v - w_process * (share of tokens in wrong steps).
     """
-    if result.token_rewards:
-        return sum(result.token_rewards) / len(result.token_rewards)
-    sizes = [step.span[1] - step.span[0] for step in result.steps]
+    owned = [step.token_span for step in result.steps if step.token_span is not None]
+    spans = owned if any(end > start for start, end in owned) else [s.span for s in result.steps]
+    sizes = [end - start for start, end in spans]
     total = sum(step.reward * size for step, size in zip(result.steps, sizes, strict=True))
     return total / max(sum(sizes), 1)
 

@@ -1,22 +1,22 @@
-"""Which tokens are the policy's own, what is sent of them, and where their rewards go."""
+"""What is sent of a framework's trajectory: all tokens with their mask, or chat turns."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import capo_wire as wire
+from capo_client.adapters.queries import QueryBuilder
+from capo_client.adapters.samples import Sample
 from capo_client.adapters.turns import (
-    BETWEEN_TURNS,
+    chat_turn,
+    check_count,
     content_text,
-    decode_turns,
     policy_flags,
     policy_runs,
-    policy_text,
-    spread,
 )
 from capo_wire.token_offsets import decode_with_offsets
 from kit import tokenizer
@@ -36,51 +36,38 @@ def trajectories(draw: st.DrawFn) -> tuple[Any, list[int], list[bool]]:
 
 
 @given(trajectories())
-def test_each_token_of_the_policy_spells_what_it_spells_in_its_turn(
-    case: tuple[Any, list[int], list[bool]],
-) -> None:
+def test_all_tokens_are_sent_with_their_mask(case: tuple[Any, list[int], list[bool]]) -> None:
     made, ids, mask = case
-    text, spans = decode_turns(made, ids, mask)
-    assert len(spans) == sum(mask)
-    turns = [decode_with_offsets(made, run) for run in policy_runs(ids, mask)]
-    assert text == BETWEEN_TURNS.join(turn for turn, _ in turns if turn)
-    pieces = [text[start:end] for start, end in spans]
-    assert pieces == [turn[start:end] for turn, places in turns for start, end in places]
-    assert all(before <= after for before, after in pairwise(spans))
-    assert all(0 <= start <= end <= len(text) for start, end in spans)
-
-
-@given(trajectories())
-def test_a_mask_of_ones_changes_nothing(case: tuple[Any, list[int], list[bool]]) -> None:
-    made, ids, _ = case
-    for mask in (None, [1] * len(ids)):
-        assert decode_turns(made, ids, policy_flags(ids, mask)) == decode_with_offsets(made, ids)
-
-
-@given(st.lists(st.booleans(), max_size=30), st.integers(-2, 2))
-def test_rewards_go_back_to_where_their_tokens_were(mask: list[bool], more: int) -> None:
-    rewards = [float(n) + 1 for n in range(max(sum(mask) + more, 0))]
-    if len(rewards) != sum(mask):
-        said = f"{len(rewards)} token rewards for {sum(mask)} token ids"
-        with pytest.raises(ValueError, match=said):
-            spread(rewards, mask)
+    sample = Sample("q", ids=ids, mask=mask, outcome=1.0)
+    query = QueryBuilder(made, None, True).build(0, sample)
+    if not any(mask):
+        assert query.body is None
         return
-    found = spread(rewards, mask)
-    assert len(found) == len(mask)
-    assert [value for value, own in zip(found, mask, strict=True) if own] == rewards
-    assert all(value == 0.0 for value, own in zip(found, mask, strict=True) if not own)
+    text, spans = decode_with_offsets(made, ids)
+    if query.body is None:  # the policy wrote blanks
+        assert not "".join(
+            text[a:b] for own, (a, b) in zip(mask, spans, strict=True) if own
+        ).strip()
+        return
+    assert (query.body["response"], query.body["token_offsets"]) == (text, spans)
+    assert query.body.get("response_mask", [1] * len(ids)) == [int(own) for own in mask]
+    assert wire.Rollout.model_validate(query.body).token_count == len(ids)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_turns_do_not_run_together(name: str) -> None:
-    made = tokenizer(name)
-    one, tool, two = (
-        made.encode(part, add_special_tokens=False).ids for part in ("12", "the tool says 42", "5")
+def test_a_service_that_knows_the_tokenizer_gets_ids_and_mask() -> None:
+    query = QueryBuilder(None, "gpt2", True).build(
+        0, Sample("q", ids=[1, 2], mask=[0, 1], outcome=1)
     )
-    ids = one + tool + two
-    mask = [1] * len(one) + [0] * len(tool) + [1] * len(two)
-    text, spans = decode_turns(made, ids, policy_flags(ids, mask))
-    assert text.split(BETWEEN_TURNS) == ["12", "5"] and len(spans) == len(one + two)
+    assert query.body is not None
+    assert query.body["response_token_ids"] == [1, 2] and query.body["response_mask"] == [0, 1]
+    plain = QueryBuilder(None, "gpt2", True).build(0, Sample("q", ids=[1, 2], outcome=1))
+    assert plain.body is not None and "response_mask" not in plain.body
+
+
+def test_there_is_one_reward_per_token() -> None:
+    check_count([0.0, 1.0], [False, True])
+    with pytest.raises(ValueError, match="1 token rewards for 2 token ids"):
+        check_count([1.0], [False, True])
 
 
 @pytest.mark.parametrize(
@@ -101,14 +88,42 @@ def test_nothing_sampled_is_no_mistake() -> None:
     assert policy_flags([], []) == policy_flags([], None) == []
 
 
-def test_the_policy_s_text_of_a_conversation() -> None:
-    messages: list[dict[str, Any]] = [
-        {"role": "assistant", "content": "12"},
-        {"role": "assistant", "content": None, "tool_calls": [{}]},
-        {"role": "tool", "content": "42"},
-        {"role": "user", "content": "and?"},
-        {"role": "assistant", "content": [{"type": "text", "text": "5"}, {"type": "image"}]},
+def test_runs_are_the_policy_s_turns() -> None:
+    assert policy_runs([1, 2, 3, 4], [True, False, True, True]) == [[1], [3, 4]]
+
+
+CALL = {"id": "c1", "function": {"name": "add", "arguments": '{"a": 1}'}}
+MESSAGES: list[dict[str, Any]] = [
+    {"role": "assistant", "content": None, "tool_calls": [CALL | {"type": "function"}]},
+    {
+        "role": "tool",
+        "tool_call_id": "c1",
+        "content": [{"type": "text", "text": "4"}, {"type": "image"}],
+    },
+    {"role": "assistant", "content": "5", "reasoning": "so", "refusal": None, "audio": None},
+]
+
+
+def test_messages_of_frameworks_are_chat_turns() -> None:
+    turns = [chat_turn(message) for message in MESSAGES]
+    assert turns == [
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "4"},
+        {"role": "assistant", "content": "5", "reasoning_content": "so"},
     ]
-    assert policy_text(messages) == "12" + BETWEEN_TURNS + "5"
-    assert policy_text(messages[1:4]) == ""
+    flat = chat_turn({"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]})
+    assert flat["tool_calls"] == [{"function": {"name": "add", "arguments": {"a": 1}}}]
+    for turn in (*turns, flat):
+        wire.ChatTurn.model_validate(turn)
     assert content_text({"role": "user"}) == ""
+
+
+def test_a_trajectory_of_messages_is_sent_as_turns() -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    sample = Sample(MESSAGES[:1], turns=MESSAGES, tools=tools, outcome=1.0)
+    query = QueryBuilder(None, None, True).build(0, sample)
+    assert query.body is not None and query.flags is None
+    rollout = wire.Rollout.model_validate(query.body)
+    assert rollout.trajectory()[0].startswith("<tool_call>") and "add" in rollout.prompt_text()
+    silent = Sample("q", turns=MESSAGES[1:2], outcome=1.0)
+    assert QueryBuilder(None, None, True).build(0, silent).body is None

@@ -6,19 +6,19 @@
     if __name__ == "__main__":
         CapoResourcesServer.run_webserver()
 
-The request's `expected_answer` is the reference. The rollout is the text of the policy's messages,
-each a turn. Function calls, their outputs and messages of users are not judged; a final answer in
-them is ignored. Settings come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of
-`Scorer`).
+The request's `expected_answer` is the reference. The rollout is a trajectory: the policy's
+messages, reasoning and function calls are its turns, and what functions and users answer are
+observations, which the judge sees but does not judge. A final answer in them is ignored. Settings
+come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from capo_client.adapters.scoring import Sample, default_scorer
-from capo_client.adapters.turns import content_text, policy_text
+from capo_client.adapters.turns import content_text
 
 
 async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +27,12 @@ async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: the rollout has no credit.
     """
-    turns = body["responses_create_params"]["input"]
+    asked = body["responses_create_params"]
+    given = asked["input"]
     sample = Sample(
-        turns if isinstance(turns, str) else _chat(turns),
-        text=policy_text(map(_turn, _messages(body["response"].get("output") or ()))),
+        given if isinstance(given, str) else chat_turns(given),
+        turns=chat_turns(body["response"].get("output") or ()),
+        tools=asked.get("tools"),
         reference=body.get("expected_answer"),
     )
     [scored] = await default_scorer().score([sample])
@@ -39,17 +41,43 @@ async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
     return dict(body) | {"reward": scored.reward} | scored.metrics()
 
 
-def _chat(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [turn for turn in map(_turn, _messages(items)) if turn["content"].strip()]
+def chat_turns(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items of the Responses API as chat turns.
+
+    Reasoning, a message and the calls that follow one another are one turn of the policy.
+    """
+    turns: list[dict[str, Any]] = []
+    for item in items:
+        kind = item.get("type", "message")
+        if kind == "function_call_output":
+            output = {"content": item.get("output")}
+            turns.append(_turn("tool", output) | {"tool_call_id": item.get("call_id")})
+        elif kind == "function_call":
+            call = {"id": item.get("call_id"), "name": item["name"]}
+            call["arguments"] = item.get("arguments")
+            _open(turns).setdefault("tool_calls", []).append(call)
+        elif kind == "reasoning":
+            parts = item.get("content") or item.get("summary") or ()
+            _open(turns, new=True)["reasoning_content"] = content_text({"content": parts})
+        elif kind == "message":
+            role = item.get("role", "user")
+            turn = _turn(role, item)
+            if role == "assistant" and turns and turns[-1].keys() == {"role", "reasoning_content"}:
+                turns[-1]["content"] = turn["content"]
+            elif turn["content"].strip():
+                turns.append(turn)
+    return turns
 
 
-def _messages(items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The messages among items of the Responses API, without calls, outputs and reasoning."""
-    return (item for item in items if item.get("type", "message") == "message")
+def _turn(role: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": role, "content": content_text(item)}
 
 
-def _turn(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": item.get("role", "user"), "content": content_text(item)}
+def _open(turns: list[dict[str, Any]], new: bool = False) -> dict[str, Any]:
+    """The policy's turn that the next item belongs to."""
+    if new or not turns or turns[-1]["role"] != "assistant":
+        turns.append({"role": "assistant"})
+    return turns[-1]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from capo_client.adapters.samples import Sample
-from capo_client.adapters.turns import content_text, decode_turns, policy_flags
+from capo_client.adapters.turns import chat_turn, policy_flags
 from capo_wire.labels import reference_of
+from capo_wire.token_offsets import decode_with_offsets
 
 # Errors for data of a wrong type: a missing role, an id that is not a number or is out of range.
 _UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -73,8 +74,7 @@ class QueryBuilder:
         self, sample: Sample, flags: list[bool] | None, outcome: float | None
     ) -> dict[str, Any] | None:
         response = self._response(sample, flags)
-        text = response.get("response") or ""
-        if not response.get("response_token_ids") and not text.strip():
+        if not self._says_something(response):
             return None
         reference = reference_of(sample.reference)
         if reference is None and outcome is None and self.needs_outcome:
@@ -84,20 +84,35 @@ class QueryBuilder:
             )
         return _prompt(sample) | {"reference": reference, "outcome": outcome} | response
 
+    def _says_something(self, response: dict[str, Any]) -> bool:
+        """Whether the policy wrote anything that is not blank."""
+        if turns := response.get("response_turns"):
+            own = (turn for turn in turns if turn["role"] == "assistant")
+            return any(turn["content"].strip() or turn.get("tool_calls") for turn in own)
+        if response.get("response_token_ids"):
+            return True
+        text, mask = response.get("response") or "", response.get("response_mask")
+        if mask is None:
+            return bool(text.strip())
+        spans = response["token_offsets"]
+        return any(own and text[a:b].strip() for own, (a, b) in zip(mask, spans, strict=True))
+
     def _response(self, sample: Sample, flags: list[bool] | None) -> dict[str, Any]:
+        if sample.turns is not None:
+            return {"response_turns": [chat_turn(turn) for turn in sample.turns]}
         if sample.ids is None or flags is None:
             return {"response": sample.text}
         ids = [int(token) for token in sample.ids]
-        # The service decodes ids as one run, while turns need a separator.
-        if self.tokenizer_name is not None and all(flags):
-            return {"response_token_ids": ids, "tokenizer": self.tokenizer_name}
+        mask = {} if all(flags) else {"response_mask": [int(own) for own in flags]}
+        if self.tokenizer_name is not None:
+            return {"response_token_ids": ids, "tokenizer": self.tokenizer_name, **mask}
         if self.tokenizer is None:
             raise NoTokenizerError(
                 "rollouts come as token ids: give the policy's tokenizer, or tokenizer_name if "
-                "the service serves it and no token is masked"
+                "the service serves it"
             )
-        text, spans = decode_turns(self.tokenizer, ids, flags)
-        return {"response": text, "token_offsets": spans}
+        text, spans = decode_with_offsets(self.tokenizer, ids)
+        return {"response": text, "token_offsets": spans, **mask}
 
 
 def outcome_of(value: Any) -> float | None:
@@ -115,7 +130,7 @@ def outcome_of(value: Any) -> float | None:
 
 
 def _prompt(sample: Sample) -> dict[str, Any]:
+    tools = {"tools": [dict(tool) for tool in sample.tools]} if sample.tools else {}
     if isinstance(sample.prompt, str):
-        return {"question": sample.prompt}
-    turns = [{"role": turn["role"], "content": content_text(turn)} for turn in sample.prompt]
-    return {"messages": turns}
+        return {"question": sample.prompt, **tools}
+    return {"messages": [chat_turn(turn) for turn in sample.prompt], **tools}

@@ -14,7 +14,15 @@ from capo_client._options import CreditOptionArgs
 from capo_client.adapters.queries import CreditQuery
 
 _log = logging.getLogger("capo_client.adapters")
-_TEXTS = ("question", "messages", "reference", "response_token_ids", "token_offsets")
+_TEXTS = (
+    "question",
+    "messages",
+    "tools",
+    "reference",
+    "response_token_ids",
+    "token_offsets",
+    "response_mask",
+)
 _NEEDED: tuple[wire.Include, ...] = ("token_rewards", "critiques", "response")
 
 

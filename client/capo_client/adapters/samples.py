@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import capo_wire as wire
 from capo_client import errors
-from capo_client.adapters.turns import check_count, spread
+from capo_client.adapters.turns import check_count
 from capo_wire.aggregate import agreement, log_metrics, mean_reward
 
 
@@ -17,11 +17,13 @@ class Sample:
     """One rollout, in the terms of frameworks.
 
     Attributes:
-        prompt: text or chat messages.
-        ids: the T sampled token ids without padding; each gets a reward.
+        prompt: text or chat messages, with tool calls and tool results.
+        ids: the T token ids of the response or trajectory without padding; each gets a reward.
         text: the response, in place of ids; gets one reward.
-        mask: T flags, 0 for ids that a tool or the environment wrote: they are not sent and get
-            0.0. None: the policy wrote all of them.
+        turns: the trajectory as chat messages, in place of ids and text; gets one reward.
+        mask: T flags, 0 for ids that a tool or the environment wrote: the judge sees them as
+            observations, and they get 0.0. None: the policy wrote all of them.
+        tools: the tools that the policy may call, as its chat template has them.
         reference: the label as the data has it: text, a number or a list (see `reference_of`).
         outcome: r_v in [0, 1], in place of a reference.
     """
@@ -29,7 +31,9 @@ class Sample:
     prompt: str | Sequence[dict[str, Any]]
     ids: Sequence[int] | None = None
     text: str | None = None
+    turns: Sequence[Mapping[str, Any]] | None = None
     mask: Sequence[Any] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
     reference: Any = None
     outcome: float | None = None
 
@@ -86,7 +90,7 @@ def checked(result: wire.Result, flags: list[bool] | None) -> wire.Result | Exce
 def from_credit(result: wire.Credited, flags: list[bool] | None) -> Scored:
     """The reward of a rollout that the judge credited."""
     return Scored(
-        token_rewards=None if flags is None else spread(result.token_rewards or (), flags),
+        token_rewards=None if flags is None else result.token_rewards,
         reward=mean_reward(result),
         outcome=None if result.outcome is None else result.outcome.value,
         steps=len(result.steps),

@@ -20,7 +20,6 @@ from typing import Any, Unpack
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer, ScorerArgs
-from capo_client.adapters.turns import policy_text
 
 require("trl", "trl", "1.16")
 
@@ -99,7 +98,7 @@ class CapoReward:
                 Sample(
                     prompt=questions[i],
                     ids=None if by_text else completion_ids[i],
-                    text=_text(completions[i]) if by_text else None,
+                    **(_by_text(completions[i]) if by_text else {}),
                     mask=None if by_text or masks is None else masks[i],
                     reference=references[i],
                     outcome=None if outcomes[i] is None else float(outcomes[i]),
@@ -199,8 +198,8 @@ def _column(columns: dict[str, Any], name: str | None, count: int) -> Sequence[A
     return values
 
 
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else policy_text(completion)
+def _by_text(completion: Any) -> dict[str, Any]:
+    return {"text": completion} if isinstance(completion, str) else {"turns": completion}
 
 
 def _with_tools(completion: Any) -> bool:

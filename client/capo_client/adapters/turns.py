@@ -1,8 +1,8 @@
-"""The policy's own part of a trajectory, without the text of tools and of the environment.
+"""Trajectories of frameworks: masks of tokens, and chat messages.
 
 Frameworks mark the policy's tokens with a mask of one flag per token: `response_mask` (verl),
-`loss_mask` (slime, SkyRL), `tool_mask` (TRL). Only marked tokens are sent, each run of them as a
-turn, and only they get rewards.
+`loss_mask` (slime, SkyRL), `tool_mask` (TRL). All tokens are sent with the mask; only marked ones
+are judged and get rewards, each run of them as a turn.
 """
 
 from __future__ import annotations
@@ -10,12 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
-
-from capo_wire.segmentation import Span
-from capo_wire.token_offsets import decode_with_offsets
-
-# Makes two turns two steps under `blank_line`, and keeps "12" and "5" from becoming "125".
-BETWEEN_TURNS = "\n\n"
 
 
 def policy_flags(ids: Sequence[int], mask: Iterable[Any] | None) -> list[bool]:
@@ -40,59 +34,45 @@ def policy_runs(ids: Sequence[int], flags: Sequence[bool]) -> list[list[int]]:
     return [[token for _, token in run] for own, run in runs if own]
 
 
-def decode_turns(
-    tokenizer: Any, ids: Sequence[int], flags: Sequence[bool]
-) -> tuple[str, list[Span]]:
-    """Decode the tokens that the policy sampled; see `decode_with_offsets`.
-
-    Args:
-        tokenizer: one of transformers, or a `tokenizers.Tokenizer`.
-        ids: T token ids.
-        flags: T flags, true for the policy's own.
-
-    Returns:
-        The text, with `BETWEEN_TURNS` between turns, and the span of each of the policy's own
-        tokens.
-    """
-    text = ""
-    spans: list[Span] = []
-    for run in policy_runs(ids, flags):
-        turn, turn_spans = decode_with_offsets(tokenizer, run)
-        if text and turn:
-            text += BETWEEN_TURNS
-        spans += [(start + len(text), end + len(text)) for start, end in turn_spans]
-        text += turn
-    return text, spans
-
-
 def check_count(rewards: Sequence[float], flags: Sequence[bool]) -> None:
-    """Check that there is one reward for each token of the policy.
+    """Check that there is one reward for each token.
 
     Raises:
         ValueError: there are more or fewer; the message has both numbers.
     """
-    if len(rewards) != sum(flags):
+    if len(rewards) != len(flags):
         raise ValueError(
-            f"the service returned {len(rewards)} token rewards for {sum(flags)} token ids: its "
+            f"the service returned {len(rewards)} token rewards for {len(flags)} token ids: its "
             "version does not match this client's"
         )
 
 
-def spread(rewards: Sequence[float], flags: Sequence[bool]) -> list[float]:
-    """Rewards of the policy's own tokens -> T rewards, with 0.0 for all other tokens.
+_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
 
-    Raises:
-        ValueError: there are more or fewer rewards than tokens of the policy.
+
+def chat_turn(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a framework as a chat turn of the wire: only the fields that it has.
+
+    Content may be text, null, or a list of parts, of which only text is kept. A tool call may have
+    `function`, or its `name` and `arguments` at the top.
     """
-    check_count(rewards, flags)
-    following = iter(rewards)
-    return [next(following) if own else 0.0 for own in flags]
+    turn = {name: message[name] for name in _FIELDS if message.get(name)}
+    turn["role"] = message["role"]
+    turn["content"] = content_text(message)
+    if calls := turn.get("tool_calls"):
+        turn["tool_calls"] = [_call(call) for call in calls]
+    if not turn.get("reasoning_content") and isinstance(message.get("reasoning"), str):
+        turn["reasoning_content"] = message["reasoning"]
+    return turn
 
 
-def policy_text(messages: Iterable[Mapping[str, Any]]) -> str:
-    """The text of the assistant's messages, with `BETWEEN_TURNS` between them."""
-    turns = (content_text(message) for message in messages if message.get("role") == "assistant")
-    return BETWEEN_TURNS.join(turn for turn in turns if turn.strip())
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or call
+    arguments = function.get("arguments")
+    return {
+        **({"id": call["id"]} if call.get("id") else {}),
+        "function": {"name": str(function["name"]), "arguments": arguments or ""},
+    }
 
 
 def content_text(message: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer
-from capo_client.adapters.turns import BETWEEN_TURNS, policy_flags, policy_runs
+from capo_client.adapters.turns import policy_flags, policy_runs
 from capo_wire.aggregate import METRICS
 
 require("verl", "verl", "0.9.1")
@@ -120,9 +120,7 @@ class CapoRewardManager(RewardManagerBase):
         self, ids: list[int], mask: list[int], fields: Any, truth: Any, extra: dict[str, Any]
     ) -> float:
         turns = policy_runs(ids, policy_flags(ids, mask))
-        text = BETWEEN_TURNS.join(
-            self.tokenizer.decode(turn, skip_special_tokens=True) for turn in turns
-        )
+        text = "\n\n".join(self.tokenizer.decode(turn, skip_special_tokens=True) for turn in turns)
         arguments = {
             "data_source": fields["data_source"],
             "solution_str": text,

@@ -19,6 +19,7 @@ from capo_service.engine.base import JudgePrompt, TokenPrompt
 from capo_service.engine.local_models import local_model
 from capo_service.engine.prompt_encoder import PromptEncoder
 from capo_service.engine.thinking import structural_tag
+from capo_service.engine.vllm_config import CPU_WORKER
 from capo_service.pipeline.judge_profile import judge_profile
 from capo_service.pipeline.judge_prompt import JudgePrompter
 from capo_service.pipeline.prepare import CritiquePolicy, Preparer
@@ -34,9 +35,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from vllm import LLM
+    from vllm.platforms import current_platform
 
     path, _ = local_model(args.model)  # without the service's arguments for it
-    llm = LLM(path, **dict(map(_argument, args.engine_args)))
+    arguments = dict(map(_argument, args.engine_args))
+    if current_platform.is_cpu():  # where vLLM's own worker ends at a seed and a chunked prompt
+        arguments["worker_extension_cls"] = CPU_WORKER
+    llm = LLM(path, **arguments)
     config = llm.llm_engine.vllm_config
     ready = {
         "max_num_seqs": config.scheduler_config.max_num_seqs,

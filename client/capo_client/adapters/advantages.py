@@ -9,8 +9,9 @@ With random rewards (independent of turn and length) the expected advantage must
 turn, or the policy learns to take fewer or longer turns. Without a divisor both levels keep to
 that. Divided by the standard deviation, only `turn` does: where rewards are skewed, say one wrong
 step in many, a turn that is longer than others has another expected advantage with `token`.
-Normalising apart for each turn index, which is biased too (verl issue 7244), is not offered: late
-turns are those of long rollouts only.
+Each turn's advantage comes from its own reward. Subtracting a baseline for each turn index and
+summing over turns, which is biased where the policy decides when to stop (verl issue 7244), is not
+offered.
 """
 
 from __future__ import annotations

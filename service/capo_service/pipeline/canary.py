@@ -24,6 +24,7 @@ from capo_service.pipeline.rollout import RolloutJudge
 from capo_service.scheduling.admission import Ticket
 from capo_service.settings.fields import STORY_JUDGES
 from capo_wire.jsonlines import read_lines
+from capo_wire.labelled_steps import joined
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,15 @@ _OPTIONS = wire.CreditOptions(reward=wire.Reward(scheme="process_only"), priorit
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A solution and its wrong steps. `worth`: `good` if there are none, else `bad`."""
+    """A solution and its wrong steps. `worth`: `good` if there are none, else `bad`.
+
+    `observations`: of a trajectory, what a tool wrote after each step, or None.
+    """
 
     question: str
     steps: list[str]
     wrong_steps: list[int]
+    observations: list[str | None] | None = None
 
     @property
     def worth(self) -> str:
@@ -46,6 +51,11 @@ class Canary:
 
     def rollout(self) -> wire.Rollout:
         """The steps, separated by blank lines, with their spans."""
+        if self.observations:
+            text, steps, observed = joined(self.steps, self.observations)
+            return wire.Rollout(
+                question=self.question, response=text, steps=steps, observations=observed
+            )
         parts = [step + "\n\n" for step in self.steps]
         ends = list(itertools.accumulate(map(len, parts)))
         spans = list(zip([0, *ends], ends, strict=False))

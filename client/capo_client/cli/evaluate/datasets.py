@@ -7,7 +7,8 @@
 | MR-GSM8K         | `question`, `model_output_steps`, `model_output_solution_correctness`,      |
 |                  | `model_output_solution_first_error_step`: from 1, or "N/A"                  |
 | PRM800K          | `question.problem`, `label.steps`: each with rated completions; -1 is wrong |
-| capo             | `question`, `steps`, `wrong_steps`: all wrong steps, from 0                 |
+| capo             | `question`, `steps`, `wrong_steps`: all wrong steps, from 0; of a           |
+|                  | trajectory also `observations`: after each step a text, or null             |
 
 An entry that does not say which steps are wrong is left out, with the reason. An entry with
 contradictory labels is read, and marked.
@@ -139,7 +140,22 @@ def _capo(entry: Mapping[str, Any]) -> LabelledExample:
             f"wrong_steps names {unknown}, but there are {len(steps)} steps, from 0",
         )
     labels = tuple(step in wrong for step in range(len(steps)))
-    return LabelledExample(values.as_text(entry, "question"), steps, labels)
+    observations = _observations(entry, len(steps))
+    return LabelledExample(values.as_text(entry, "question"), steps, labels, observations)
+
+
+def _observations(entry: Mapping[str, Any], steps: int) -> tuple[str | None, ...]:
+    """What stands after each step of a trajectory; empty if nothing does."""
+    if entry.get("observations") is None:
+        return ()
+    texts = [text if text.strip() else None for text in values.as_texts(entry, "observations")]
+    if len(texts) != steps:
+        raise LabelError(
+            "has observations that do not fit its steps",
+            f"observations has {len(texts)} items for {steps} steps: write one for each step, null "
+            "where no observation follows",
+        )
+    return tuple(texts) if any(texts) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-_SEPARATOR = "\n\n"
+from capo_wire.labelled_steps import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class LabelledExample:
         steps: its steps.
         wrong: for each step, whether it is wrong; None if unlabelled (in most data sets, the steps
             after the first error).
+        observations: for each step, what a tool or an environment wrote after it, or None; empty
+            for a solution that is no trajectory.
         entry: its line in the file, or its index in the array, from 1.
         contradiction: how its labels contradict each other, if they do.
     """
@@ -24,6 +26,7 @@ class LabelledExample:
     question: str
     steps: tuple[str, ...]
     wrong: tuple[bool | None, ...]
+    observations: tuple[str | None, ...] = ()
     entry: int = field(default=0, compare=False)
     contradiction: str | None = field(default=None, compare=False)
 
@@ -34,12 +37,6 @@ class LabelledExample:
 
     def rollout(self) -> dict[str, Any]:
         """The rollout of the wire: the steps unchanged, separated by blank lines."""
-        spans, start = [], 0
-        for step in self.steps:
-            spans.append((start, start + len(step)))
-            start += len(step) + len(_SEPARATOR)
-        return {
-            "question": self.question,
-            "response": _SEPARATOR.join(self.steps),
-            "steps": spans,
-        }
+        response, spans, observed = joined(self.steps, self.observations)
+        rollout = {"question": self.question, "response": response, "steps": spans}
+        return rollout | {"observations": observed} if observed else rollout

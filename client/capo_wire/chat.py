@@ -7,7 +7,8 @@ The form of a tool call in text is the one that most open models write (Hermes, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints
@@ -17,6 +18,10 @@ from capo_wire.segmentation import Span
 
 _SEPARATOR = "\n\n"
 POLICY = "assistant"  # the role of the policy's own turns
+# What roles and names are shown with. A policy names the tool that it calls: with line feeds and
+# brackets, the name could imitate the tool's answer, or another turn.
+_NOT_IN_NAMES = re.compile(r"[^\w.:/@-]+")
+_LONGEST_NAME = 64
 
 
 class TextPart(RequestModel):
@@ -81,7 +86,7 @@ def conversation_text(turns: Sequence[ChatTurn], tools: Sequence[dict[str, Any]]
     if not tools and len(turns) == 1 and turns[0].role == "user":
         return turns[0].text()
     parts = [tools_text(tools)] if tools else []
-    return _SEPARATOR.join(parts + [_with_role(turn, _tool_names(turns)) for turn in turns])
+    return _SEPARATOR.join(parts + [_with_role(turn, name) for turn, name in _named(turns)])
 
 
 def tools_text(tools: Sequence[dict[str, Any]]) -> str:
@@ -97,11 +102,10 @@ def trajectory_text(turns: Sequence[ChatTurn]) -> tuple[str, list[Span]]:
     and, of tools, their names. Between two turns of the policy is always a span that it did not
     write, if only a blank line.
     """
-    names = _tool_names(turns)
     parts: list[tuple[str, bool]] = []
-    for turn in turns:
+    for turn, name in _named(turns):
         is_own = turn.role == POLICY
-        text = turn.text() if is_own else _with_role(turn, names)
+        text = turn.text() if is_own else _with_role(turn, name)
         if text:
             parts += [(_SEPARATOR, False)] * bool(parts) + [(text, is_own)]
     spans: list[Span] = []
@@ -116,12 +120,23 @@ def trajectory_text(turns: Sequence[ChatTurn]) -> tuple[str, list[Span]]:
     return "".join(text for text, _ in parts), spans
 
 
-def _with_role(turn: ChatTurn, tool_names: dict[str, str]) -> str:
-    name = turn.name or tool_names.get(turn.tool_call_id or "")
-    return f"{turn.role} ({name}): {turn.text()}" if name else f"{turn.role}: {turn.text()}"
+def _with_role(turn: ChatTurn, name: str | None) -> str:
+    role = _plain(turn.role)
+    return f"{role} ({_plain(name)}): {turn.text()}" if name else f"{role}: {turn.text()}"
 
 
-def _tool_names(turns: Iterable[ChatTurn]) -> dict[str, str]:
-    """The tools by the ids of their calls."""
-    calls = (call for turn in turns for call in turn.tool_calls or ())
-    return {call.id: call.function.name for call in calls if call.id}
+def _plain(name: str) -> str:
+    """A role or a name without anything that could pass for more than a name."""
+    return _NOT_IN_NAMES.sub("_", name[:_LONGEST_NAME])
+
+
+def _named(turns: Sequence[ChatTurn]) -> Iterator[tuple[ChatTurn, str | None]]:
+    """The turns with their names; a tool's is found by the id of the call that it answers.
+
+    Only calls that the policy made before count, so that none can name an earlier result.
+    """
+    called: dict[str, str] = {}
+    for turn in turns:
+        yield turn, turn.name or called.get(turn.tool_call_id or "")
+        if turn.role == POLICY:
+            called |= {call.id: call.function.name for call in turn.tool_calls or () if call.id}

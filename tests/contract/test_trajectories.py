@@ -310,7 +310,7 @@ def test_where_the_context_is_short_earlier_turns_are_shown_by_their_calls(
     before = first - 1
     call = f'{{"name": "look", "arguments": {{"page": {before}}}}}'
     assert f"Turn {before}: I think about it. I think about ... {call}" in prompt
-    assert f"=> tool (look): page {before}: text" in prompt
+    assert f"] tool (look): page {before}: text" in prompt[: prompt.index("[/earlier ")]
     steps = prompt[prompt.index("[Work To Judge]") :]
     assert f"tool (look): page {before}: text" in steps
     assert steps.index(f"page {before}: text") < steps.index(f"Turn {first}: ")

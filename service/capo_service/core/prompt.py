@@ -86,8 +86,8 @@ class PromptTemplate:
     before those, and `continues` says whether steps follow; else they are empty, 0 and false.
     `criteria` has the criteria to judge (of `PromptCriterion`); empty if there are none.
     In a trajectory, `step.observation` and `before` (the observation before the first step) follow
-    a line that is in `observed`; they are empty where there is none. `has_observations` says
-    whether there are any.
+    a line that is in `observed`; they are empty where there is none, as is the observation of each
+    of the steps in `earlier`. `has_observations` says whether there are any.
 
     It is rendered in Jinja's sandbox, because it may come with a downloaded model: it cannot access
     attributes that begin with an underscore, nor change its variables. Its run time is not limited.
@@ -119,7 +119,7 @@ class PromptTemplate:
         missing = {"system", "user"} - self._template.blocks.keys()
         if missing:
             raise ValueError(f"{name} has no block {' and no block '.join(sorted(missing))}")
-        part = Surroundings([EarlierStep(1, "e")], 1, True, "b")
+        part = Surroundings([EarlierStep(1, "e", "p")], 1, True, "b")
         try:
             trial = self.render(
                 question="q",
@@ -139,7 +139,7 @@ class PromptTemplate:
             raise ValueError(f"{name}: its user block must show the question and every step")
         self.shows_earlier = "e" in shown
         self.shows_criteria = "c" in shown
-        self.shows_observations = {"o", "b"} <= shown
+        self.shows_observations = {"o", "b"} <= shown and self.shows_earlier == ("p" in shown)
 
     def render(
         self,
@@ -170,7 +170,8 @@ class PromptTemplate:
         untrusted += [" ".join(criterion.text.split()) for criterion in criteria]
         first_observed = len(untrusted)
         observations = observations or [None] * len(steps)
-        untrusted += [(text or "").strip() for text in (*observations, around.before)]
+        summaries = [step.observation for step in around.earlier]
+        untrusted += [(text or "").strip() for text in (*observations, around.before, *summaries)]
         observed = [
             _slot(index) if untrusted[index] else ""
             for index in range(first_observed, len(untrusted))
@@ -196,13 +197,13 @@ class PromptTemplate:
             "format": format,
             "thinking": thinking,
             "earlier": [
-                EarlierStep(step.index, _slot(first_earlier + i))
+                EarlierStep(step.index, _slot(first_earlier + i), observed[len(steps) + 1 + i])
                 for i, step in enumerate(around.earlier)
             ],
             "left_out": around.left_out,
             "continues": around.continues,
             "observed": f"[observation {code}]",
-            "before": observed[-1],
+            "before": observed[len(steps)],
             "has_observations": any(observed),
             "criteria": [
                 PromptCriterion(criterion.label, criterion.kind, _slot(first_criterion + i))

@@ -21,10 +21,15 @@ Bounds = tuple[int, int]  # first step, and the step after the last
 
 @dataclass(frozen=True, slots=True)
 class EarlierStep:
-    """A step before a window, as templates see it: its number in the rollout, and its beginning."""
+    """A step before a window, as templates see it, in short form on one line.
+
+    `observation` is the beginning of what was observed after it, apart from the step's own text, so
+    that no step can imitate it; empty if nothing was.
+    """
 
     index: int
     text: str
+    observation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +67,21 @@ def surroundings(
     first, end = window
     earlier: list[EarlierStep] = []
     for index in range(first - 1, -1, -1):
-        text = summary(steps[index])
-        size -= length(text)
+        text, observation = summary(steps[index])
+        size -= length(text) + length(observation)
         if size < 0:
             break
-        earlier.append(EarlierStep(index, text))
+        earlier.append(EarlierStep(index, text, observation))
     observed = steps[first - 1].observation if first else before
     return Surroundings(earlier[::-1], first - len(earlier), end < len(steps), observed)
 
 
-def summary(step: ShownStep) -> str:
-    """A step and what was observed after it, on one line: of a turn with tool calls, the calls."""
+def summary(step: ShownStep) -> tuple[str, str]:
+    """A step, of a turn with tool calls these; and what was observed. Each on one line."""
     text = head(step.text)
     if (calls := calls_of(step.text)) and len(step.text.strip()) > _HEAD:
         text = f"{head(step.text[:_CALLER])} ... {head(calls)}"
-    return text if step.observation is None else f"{text} => {head(step.observation)}"
+    return text, head(step.observation or "")
 
 
 def head(text: str) -> str:

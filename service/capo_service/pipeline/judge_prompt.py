@@ -129,14 +129,14 @@ class JudgePrompter:
         if observed and not self._profile.template.shows_observations:
             raise InputError(
                 "the judge's prompt template does not show observations (what tools and "
-                "environments wrote): show step.observation and before, as the template of profile "
-                "agent does, or send the policy's text alone",
+                "environments wrote): show step.observation and before, also in earlier, as the "
+                "template of profile agent does, or send the policy's text alone",
                 field="response",
             )
         kinds = tuple(criterion.kind for criterion in criteria)
         shape = self._shape(len(steps), style, voting, kinds)
         texts = [question, reference or "", *observed, *(step.text for step in steps)]
-        texts += [earlier.text for earlier in around.earlier]
+        texts += [each for e in around.earlier for each in (e.text, e.observation)]
         texts += [criterion.text for criterion in criteria]
         prompt = self._profile.template.render(
             question=self._quotable(question),
@@ -148,7 +148,7 @@ class JudgePrompter:
             style=style,
             format=shape.name,
             thinking=thinking_tokens > 0,
-            around=around if around.before is None else self._quotable_around(around),
+            around=self._quotable_around(around),
             criteria=criteria,
         )
         # A thought comes first, so the fixed start of the critique cannot be in the prompt.
@@ -170,7 +170,14 @@ class JudgePrompter:
         return text.replace(phrase, phrase[0] + "\u200b" + phrase[1:]) if phrase else text
 
     def _quotable_around(self, around: Surroundings) -> Surroundings:
-        return replace(around, before=self._quotable(around.before or ""))
+        if not self._profile.answer_phrase:
+            return around
+        earlier = [
+            replace(e, text=self._quotable(e.text), observation=self._quotable(e.observation))
+            for e in around.earlier
+        ]
+        before = None if around.before is None else self._quotable(around.before)
+        return replace(around, earlier=earlier, before=before)
 
     def _check_takes_criteria(self) -> None:
         if not self._profile.takes_criteria:

@@ -103,7 +103,7 @@ def _fit(steps: Sequence[ShownStep], make: MakeTask, most: int, before: str | No
                 found.append(_window(steps, bounds, around, make))
             except ContextExceededError as error:
                 judged = sum(lengths[slice(*bounds)])
-                shown = sum(length(step.text) for step in around.earlier)
+                shown = sum(length(e.text) + length(e.observation) for e in around.earlier)
                 shown += length(around.before or "")
                 share = (error.context - fixed) / (error.needed - fixed)
                 fitting.append(_without_earlier((judged + shown) * share * _MARGIN, judged))

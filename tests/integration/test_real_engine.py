@@ -149,11 +149,13 @@ def test_hostile_and_odd_rollouts_are_credited_or_refused_and_the_next_is_served
 
 
 @pytest.mark.timeout(900)
-def test_every_attack_of_the_corpus_is_judged_within_the_structure(service: Running) -> None:
-    """Up to the verdict, on a real engine: the grammar holds, rewards are aligned, none is lost."""
+def test_attacks_of_every_family_are_judged_within_the_structure(service: Running) -> None:
+    """Up to the verdict, on a real engine: the grammar holds, rewards are aligned, none is lost.
+
+    All attacks go through the service in the unit and contract tests, and by `capo attack`.
+    """
     made = [attack for attack, _ in attacks()]
-    if service.engine == "openai":
-        made = made[::40]  # its critiques are long
+    made = made[::3] if service.engine == "vllm" else made[::40]  # whose critiques are long
     rollouts = [attack.rollout() for attack in made]
     with CreditClient(service.url) as client:
         batch = client.credit(
@@ -212,11 +214,11 @@ def test_seeds_and_prompts_that_are_read_in_chunks(vllm_service: Running) -> Non
 
 
 @pytest.mark.timeout(1200)
-def test_two_hundred_rollouts_through_capo_credit(
+def test_many_rollouts_through_capo_credit(
     service: Running, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     """With ids as a policy would have sampled them: the text's, and an end token."""
-    made = solutions(200 if service.engine == "vllm" else 12)
+    made = solutions(80 if service.engine == "vllm" else 12)
     end = tokenizer.token_to_id("<|im_end|>")
     rollouts = [
         {

@@ -1,4 +1,4 @@
-"""Thoughts and end-of-turn tokens in the output of a judge or a policy.
+"""Thoughts, tool calls and end-of-turn tokens in the output of a judge or a policy.
 
 The markers of thoughts are those of the families that vLLM's reasoning parsers know: `<think>` and
 its variants, `[THINK]`, gpt-oss' channels (also without their control tokens), Gemma's, Kimi's and
@@ -21,6 +21,7 @@ END_TOKENS = (
     "<|eom|>",
     "<|end|>",
     "<|return|>",
+    "<|call|>",
     "<|user|>",
     "<|observation|>",
     "<|role_end|>",
@@ -139,3 +140,24 @@ def without_thought_markers(text: str) -> str:
         if not any(word in lower for word in _MARKER_WORDS):
             return text
     return _MARKER.sub("\n", text)
+
+
+_RECIPIENT = r"\s?to=[\w.-]{1,80}"
+_CONSTRAINED = r"[^<]{0,60}(?:<\|constrain\|>[^<]{0,20})?<\|message\|>"
+# The tokens of the families that vLLM's tool parsers know. Those around the results of tools, such
+# as `<|tool_response|>`, are not among them: a policy does not write those.
+_CALL_TOKENS = re.compile(
+    r"<\|/?tool_calls?(?:_[a-z]{1,20}){0,2}\|>"  # Kimi, LFM2, Phi, Granite
+    r"|<｜tool[▁_](?:calls?[▁_](?:begin|end)|sep)｜>|</?｜DSML｜[^<>]{1,200}>"  # DeepSeek, Step
+    r"|<\|python_(?:tag|start|end)\|>"  # Llama
+    r"|<\|action_(?:start|end)\|>|<\|plugin\|>"  # InternLM
+    r"|<\|(?:START|END)_ACTION\|>|<\|tools_(?:prefix|suffix)\|>"  # Cohere, Apertus
+    # gpt-oss, which names the tool before its channel or behind it
+    rf"|(?:(?:<\|end\|>)?<\|start\|>assistant)?{_RECIPIENT}\s?<\|channel\|>{_CONSTRAINED}"
+    rf"|{_TURN}<\|channel\|>\s?(?:analysis|commentary){_RECIPIENT}{_CONSTRAINED}"
+)
+
+
+def without_call_tokens(text: str) -> str:
+    """The text with each token of a policy's own tool calls replaced by a line end."""
+    return _CALL_TOKENS.sub("\n", text) if "<|" in text or "｜" in text else text

@@ -56,8 +56,11 @@ def _whole(raw: bytes) -> str:
 
 # What precedes a tool call in the text of the families that vLLM's tool parsers know.
 _CALL = re.compile(
-    r"<\|?tool_calls?(?:_begin)?\|?>|<\uff5ctool\u2581calls?\u2581begin\uff5c>|\[TOOL_CALLS\]"
-    r"|<function[=>]|<\|python_tag\|>|<function_call>|<action>|\bAction:",
+    r"<\|?tool_calls?(?:_(?:section_)?(?:begin|start))?\|?>|<\|tools_prefix\|>|\[TOOL_CALLS\]"
+    r"|<\uff5ctool[\u2581_]calls?[\u2581_]begin\uff5c>|<\uff5cDSML\uff5cfunction_calls>"
+    r"|<(?:longcat|seed|minimax)[:_]tool_call>|<function[=>]|<(?:start_)?function_calls?>"
+    r"|<\|python_(?:tag|start)\|>|<\|action_start\|>|<\|START_ACTION\|>|<action>|\bAction:"
+    r"|\bto=(?=[\w.-]{1,80}[^<\n]{0,20}<\|)",  # gpt-oss
     re.IGNORECASE,
 )
 

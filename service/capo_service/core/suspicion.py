@@ -25,7 +25,7 @@ from capo_service.core.characters import (
     scripts,
 )
 from capo_service.core.step_code import SHORT_CODES
-from capo_wire.special_text import content_end, without_thought_markers
+from capo_wire.special_text import content_end, without_call_tokens, without_thought_markers
 
 SuspicionReason = Literal[
     "near_empty",
@@ -204,22 +204,40 @@ def _hidden_text(text: _Text) -> _Found | None:
     return f"{hidden.total()} invisible characters ({names})", None
 
 
+_CODES = "|".join(SHORT_CODES)
 _IMITATION = re2.compile(
     r"(?im)(<\|[a-z_]{2,20}\|>|<\x{FF5C}|</?s>|<(start|end)_of_turn>|\[/?INST\]|<</?SYS>>|"
-    rf"^\s*\[(step )?(\d{{1,9}}|end|observation) ({'|'.join(SHORT_CODES)})\]|"
+    rf"^\s*\[(step \d{{1,9}}|/?earlier|end|observation) ({_CODES})\]|"
     r"<\s*/?\s*(step|paragraph)_\d|incorrect[_ ]steps|first error:\s*\\boxed|"
     r"\\boxed\{(in)?correct\})"
 )
+_HEAD = re2.compile(rf"(?im)^\s*\[(\d{{1,9}}) ({_CODES})\]")
 
 
 def _imitation(text: _Text) -> _Found | None:
-    # A reasoning policy writes the markers of its own thoughts.
+    # A reasoning policy writes the markers of its own thoughts, and an agent those of its calls.
     # Its own end of turn stands at the end; anywhere else an end of turn is forged.
-    response = without_thought_markers(text.response)
+    response = without_thought_markers(without_call_tokens(text.response))
     response = response[: content_end(response)]
-    if (found := _IMITATION.search(response)) is None:
+    found = _IMITATION.search(response)
+    forged = found[0] if found else _numbered_heads(response)
+    if forged is None:
         return None
-    return f"the response contains {found[0]!r}, which only the prompt or the judge writes", None
+    return f"the response contains {forged!r}, which only the prompt or the judge writes", None
+
+
+def _numbered_heads(response: str) -> str | None:
+    """The second of two heads of steps with one code and consecutive numbers; None: there are none.
+
+    One such line alone may be a quantity, such as `[5 kb]`.
+    """
+    last: dict[str, int] = {}
+    for head in _HEAD.finditer(response):
+        number, code = int(head[1]), head[2].lower()
+        if last.get(code) == number - 1:
+            return head[0].strip()
+        last[code] = number
+    return None
 
 
 _INSTRUCTION = re2.compile(

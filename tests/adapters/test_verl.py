@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import time
@@ -183,13 +184,13 @@ def test_a_policy_loss_of_verl_takes_the_advantages(tokenizer: Any) -> None:
     assert gain[better].mean() > gain[~better].mean()
 
 
-def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: Any) -> None:
-    """Rollouts are sampled, scored one by one and put into TransferQueue by verl's own workers."""
+def sampled(
+    settings: Any, client: Any, count: int, fields: list[str], **columns: list[Any]
+) -> tuple[list[str], Any]:
+    """Keys and fields of what verl's own workers put into TransferQueue for `count` questions."""
     import transfer_queue as tq
-    from kit_verl import Client
     from verl.utils import tensordict_utils as tu
 
-    settings = config()
     settings.transfer_queue.enable = True
     settings.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     tq.init(settings.transfer_queue)
@@ -199,10 +200,9 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
             settings.actor_rollout_ref.rollout.agent.agent_loop_manager_class
         )
         manager = manager_class.create(
-            config=settings, llm_client=Client(settings),
+            config=settings, llm_client=client,
             reward_loop_worker_handles=rewards.reward_loop_worker_handles,
         )  # fmt: skip
-        count = 2
         prompts = tu.get_tensordict(
             {
                 "dummy": torch.zeros(count, 1),
@@ -212,7 +212,7 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
                 "reward_model": [{"ground_truth": a, "style": "rule"} for _, a in QUESTIONS[:count]],
                 "data_source": ["ours"] * count,
                 "extra_info": [{}] * count,
-            },
+            } | columns,
             non_tensor_dict={"global_steps": 1},
         )  # fmt: skip
         tags = [{"is_prompt": True, "status": "pending", "global_steps": 1}] * count
@@ -228,23 +228,103 @@ def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: 
             assert time.monotonic() < until, states
             time.sleep(0.5)
         keys = sorted(key for key, state in states.items() if state == "success")
-        assert keys == [f"q{q}_{n}_0" for q in range(2) for n in range(2)]
-        data = tq.kv_batch_get(
-            keys=keys, partition_id="train",
-            select_fields=["responses", "response_mask", "rm_scores", "extra_fields"],
-        )  # fmt: skip
-        extra = [getattr(each, "data", each) for each in data["extra_fields"]]
-        dense = 0
-        for row in range(len(keys)):
-            scores, ids = data["rm_scores"][row], data["responses"][row]
-            info = extra[row]["reward_extra_info"]
-            assert len(scores) == len(ids)
-            assert set(scores.tolist()) <= {2 * info["acc"], 2 * info["acc"] - 1}
-            assert (2 * info["acc"] - 1 in scores.tolist()) == (info["capo_wrong_steps"] > 0)
-            dense += int((scores != 0).sum() > 1)
-        assert dense, "no rollout had a reward on more than one token"
+        return keys, tq.kv_batch_get(keys=keys, partition_id="train", select_fields=fields)
     finally:
         tq.close()
+
+
+def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: Any) -> None:
+    """Rollouts are sampled, scored one by one and put into TransferQueue by verl's own workers."""
+    from kit_verl import Client
+
+    settings = config()
+    names = ["responses", "response_mask", "rm_scores", "extra_fields"]
+    keys, data = sampled(settings, Client(settings), 2, names)
+    assert keys == [f"q{q}_{n}_0" for q in range(2) for n in range(2)]
+    extra = [getattr(each, "data", each) for each in data["extra_fields"]]
+    dense = 0
+    for row in range(len(keys)):
+        scores, ids = data["rm_scores"][row], data["responses"][row]
+        info = extra[row]["reward_extra_info"]
+        assert set(extra[row]) == {"reward_extra_info"}
+        assert len(scores) == len(ids)
+        assert set(scores.tolist()) <= {2 * info["acc"], 2 * info["acc"] - 1}
+        assert (2 * info["acc"] - 1 in scores.tolist()) == (info["capo_wrong_steps"] > 0)
+        dense += int((scores != 0).sum() > 1)
+    assert dense, "no rollout had a reward on more than one token"
+
+
+def test_verl_s_tool_agent_loop_and_a_compacted_context(
+    local_ray: None, tokenizer: Any, tmp_path: Path
+) -> None:
+    """verl's own tool agent loop, and one with several outputs; the policy's turns are scripted."""
+    from kit_verl import ANSWER, CALL, LOOPS, TOOL, Scripted
+    from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+    path, tool, loops = (tmp_path / name for name in ("rollouts.jsonl", "tool.py", "loops.yaml"))
+    tool.write_text(TOOL)
+    loops.write_text(LOOPS)
+    settings = config(rollouts_file=str(path), segment={"method": "turn"})
+    rollout = settings.actor_rollout_ref.rollout
+    rollout.response_length, rollout.prompt_length = 256, 256
+    rollout.multi_turn.function_tool_path = str(tool)
+    rollout.agent.agent_loop_config_path = str(loops)
+    names = ["responses", "response_mask", "rm_scores", "extra_fields", "uid"]
+    loop_names = ["tool_agent", "compacting"]
+    keys, data = sampled(settings, Scripted(settings), 2, names, agent_name=loop_names)
+    assert keys == ["q0_0_0", "q0_1_0", "q1_0_0", "q1_0_1", "q1_1_0", "q1_1_1"]
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        assert [step["turn"] for step in line["credit"]["steps"]] == [0, 1]
+        assert [each["function"]["name"] for each in line["tools"]] == ["calculate"]
+        spans = [each["span"] for each in line["credit"]["observations"]]
+        shown = "".join(line["response"][a:b] for a, b in spans)
+        of_tool = line["messages"][0]["content"] == QUESTIONS[0][0]
+        assert "the tool says 10" in shown if of_tool else "Summary: I called it." in shown
+        assert CALL not in shown and ANSWER not in shown
+        own = [line["response"][a:b] for a, b in (step["span"] for step in line["credit"]["steps"])]
+        assert CALL in own[0] and ANSWER in own[1]
+        assert line["credit"]["outcome"]["value"] == float(of_tool)
+
+    rows = [[data[name][row] for name in names[:3]] for row in range(len(keys))]
+    for key, (ids, mask, scores) in zip(keys, rows, strict=True):
+        assert len(ids) == len(mask) == len(scores)
+        assert (scores[mask == 0] == 0).all()
+        outcome = float(key.startswith("q0"))
+        assert set(scores[mask == 1].tolist()) <= {2 * outcome, 2 * outcome - 1}
+        assert bool((mask == 0).any()) == key.startswith("q0")
+        if key.startswith("q0"):
+            assert "the tool says 10" in tokenizer.decode(ids[mask == 0])
+    # All sequences of a question are one group, in verl's own function.
+    width = max(len(ids) for ids, _, _ in rows)
+
+    def padded(column: int) -> torch.Tensor:
+        columns = [row[column] for row in rows]
+        return torch.stack([torch.nn.functional.pad(c, (0, width - len(c))) for c in columns])
+
+    uids = np.array([key.split("_")[0] for key in keys], dtype=object)
+    batched = DataProto(
+        batch=TensorDict(
+            {"response_mask": padded(1), "token_level_rewards": padded(2).float()},
+            batch_size=len(keys),
+        ),
+        non_tensor_batch={"uid": uids},
+    )
+    batched.batch["token_level_rewards"][3, :2] -= 1.0  # whatever the judge said, q1 has two kinds
+    made = compute_advantage_for_multi_trajectories(
+        batched, batch_keys=keys, adv_estimator="capo", config=settings.algorithm
+    ).batch
+    for uid in ("q0", "q1"):
+        rows_of = torch.tensor([each == uid for each in uids])
+        chosen = made["response_mask"][rows_of].bool()
+        values = made["token_level_rewards"][rows_of][chosen].double()
+        spread = values.std(correction=0)
+        expected = (values - values.mean()) / spread if spread > 0 else torch.zeros_like(values)
+        found = made["advantages"][rows_of]
+        torch.testing.assert_close(found[chosen], expected.float())
+        assert (found[~chosen] == 0).all()
 
 
 class Outputs:
@@ -287,6 +367,7 @@ def worker(manager: Any) -> Any:
     made: Any = object.__new__(worker_class())
     made.reward_loop_worker_handles = [Remote(manager)]
     made.processor = None
+    made.tools = []
     made._get_mm_processor_kwargs = lambda audios: None
     made._compute_position_ids = lambda ids, *_: torch.arange(ids.shape[1])[None]
     return made
@@ -330,19 +411,143 @@ async def test_the_rule_sees_the_policy_s_text_alone(tokenizer: Any, tmp_path: P
     assert outputs[0].extra_fields["reward_extra_info"]["acc"] == 1.0
 
 
-async def test_of_several_sequences_the_last_is_judged_at_its_own_length(tokenizer: Any) -> None:
+async def test_each_token_of_each_sequence_gets_its_own_reward(tokenizer: Any) -> None:
+    from capo_client.adapters.scoring import Scored
+
     manager: Any = load_reward_manager(config(), tokenizer)
-    outputs = Outputs(
-        tokenizer, [[("A long first part, and more of it.", 1), ("x", 0)], [("42", 1)]]
+    sent: list[Any] = []
+
+    async def numbered(samples: Any) -> list[Scored]:
+        sent.extend(samples)
+        rewards = [n + 1.0 if own else 0.0 for n, own in enumerate(samples[0].mask)]
+        return [Scored(rewards, 1.5, outcome=1.0)]
+
+    manager.scorer.score = numbered
+    first_parts = [("A long first part, and more of it.", 1), ("The tool says 5.", 0)]
+    outputs = Outputs(tokenizer, [first_parts, [("42", 1), ("!", 0)], [("So 43", 1)]]).made
+    prompt = outputs[0].prompt_ids
+    summary = tokenizer.encode("Summary: five.")
+    outputs[1].prompt_ids = prompt + summary
+    outputs[2].prompt_ids = outputs[1].prompt_ids + outputs[1].response_ids + summary[:2]
+    ids, masks = [o.response_ids for o in outputs], [o.response_mask for o in outputs]
+    await worker(manager)._compute_score(outputs, FIELDS)
+    [sample] = sent
+    assert list(sample.ids) == [*ids[0], *summary, *ids[1], *summary[:2], *ids[2]]
+    between = [[0] * len(summary), [0, 0], []]
+    flags = [flag for mask, more in zip(masks, between, strict=True) for flag in [*mask, *more]]
+    assert list(sample.mask) == flags
+    for output in outputs[:-1]:
+        output.reward_score = outputs[-1].reward_score  # as verl does next
+    start = 0
+    for output, mask, more in zip(outputs, masks, between, strict=True):
+        found = output.as_dict()
+        expected = [start + n + 1.0 if own else 0.0 for n, own in enumerate(mask)]
+        assert found["rm_scores"].tolist() == expected
+        assert found["response_mask"].tolist() == mask
+        assert "capo_position" not in found["extra_fields"]
+        start += len(mask) + len(more)
+
+
+async def test_several_sequences_are_judged_as_one_trajectory(tokenizer: Any) -> None:
+    """By the real service; without credit, no token of any of them trains."""
+    manager: Any = load_reward_manager(config(segment={"method": "turn"}), tokenizer)
+    for text, credited in (("42", True), ("It is so. " * 50_000, False)):
+        outputs = Outputs(tokenizer, [[("Let me see.", 1), ("x", 0)], [(text, 1)]]).made
+        outputs[1].prompt_ids = outputs[1].prompt_ids * 5
+        await worker(manager)._compute_score(outputs, FIELDS)
+        info = outputs[1].extra_fields["reward_extra_info"]
+        outputs[0].reward_score = outputs[1].reward_score
+        found = [output.as_dict() for output in outputs]
+        for each, output in zip(found, outputs, strict=True):
+            assert len(each["rm_scores"]) == len(output.response_ids)
+            assert bool(each["response_mask"].any()) == credited
+        if credited:
+            assert (info["acc"], info["capo_steps"]) == (1.0, 2)
+            assert found[0]["rm_scores"][-1] == 0.0 and (found[1]["rm_scores"] >= 1.0).all()
+        else:
+            assert info["capo_fallback"] == 1
+
+
+async def test_an_agent_loop_s_own_reward_is_the_outcome(tokenizer: Any) -> None:
+    """As of agents whose environment runs the tests; verl then skips its reward loop."""
+    manager: Any = load_reward_manager(config(), tokenizer)
+    outputs = Outputs(tokenizer, [TOOLS]).made
+    outputs[0].reward_score = 0.5
+    await worker(manager)._compute_score(outputs, FIELDS)
+    assert outputs[0].extra_fields["reward_extra_info"]["acc"] == 0.5
+    found = outputs[0].as_dict()
+    assert set(found["rm_scores"][found["response_mask"].bool()].tolist()) <= {1.0, 0.0}
+    colocated: Any = worker(manager)
+    colocated.reward_loop_worker_handles = None  # verl scores later, with its own reward model
+    outputs = Outputs(tokenizer, [TOOLS]).made
+    outputs[0].reward_score = 0.5
+    await colocated._compute_score(outputs, FIELDS)
+    assert outputs[0].reward_score == 0.5 and outputs[0].extra_fields == {}
+
+
+async def test_a_reward_function_gets_what_the_agent_loop_has(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "rule.py"
+    file.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    assert extra_info['num_turns'] == 4 and 'capo' not in extra_info\n"
+        "    assert solution_str == 'last', solution_str\n"
+        "    return extra_info['turn_scores'][0]\n"
     )
-    outputs.made[1].prompt_ids *= 5
-    await worker(manager)._compute_score(outputs.made, FIELDS)
-    first, last = outputs.made
-    assert last.extra_fields["reward_extra_info"]["acc"] == 1.0
-    first.reward_score = last.reward_score  # as verl does next
-    mask, scores = first.as_dict()["response_mask"], first.as_dict()["rm_scores"]
-    torch.testing.assert_close(scores, mask * torch.tensor(float(last.reward_score)))
-    assert len(last.as_dict()["rm_scores"]) == len(last.response_ids)
+    settings = config(outcome_from="compute_score")
+    settings.reward.custom_reward_function.path = str(file)
+    manager: Any = load_reward_manager(settings, tokenizer)
+    outputs = Outputs(tokenizer, [[("first", 1)], [("last", 1)]]).made
+    outputs[1].extra_fields["turn_scores"] = [0.5]
+    await worker(manager)._compute_score(outputs, FIELDS)
+    assert outputs[1].extra_fields["reward_extra_info"]["acc"] == 0.5
+    assert outputs[1].extra_fields["turn_scores"] == [0.5]
+
+
+async def test_the_judge_is_told_the_tools_of_the_configuration(tokenizer: Any) -> None:
+    from verl.tools.function_tool import FunctionTool
+    from verl.tools.schemas import OpenAIFunctionToolSchema
+
+    def tool(name: str) -> FunctionTool:
+        parameters = {"type": "object", "properties": {}, "required": []}
+        function = {"name": name, "description": "Does it.", "parameters": parameters}
+        schema = OpenAIFunctionToolSchema(type="function", function=function)
+        return FunctionTool(name=name, fn=print, tool_schema=schema)
+
+    manager: Any = load_reward_manager(config(), tokenizer)
+    sent: list[Any] = []
+    score = manager.scorer.score
+
+    async def recorded(samples: Any) -> Any:
+        sent.extend(samples)
+        return await score(samples)
+
+    manager.scorer.score = recorded
+    made = worker(manager)
+    made.tools = [tool("search"), tool("calculate")]
+    for extra in ({}, {"tool_selection": ["calculate"]}):
+        outputs = Outputs(tokenizer, [TOOLS]).made
+        await made._compute_score(outputs, FIELDS | {"extra_info": extra})
+        assert outputs[0].extra_fields["reward_extra_info"]["capo_fallback"] == 0
+    names = [[each["function"]["name"] for each in sample.tools] for sample in sent]
+    assert names == [["search", "calculate"], ["calculate"]]
+
+
+@pytest.mark.parametrize(("estimator", "mean"), [("capo", 7 / 6), ("capo_turn", 4 / 3)])
+def test_masked_tokens_and_rows_without_credit_count_nowhere(estimator: str, mean: float) -> None:
+    mask = torch.tensor([[1, 1, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    rewards = torch.tensor(
+        [[1.0, 1.0, 1.0, 9.0, 9.0, 2.0], [1.0, 1.0, 0.0, 0.0, 0.0, 0.0], [torch.nan] * 6]
+    )
+    advantages, returns = get_adv_estimator_fn(estimator)(
+        token_level_rewards=rewards, response_mask=mask, index=["a"] * 3,
+        config={"norm_adv_by_std_in_grpo": False},
+    )  # fmt: skip
+    own = mask.bool() & ~rewards.isnan()
+    torch.testing.assert_close(advantages[own], rewards[own] - mean)
+    assert (advantages[~own] == 0).all() and (returns[~own] == 0).all()
+    torch.testing.assert_close(returns[own], rewards[own])
 
 
 async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
@@ -352,7 +557,7 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
     from capo_client.adapters._verl_agent_loop import VALIDATING_FIELD
 
     manager: Any = load_reward_manager(config(), tokenizer)
-    long = "It is so. " * 25_000  # more characters than the service takes
+    long = "It is so. " * 50_000  # more characters than the service takes
     infos = []
     for validating in (True, False):
         for text in ("42", long):
@@ -361,7 +566,7 @@ async def test_validation_leaves_out_what_is_not_known(tokenizer: Any) -> None:
                 validating  # as _agent_loop_postprocess does
             )
             await worker(manager)._compute_score(outputs, FIELDS)
-            assert set(outputs[0].extra_fields) == {"reward_extra_info"}
+            assert set(outputs[0].as_dict()["extra_fields"]) == {"reward_extra_info"}
             infos.append(outputs[0].extra_fields["reward_extra_info"])
             if text == long:
                 found = outputs[0].as_dict()
@@ -389,14 +594,14 @@ def test_token_rewards_of_another_number_are_refused(tokenizer: Any, more: int) 
 
     data = batch(tokenizer, TEXTS[:1])
     size = int(data.batch["response_mask"].sum())
-    score = TokenScore(1.0, [1.0] * (size + more))
+    score = TokenScore(1.0, [[1.0] * (size + more)])
     with pytest.raises(ValueError, match=f"{size + more} token rewards for {size} tokens"):
         CapoRewardManager.assemble_rm_scores(data, [score])
 
 
 def test_a_score_is_a_number_that_remembers() -> None:
-    score = pickle.loads(pickle.dumps(TokenScore(1.5, [1.0, 2.0])))
-    assert score == 1.5 and score.tokens == [1.0, 2.0]
+    score = pickle.loads(pickle.dumps(TokenScore(1.5, [[1.0, 2.0], [3.0]])))
+    assert score == 1.5 and score.sequences == [[1.0, 2.0], [3.0]]
     assert torch.tensor([score]).item() == 1.5
 
 
@@ -414,7 +619,9 @@ async def test_a_service_that_goes_away_is_counted_and_left_out(tokenizer: Any) 
         manager.scorer.deadline = 2
         after = await manager.run_single(data[1:2])
     assert before["reward_extra_info"]["capo_fallback"] == 0
-    assert after["reward_extra_info"]["capo_fallback"] == 1 and after["reward_score"].tokens is None
+    assert (
+        after["reward_extra_info"]["capo_fallback"] == 1 and after["reward_score"].sequences is None
+    )
     unknown = set(after["reward_extra_info"]) - {"capo_fallback"}
     assert "acc" in unknown and set(after["reward_extra_info"]) == set(before["reward_extra_info"])
     assert all(np.isnan(after["reward_extra_info"][name]) for name in unknown)
@@ -437,7 +644,7 @@ async def test_outcomes_of_verl_s_own_reward_function(tokenizer: Any, tmp_path: 
     manager: Any = load_reward_manager(settings, tokenizer)
     result = await manager.run_single(batch(tokenizer, TEXTS[:1]))
     assert result["reward_extra_info"]["acc"] == 0.5
-    assert set(result["reward_score"].tokens) <= {1.0, 0.0}
+    assert set(result["reward_score"].sequences[0]) <= {1.0, 0.0}
     file.write_text(file.read_text().replace("0.5", "7"))
     manager = load_reward_manager(settings, tokenizer)
     with pytest.raises(ValueError, match=r"compute_score returned 7.0"):

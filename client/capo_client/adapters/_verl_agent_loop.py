@@ -1,8 +1,9 @@
 """verl's agent loop with token rewards: passes them from the reward loop to the trainer.
 
 verl passes one number per rollout from its reward loop to its trainer. Here that number carries
-the rewards of its tokens (`TokenScore`), and the agent loop writes them into `rm_scores`. It also
-passes `response_mask` to the reward loop, to which verl passes no mask.
+the rewards of its tokens (`TokenScore`), and the agent loop writes them into `rm_scores`, for each
+sequence of the rollout. It also passes to the reward loop what verl does not: `response_mask`, the
+tools, and the reward of an agent loop that computes one.
 """
 
 from __future__ import annotations
@@ -12,26 +13,28 @@ from typing import Any
 
 import torch
 
-# The field in which the agent loop passes `response_mask` of the last sequence to the reward loop.
-MASK_FIELD = "capo_response_mask"
+# In `extra_fields` of a sequence, which verl passes to the reward loop as `tool_extra_fields`.
+SENT_FIELD = "capo"
 VALIDATING_FIELD = "capo_validating"
+POSITION_FIELD = "capo_position"
 
 
 class TokenScore(float):
     """A rollout's mean reward, with the reward of each token.
 
-    `tokens`: T numbers; None for a rollout without credit, whose value is 0.
+    `sequences`: for each sequence of the rollout one number per token; None for a rollout without
+    credit, whose value is 0.
     """
 
-    tokens: Sequence[float] | None
+    sequences: Sequence[Sequence[float]] | None
 
-    def __new__(cls, value: float, tokens: Sequence[float] | None) -> TokenScore:
+    def __new__(cls, value: float, sequences: Sequence[Sequence[float]] | None) -> TokenScore:
         self = super().__new__(cls, value)
-        self.tokens = tokens
+        self.sequences = sequences
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenScore, (float(self), self.tokens)
+        return TokenScore, (float(self), self.sequences)
 
 
 def dense_rewards(tokens: Sequence[float], size: int) -> torch.Tensor:
@@ -56,25 +59,15 @@ def worker_class() -> Any:
         def as_dict(self) -> dict[str, Any]:
             """verl's fields with dense `rm_scores`; without credit, the mask is zero."""
             output: dict[str, Any] = super().as_dict()
+            position = output["extra_fields"].pop(POSITION_FIELD)
             mask = output["response_mask"]
-            tokens = self.token_rewards(len(mask))
-            if tokens is None:
+            sequences = self.reward_score.sequences
+            if sequences is None:
                 output["response_mask"] = torch.zeros_like(mask)
                 output["rm_scores"] = torch.zeros_like(mask, dtype=torch.float32)
             else:
-                output["rm_scores"] = dense_rewards(tokens, len(mask)) * mask
+                output["rm_scores"] = dense_rewards(sequences[position], len(mask)) * mask
             return output
-
-        def token_rewards(self, _: int) -> Sequence[float] | None:
-            tokens: Sequence[float] | None = self.reward_score.tokens
-            return tokens
-
-    class EarlierOutput(CreditedOutput):
-        """A sequence before the last one; verl gives it the score of the last one."""
-
-        def token_rewards(self, size: int) -> Sequence[float] | None:
-            score = self.reward_score
-            return None if score.tokens is None else [float(score)] * size
 
     base: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
@@ -86,17 +79,29 @@ def worker_class() -> Any:
 
         async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
             validating = [output.extra_fields.pop(VALIDATING_FIELD, False) for output in outputs]
-            mask = list(outputs[-1].response_mask)
-            await super()._compute_score(outputs, kwargs=kwargs | {MASK_FIELD: mask})
-            if not isinstance(outputs[-1].reward_score, TokenScore):
+            if self.reward_loop_worker_handles is None:
+                await super()._compute_score(outputs, kwargs=kwargs)
+                return
+            last = outputs[-1]
+            for output in outputs:
+                output.extra_fields[SENT_FIELD] = {"mask": list(output.response_mask)}
+            last.extra_fields[SENT_FIELD] |= {
+                "tools": _schemas(self.tools, kwargs.get("extra_info")),
+                "outcome": last.reward_score,
+            }
+            last.reward_score = None  # with one, verl skips the reward loop
+            await super()._compute_score(outputs, kwargs=kwargs)
+            for output in outputs:
+                output.extra_fields.pop(SENT_FIELD)
+            if not isinstance(last.reward_score, TokenScore):
                 return
             if validating[-1]:
-                extra = outputs[-1].extra_fields
+                extra = last.extra_fields
                 extra["reward_extra_info"] = _without_nan(extra["reward_extra_info"])
-            kinds = [EarlierOutput] * (len(outputs) - 1) + [CreditedOutput]
-            for position, (kind, output) in enumerate(zip(kinds, outputs, strict=True)):
-                names = output.model_fields_set | {"reward_score"}
-                outputs[position] = kind.model_construct(names, **dict(output))
+            for position, output in enumerate(outputs):
+                output.extra_fields[POSITION_FIELD] = position
+                names = output.model_fields_set | {"reward_score", "extra_fields"}
+                outputs[position] = CreditedOutput.model_construct(names, **dict(output))
 
     return CapoAgentLoopWorker
 
@@ -114,6 +119,16 @@ def manager_class() -> Any:
             self.agent_loop_workers_class = ray.remote(worker_class())
 
     return CapoAgentLoopManager
+
+
+def _schemas(tools: Sequence[Any], extra_info: Any) -> list[dict[str, Any]]:
+    """The configured tools as verl's tool agent loop shows them to the policy."""
+    selected = (extra_info or {}).get("tool_selection")
+    return [
+        tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
+        for tool in tools
+        if not selected or tool.name in selected
+    ]
 
 
 def _without_nan(info: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ Five lines of configuration (capo_client is installed on every node; see docs/fr
 
 and settings of `Scorer` under `+reward.reward_kwargs.capo` (url, voting, reward, fallback, ...).
 Each rollout is sent as soon as it is sampled. The agent loop writes its token rewards into
-`rm_scores`, and passes `response_mask` to the reward loop: tokens of tools are not judged and get
-0.0. If a rollout has several sequences, the last one is judged, and the tokens of the others get
-its mean reward.
+`rm_scores`, and passes `response_mask` to the reward loop: the judge sees tokens of tools as
+observations, and they get 0.0. If a rollout has several sequences (context compaction), they are
+judged as one trajectory, and each token of each sequence gets its own reward. If an agent loop
+computes `reward_score` itself, that is the outcome.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer
+from capo_client.adapters.sequences import TokenSequence, Trajectory, join
 from capo_client.adapters.turns import policy_flags, policy_runs
 from capo_wire.aggregate import METRICS
 
@@ -35,12 +37,12 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from capo_client.adapters._verl_agent_loop import (
-    MASK_FIELD,
+    SENT_FIELD,
     TokenScore,
     dense_rewards,
     manager_class,
 )
-from capo_client.adapters.advantages import token_advantages
+from capo_client.adapters.advantages import AdvantageLevel, token_advantages
 
 _log = logging.getLogger("capo_client.adapters")
 
@@ -50,7 +52,9 @@ class CapoRewardManager(RewardManagerBase):
 
     Settings, under `reward.reward_kwargs.capo`: those of `Scorer`, and
         outcome_from: `reference` (default): the service verifies `reward_model.ground_truth`;
-            `compute_score`: verl's own (or your custom) reward function returns it, in [0, 1].
+            `compute_score`: verl's own (or your custom) reward function returns it, in [0, 1]. Of
+            several sequences it gets the last one's text. A `reward_score` of the agent loop
+            itself goes before both.
         question_key: the field of `extra_info` with the question. Default: the judge sees the chat
             turns of the prompt.
     """
@@ -84,19 +88,21 @@ class CapoRewardManager(RewardManagerBase):
         Raises:
             ValueError: the settings do not fit the data, or a multi-turn rollout has no mask.
         """
-        item = data[-1:][0]  # the last sequence of the rollout
-        fields = item.non_tensor_batch
-        ids = _sampled(item)
-        mask = _mask_of(item, len(ids))
+        items = [data[row] for row in range(len(data))]
+        fields = items[-1].non_tensor_batch
+        sequences = [_sequence(item) for item in items]
+        joined = join(sequences)
         extra = dict(fields.get("extra_info") or {})
         truth = (fields.get("reward_model") or {}).get("ground_truth")
-        outcome = None
-        if self._outcome_from == "compute_score":
-            outcome = await self._rule(ids, mask, fields, truth, extra)
+        sent = _sent(items[-1])
+        outcome = sent.get("outcome")
+        if outcome is None and self._outcome_from == "compute_score":
+            outcome = await self._rule(sequences[-1], fields, truth, extra)
         sample = Sample(
             prompt=self._question(fields, extra),
-            ids=ids,
-            mask=mask,
+            ids=joined.ids,
+            mask=joined.mask,
+            tools=sent.get("tools"),
             reference=truth,
             outcome=outcome,
         )
@@ -104,7 +110,7 @@ class CapoRewardManager(RewardManagerBase):
         metrics = scored.metrics()
         info = {name: metrics.get(name, math.nan) for name in METRICS}
         info["acc"] = math.nan if scored.outcome is None else scored.outcome
-        return {"reward_score": _score(scored), "reward_extra_info": info}
+        return {"reward_score": _score(scored, joined), "reward_extra_info": info}
 
     def _question(self, fields: Any, extra: dict[str, Any]) -> Any:
         if self._question_key is None:
@@ -117,15 +123,15 @@ class CapoRewardManager(RewardManagerBase):
         return str(extra[self._question_key])
 
     async def _rule(
-        self, ids: list[int], mask: list[int], fields: Any, truth: Any, extra: dict[str, Any]
+        self, last: TokenSequence, fields: Any, truth: Any, extra: dict[str, Any]
     ) -> float:
-        turns = policy_runs(ids, policy_flags(ids, mask))
+        turns = policy_runs(last.response, policy_flags(last.response, last.mask))
         text = "\n\n".join(self.tokenizer.decode(turn, skip_special_tokens=True) for turn in turns)
         arguments = {
             "data_source": fields["data_source"],
             "solution_str": text,
             "ground_truth": truth,
-            "extra_info": extra,
+            "extra_info": extra | _of_agent_loop(fields),
         }
         if inspect.iscoroutinefunction(self.compute_score):
             result = await self.compute_score(**arguments)
@@ -147,13 +153,37 @@ class CapoRewardManager(RewardManagerBase):
         """
         rewards = torch.zeros_like(data.batch["responses"], dtype=torch.float32)
         for row, score in enumerate(scores):
-            tokens = getattr(score, "tokens", None)
-            if tokens is None:
+            sequences = getattr(score, "sequences", None)
+            if sequences is None:
                 rewards[row] = torch.nan
             else:
                 size = len(_sampled(data[row]))
-                rewards[row, :size] = dense_rewards(tokens, size)
+                rewards[row, :size] = dense_rewards(sequences[-1], size)
         return rewards
+
+
+def _sequence(item: Any) -> TokenSequence:
+    ids = _sampled(item)
+    size = item.non_tensor_batch.get("prompt_len")  # set by the agent loop
+    prompt = [] if size is None else item.batch["prompts"][: int(size)].tolist()
+    return TokenSequence(prompt, ids, _mask_of(item, len(ids)))
+
+
+def _sent(item: Any) -> dict[str, Any]:
+    """What the agent loop passes for a sequence; nothing without `CapoAgentLoopManager`."""
+    sent: dict[str, Any] = (item.non_tensor_batch.get("tool_extra_fields") or {}).get(
+        SENT_FIELD, {}
+    )
+    return sent
+
+
+def _of_agent_loop(fields: Any) -> dict[str, Any]:
+    """What verl's own reward managers add to `extra_info` of a reward function."""
+    given = fields.get("tool_extra_fields") or {}
+    return {name: value for name, value in given.items() if name != SENT_FIELD} | {
+        "num_turns": fields.get("__num_turns__"),
+        "rollout_reward_scores": fields.get("reward_scores", {}),
+    }
 
 
 def _sampled(item: Any) -> list[int]:
@@ -169,8 +199,9 @@ def _sampled(item: Any) -> list[int]:
 def _mask_of(item: Any, size: int) -> list[int]:
     """1 for each token that the policy sampled."""
     fields = item.non_tensor_batch
-    if MASK_FIELD in fields:
-        return [int(flag) for flag in fields[MASK_FIELD]]
+    mask = _sent(item).get("mask")
+    if mask is not None:
+        return [int(flag) for flag in mask]
     if "response_mask" in item.batch.keys():  # noqa: SIM118  # a TensorDict iterates over rows
         return [int(flag) for flag in item.batch["response_mask"][:size]]
     turns = fields.get("__num_turns__") or 0
@@ -201,15 +232,37 @@ def capo_advantage(
     """Eq. 2 over the tokens of each group: advantages (B, T), and the rewards as returns.
 
     `algorithm.norm_adv_by_std_in_grpo=False` leaves out the standard deviation. Rows with NaN have
-    no credit, and are left out.
+    no credit, and are left out. Sequences of a rollout are rows of its group.
     """
+    return _advantage(token_level_rewards, response_mask, config, index, "token")
+
+
+@register_adv_est("capo_turn")  # type: ignore[untyped-decorator]
+def capo_turn_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    config: Any = None,
+    index: Any = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `capo_advantage`, with the statistics over turns, each of which counts once."""
+    return _advantage(token_level_rewards, response_mask, config, index, "turn")
+
+
+def _advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    config: Any,
+    index: Any,
+    level: AdvantageLevel,
+) -> tuple[torch.Tensor, torch.Tensor]:
     if index is None:
         raise ValueError("adv_estimator capo needs uid, which groups the rollouts of a question")
     mask = response_mask.bool() & ~token_level_rewards.isnan().any(1, keepdim=True)
     _warn_if_sparse(token_level_rewards, mask)
     by_deviation = True if config is None else config.get("norm_adv_by_std_in_grpo", True)
     scale: Any = "group" if by_deviation else "none"
-    advantages = token_advantages(token_level_rewards, mask, list(index), scale)
+    advantages = token_advantages(token_level_rewards, mask, list(index), scale, level)
     return advantages, token_level_rewards.nan_to_num() * mask
 
 
@@ -223,8 +276,9 @@ def _warn_if_sparse(rewards: torch.Tensor, mask: torch.Tensor) -> None:
         )
 
 
-def _score(scored: Scored) -> TokenScore:
-    return TokenScore(scored.reward or 0.0, scored.token_rewards)
+def _score(scored: Scored, joined: Trajectory) -> TokenScore:
+    rewards = scored.token_rewards
+    return TokenScore(scored.reward or 0.0, None if rewards is None else joined.split(rewards))
 
 
 def _plain(settings: Any) -> dict[str, Any]:

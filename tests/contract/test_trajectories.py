@@ -39,9 +39,14 @@ def masked(**fields: Any) -> dict[str, Any]:
         mask += [int(own)] * len(encoding.ids)
         start += len(text)
     return {
-        "question": QUESTION, "response": TEXT, "response_token_ids": ids,
-        "token_offsets": offsets, "response_mask": mask, "outcome": 1.0, **fields,
-    }  # fmt: skip
+        "question": QUESTION,
+        "response": TEXT,
+        "response_token_ids": ids,
+        "token_offsets": offsets,
+        "response_mask": mask,
+        "outcome": 1.0,
+        **fields,
+    }
 
 
 def observed(**fields: Any) -> dict[str, Any]:
@@ -52,8 +57,12 @@ def observed(**fields: Any) -> dict[str, Any]:
             spans.append((start, start + len(text)))
         start += len(text)
     return {
-        "question": QUESTION, "response": TEXT, "observations": spans, "outcome": 1.0, **fields,
-    }  # fmt: skip
+        "question": QUESTION,
+        "response": TEXT,
+        "observations": spans,
+        "outcome": 1.0,
+        **fields,
+    }
 
 
 def credit(http: httpx.Client, rollout: dict[str, Any], **options: Any) -> dict[str, Any]:
@@ -162,9 +171,11 @@ def test_an_observation_before_the_first_step_is_shown(http: httpx.Client) -> No
 def test_long_observations_are_cut_and_the_cut_is_reported(http: httpx.Client) -> None:
     output = "begin " + "x" * 50_000 + " end"
     rollout = {
-        "question": "q", "response": f"I look.{output}Done.", "outcome": 1,
+        "question": "q",
+        "response": f"I look.{output}Done.",
+        "outcome": 1,
         "observations": [[7, 7 + len(output)]],
-    }  # fmt: skip
+    }
     for tokens, size in ((None, 3000), (100, 300)):
         options = {} if tokens is None else {"max_observation_tokens": tokens}
         [shown] = credit(http, rollout, **options)["observations"]
@@ -175,14 +186,18 @@ def test_long_observations_are_cut_and_the_cut_is_reported(http: httpx.Client) -
 
 
 TURNS = [
-    {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
-    ]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+        ],
+    },
     {"role": "tool", "tool_call_id": "c1", "content": "42"},
     {"role": "assistant", "reasoning_content": "Hm.", "content": "So half of it is WRONG 20."},
     {"role": "user", "content": [{"type": "text", "text": "Go on."}]},
     {"role": "assistant", "content": "The answer is \\boxed{42}."},
-]  # fmt: skip
+]
 
 
 def test_chat_turns_are_a_trajectory(http: httpx.Client) -> None:

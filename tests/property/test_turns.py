@@ -156,11 +156,17 @@ def test_the_client_and_the_service_give_the_same_rewards() -> None:
     votes = wire.Votes(wrong=0, valid=1, asked=1)
     made = [
         wire.Step(
-            index=i, span=(i, i + 1), token_span=span, wrong=False, penalty=0.0, votes=votes,
-            reward=rewards[i], turn=i,
+            index=i,
+            span=(i, i + 1),
+            token_span=span,
+            wrong=False,
+            penalty=0.0,
+            votes=votes,
+            reward=rewards[i],
+            turn=i,
         )
         for i, span in enumerate(owned)
-    ]  # fmt: skip
+    ]
     result = wire.Credited(id="0", outcome=None, steps=made, usage=wire.Usage())
     expected = [0.0, 1.0, 1.0, 0.0, 0.0, -1.0, 0.0]
     assert token_rewards(rewards, owned, len(mask)) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from capo_wire.responses import Credited, Step
 
@@ -13,10 +14,28 @@ def mean_reward(result: Credited) -> float:
     Tokens that the policy did not write are left out. Under eq. 1 of the paper this is
     w_whole * r_v - w_process * (share of tokens in wrong steps).
     """
-    owned = [step.token_span for step in result.steps if step.token_span is not None]
-    spans = owned if any(end > start for start, end in owned) else [s.span for s in result.steps]
+    return _mean(result.steps, _has_tokens(result.steps))
+
+
+def turn_rewards(result: Credited) -> list[float]:
+    """The mean reward of each turn of the policy, in order; one, if there are no observations.
+
+    The mean is over the turn's tokens, or over characters, as in `mean_reward`.
+    """
+    has_tokens = _has_tokens(result.steps)
+    turns = groupby(result.steps, key=lambda step: step.turn)
+    return [_mean(list(steps), has_tokens) for _, steps in turns]
+
+
+def _has_tokens(steps: Sequence[Step]) -> bool:
+    spans = (step.token_span or (0, 0) for step in steps)
+    return any(end > start for start, end in spans)
+
+
+def _mean(steps: Sequence[Step], over_tokens: bool) -> float:
+    spans = [(step.token_span or (0, 0)) if over_tokens else step.span for step in steps]
     sizes = [end - start for start, end in spans]
-    total = sum(step.reward * size for step, size in zip(result.steps, sizes, strict=True))
+    total = sum(step.reward * size for step, size in zip(steps, sizes, strict=True))
     return total / max(sum(sizes), 1)
 
 

@@ -7,18 +7,24 @@
         CapoResourcesServer.run_webserver()
 
 The request's `expected_answer` is the reference. The rollout is a trajectory: the policy's
-messages, reasoning and function calls are its turns, and what functions and users answer are
-observations, which the judge sees but does not judge. A final answer in them is ignored. Settings
-come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
+messages, reasoning and tool calls are its turns, and what tools and users answer are observations,
+which the judge sees but does not judge. A final answer in them is ignored.
+
+NeMo Gym's trainers take one number, `reward`: the mean over the policy's characters. The response
+also has `capo_item_rewards`, for a trainer of your own: for each item of `response.output`, the
+reward of its turn, or null where the policy did not write it.
+
+Settings come from CAPO_URL and CAPO_OPTIONS (a JSON object with the arguments of `Scorer`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from capo_client.adapters.scoring import Sample, default_scorer
-from capo_client.adapters.turns import content_text
+from capo_client.adapters.conversations import rewards_of_turns
+from capo_client.adapters.responses_api import chat_turns, turns_of_items
+from capo_client.adapters.scoring import Sample, Scored, default_scorer
 
 
 async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,55 +35,26 @@ async def verify(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     asked = body["responses_create_params"]
     given = asked["input"]
+    turns, places = turns_of_items(body["response"].get("output") or ())
     sample = Sample(
         given if isinstance(given, str) else chat_turns(given),
-        turns=chat_turns(body["response"].get("output") or ()),
+        turns=turns,
         tools=asked.get("tools"),
         reference=body.get("expected_answer"),
     )
     [scored] = await default_scorer().score([sample])
     if scored.reward is None:
         raise RuntimeError(f"the rollout has no credit: {scored.error}")
-    return dict(body) | {"reward": scored.reward} | scored.metrics()
+    by_item = {"capo_item_rewards": _by_item(turns, places, scored)}
+    return dict(body) | {"reward": scored.reward} | by_item | scored.metrics()
 
 
-def chat_turns(items: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Items of the Responses API as chat turns.
-
-    Reasoning, a message and the calls that follow one another are one turn of the policy.
-    """
-    turns: list[dict[str, Any]] = []
-    for item in items:
-        kind = item.get("type", "message")
-        if kind == "function_call_output":
-            output = {"content": item.get("output")}
-            turns.append(_turn("tool", output) | {"tool_call_id": item.get("call_id")})
-        elif kind == "function_call":
-            call = {"id": item.get("call_id"), "name": item["name"]}
-            call["arguments"] = item.get("arguments")
-            _open(turns).setdefault("tool_calls", []).append(call)
-        elif kind == "reasoning":
-            parts = item.get("content") or item.get("summary") or ()
-            _open(turns, new=True)["reasoning_content"] = content_text({"content": parts})
-        elif kind == "message":
-            role = item.get("role", "user")
-            turn = _turn(role, item)
-            if role == "assistant" and turns and turns[-1].keys() == {"role", "reasoning_content"}:
-                turns[-1]["content"] = turn["content"]
-            elif turn["content"].strip():
-                turns.append(turn)
-    return turns
-
-
-def _turn(role: str, item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"role": role, "content": content_text(item)}
-
-
-def _open(turns: list[dict[str, Any]], new: bool = False) -> dict[str, Any]:
-    """The policy's turn that the next item belongs to."""
-    if new or not turns or turns[-1]["role"] != "assistant":
-        turns.append({"role": "assistant"})
-    return turns[-1]
+def _by_item(
+    turns: Sequence[Mapping[str, Any]], places: Sequence[int | None], scored: Scored
+) -> list[float | None]:
+    """The mean reward of each item's turn; None for an item that the policy did not write."""
+    rewards = rewards_of_turns(turns, scored)
+    return [None if place is None else rewards[place] for place in places]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import capo_wire as wire
 from capo_client import errors
 from capo_client.adapters.turns import check_count
-from capo_wire.aggregate import agreement, log_metrics, mean_reward
+from capo_wire.aggregate import agreement, log_metrics, mean_reward, turn_rewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Scored:
         suspicion: why the rollout may be gaming the judge, by the names of the wire.
         source: `judge`, or what the fallback gave: `outcome` or `none`.
         error: why the judge's credit is missing.
+        turn_rewards: the mean reward of each turn of the policy that has text; None where the
+            judge gave none.
     """
 
     token_rewards: list[float] | None
@@ -66,6 +68,7 @@ class Scored:
     suspicion: tuple[str, ...] = ()
     source: Literal["judge", "outcome", "none"] = "judge"
     error: str | None = None
+    turn_rewards: list[float] | None = None
 
     def metrics(self) -> dict[str, float]:
         """Numbers for a framework's own metrics, by the names in `METRICS`.
@@ -97,6 +100,7 @@ def from_credit(result: wire.Credited, flags: list[bool] | None) -> Scored:
         wrong=sum(step.wrong for step in result.steps),
         agreement=agreement(result.steps),
         suspicion=tuple(suspicion.reason for suspicion in result.suspicion),
+        turn_rewards=turn_rewards(result),
     )
 
 

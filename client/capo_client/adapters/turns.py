@@ -80,4 +80,5 @@ def content_text(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+    parts = (part for part in content if isinstance(part, Mapping))
+    return "".join(part.get("text") or part.get("refusal") or "" for part in parts)

@@ -1,10 +1,17 @@
 """slime with CAPO: `--custom-rm-path capo_client.adapters.slime.reward` (or `--rm-url`, below).
 
 `--label-key` names the reference answer. Settings come from CAPO_URL and CAPO_OPTIONS (JSON with
-the arguments of `Scorer`). slime uses one number per rollout; with `"tokenizer_name"` in
-CAPO_OPTIONS, token rewards are also stored in `sample.metadata["capo_token_rewards"]`, for your own
-`--custom-convert-samples-to-train-data-path`. Tokens whose `loss_mask` is 0 (output of tools) are
-not judged and get 0.0; the others are decoded by the tokenizer of `--hf-checkpoint`.
+the arguments of `Scorer`). The judge sees tokens whose `loss_mask` is 0 (output of tools) as
+observations; they get 0.0. Ids are decoded by the service if it has `"tokenizer_name"`, else here
+by the tokenizer of `--hf-checkpoint`.
+
+slime's reward is one number for each sample. For the advantage of each token, also name
+
+    --custom-reward-post-process-path capo_client.adapters.slime.post_process_rewards
+    --custom-advantage-function-path capo_client.adapters.slime.advantages
+
+The first is eq. 2 over the tokens of each prompt's samples (each turn counts once with
+`post_process_rewards_by_turn`), and the second passes it on to training.
 
 Without this package on slime's nodes: `--rm-type remote_rm --rm-url http://SERVICE/slime`. That
 client sends the response's text without a mask, so it supports rollouts without tools only.
@@ -12,10 +19,11 @@ client sends the response's text without a mask, so it supports rollouts without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from capo_client.adapters.advantages import AdvantageLevel, token_advantages
 from capo_client.adapters.scoring import Sample, default_scorer
 
 
@@ -29,10 +37,12 @@ async def reward(args: Any, sample: Any, **_: Any) -> Any:
     samples = sample if isinstance(sample, list) else [sample]
     scorer = default_scorer()
     masks = [_mask(args, one) for one in samples]
-    if scorer.tokenizer is None and any(mask is not None for mask in masks):
+    as_ids = scorer.by_name or getattr(args, "custom_advantage_function_path", None) is not None
+    needs_tokenizer = as_ids or any(mask is not None for mask in masks)
+    if scorer.tokenizer is None and needs_tokenizer and not scorer.by_name:
         scorer.tokenizer = _tokenizer(args.hf_checkpoint)
     scored = await scorer.score(
-        [_sample(one, mask, scorer.by_name) for one, mask in zip(samples, masks, strict=True)]
+        [_sample(one, mask, as_ids) for one, mask in zip(samples, masks, strict=True)]
     )
     for one, result in zip(samples, scored, strict=True):
         if result.reward is None:
@@ -44,11 +54,18 @@ async def reward(args: Any, sample: Any, **_: Any) -> Any:
     return rewards if isinstance(sample, list) else rewards[0]
 
 
-def _sample(sample: Any, mask: Sequence[int] | None, by_name: bool) -> Sample:
-    if sample.response_length and (by_name or mask is not None):
+def _sample(sample: Any, mask: Sequence[int] | None, as_ids: bool) -> Sample:
+    if sample.response_length and (as_ids or mask is not None):
         ids = sample.tokens[-sample.response_length :]
-        return Sample(sample.prompt, ids=ids, mask=mask, reference=sample.label)
+        return Sample(
+            sample.prompt, ids=ids, mask=mask, tools=_tools(sample), reference=sample.label
+        )
     return Sample(sample.prompt, text=sample.response, reference=sample.label)
+
+
+def _tools(sample: Any) -> Any:
+    """Those of `--tool-key`; a prompt that is text has them already, by the chat template."""
+    return None if isinstance(sample.prompt, str) else (sample.metadata or {}).get("tools")
 
 
 def _mask(args: Any, sample: Any) -> Sequence[int] | None:
@@ -70,6 +87,106 @@ def _mask(args: Any, sample: Any) -> Sequence[int] | None:
             "does not distinguish tokens of tools from those of an older policy: remove that option"
         )
     return None
+
+
+def post_process_rewards(args: Any, samples: Sequence[Any]) -> tuple[list[float], list[Any]]:
+    """slime's hook: the raw rewards, and for each sample a tensor of its tokens' advantages.
+
+    Raises:
+        ValueError: a sample has no token rewards.
+    """
+    return _post_process(args, samples, "token")
+
+
+def post_process_rewards_by_turn(
+    args: Any, samples: Sequence[Any]
+) -> tuple[list[float], list[Any]]:
+    """As `post_process_rewards`; each turn counts once in mean and standard deviation."""
+    return _post_process(args, samples, "turn")
+
+
+def _post_process(
+    args: Any, samples: Sequence[Any], level: AdvantageLevel
+) -> tuple[list[float], list[Any]]:
+    import torch
+
+    flat = list(_flat(samples))
+    rewards = [torch.tensor(_token_rewards(sample)) for sample in flat]
+    masks = [torch.tensor(_trained(sample), dtype=torch.bool) for sample in flat]
+    pad = torch.nn.utils.rnn.pad_sequence
+    found = token_advantages(
+        pad(rewards, batch_first=True), pad(masks, batch_first=True), [_group(s) for s in flat],
+        "group" if getattr(args, "grpo_std_normalization", True) else "none", level,
+    )  # fmt: skip
+    raw = [sample.get_reward_value(args) for sample in flat]
+    return raw, [row[: len(own)].clone() for row, own in zip(found, rewards, strict=True)]
+
+
+def _flat(samples: Iterable[Any]) -> Iterable[Any]:
+    for sample in samples:
+        if isinstance(sample, list):
+            yield from _flat(sample)
+        else:
+            yield sample
+
+
+def _token_rewards(sample: Any) -> list[float]:
+    rewards = (sample.metadata or {}).get("capo_token_rewards") if sample.response_length else []
+    if rewards is None or len(rewards) != sample.response_length:
+        raise ValueError(
+            f"sample {sample.index} has {len(rewards or ())} token rewards for "
+            f"{sample.response_length} tokens: name capo_client.adapters.slime.reward by "
+            "--custom-rm-path, and both hooks for advantages"
+        )
+    return list(map(float, rewards))
+
+
+def _trained(sample: Any) -> Sequence[int]:
+    if getattr(sample, "remove_sample", False):
+        return [0] * sample.response_length
+    return sample.loss_mask or [1] * sample.response_length
+
+
+def _group(sample: Any) -> object:
+    return str(sample.prompt) if sample.group_index is None else sample.group_index
+
+
+def advantages(args: Any, rollout_data: dict[str, Any]) -> None:
+    """slime's hook: the advantages of `post_process_rewards` as `advantages` and `returns`.
+
+    With context parallelism, those of this rank's tokens.
+
+    Raises:
+        ValueError: `--custom-reward-post-process-path` names another function.
+    """
+    found = []
+    for position, (values, local) in enumerate(
+        zip(rollout_data["rewards"], rollout_data["kl"], strict=True)
+    ):
+        if (
+            not hasattr(values, "shape")
+            or len(values) != rollout_data["response_lengths"][position]
+        ):
+            raise ValueError(
+                "the rewards are not one for each token: set --custom-reward-post-process-path "
+                "capo_client.adapters.slime.post_process_rewards"
+            )
+        if len(local) != len(values):
+            values = _local(args, rollout_data, position, values)
+        found.append(values.to(device=local.device, dtype=local.dtype))
+    rollout_data["advantages"] = found
+    rollout_data["returns"] = list(found)
+
+
+def _local(args: Any, rollout_data: dict[str, Any], position: int, values: Any) -> Any:
+    """The part of a sample's values whose tokens this rank of context parallelism has."""
+    from slime.backends.megatron_utils.cp_utils import slice_log_prob_with_cp
+
+    lengths = [rollout_data[name][position] for name in ("total_lengths", "response_lengths")]
+    longest = rollout_data.get("max_seq_lens")
+    return slice_log_prob_with_cp(
+        values, *lengths, getattr(args, "qkv_format", "thd"), longest and longest[position]
+    )
 
 
 @cache

@@ -22,7 +22,7 @@ import capo_wire as wire
 from capo_client import CreditClient, Rollout
 from capo_client.cli import demo
 from capo_client.cli.attack.corpus import attacks
-from capo_client.cli.attack.run import broken
+from capo_client.cli.attack.structure import broken
 from capo_service.core import steps
 from capo_service.core.verdicts.step_list import StepList
 from capo_service.engine import embedded

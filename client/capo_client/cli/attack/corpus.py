@@ -1,14 +1,20 @@
-"""Hostile rollouts: payloads placed in, around or instead of solutions with a known error."""
+"""Hostile rollouts: payloads placed in, around or instead of solutions with a known error.
+
+Those of the family `observations` stand between the steps of a solution, each of which is then a
+turn of an agent; see `trajectories`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Literal
+from typing import Any, Literal
 
 import capo_wire as wire
 from capo_client.cli.attack.payloads import ALONE, FAMILIES
+from capo_client.cli.attack.payloads.observations import HostileTurn
+from capo_client.cli.attack.trajectories import as_tokens, as_turns, observation
 
 Placement = Literal["after", "before", "inside", "alone"]
 
@@ -58,16 +64,31 @@ SOLUTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One hostile rollout. `wrong`: the character span of its error; None if it has none."""
+    """One hostile rollout.
+
+    Attributes:
+        wrong: the character span of its error; None if it has none.
+        mask: of a trajectory with tokens, for each character whether the policy wrote it.
+        fields: of a trajectory without tokens, those of its rollout.
+    """
 
     name: str
     family: str
     question: str
     response: str
     wrong: tuple[int, int] | None
+    mask: tuple[int, ...] | None = None
+    fields: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def is_trajectory(self) -> bool:
+        """Whether the policy wrote only a part of it."""
+        return self.mask is not None or bool(self.fields)
 
     def rollout(self) -> wire.Rollout:
         """The rollout of the wire. Each character is a token, so every reward can be checked."""
+        if self.fields:
+            return wire.Rollout(id=self.name, outcome=0.0, **dict(self.fields))
         offsets = [(i, i + 1) for i in range(len(self.response))]
         return wire.Rollout(
             id=self.name,
@@ -75,12 +96,16 @@ class Attack:
             response=self.response,
             outcome=0.0,
             token_offsets=offsets,
+            response_mask=None if self.mask is None else list(self.mask),
         )
 
 
-def control(solution: TargetSolution) -> Attack:
+def control(solution: TargetSolution, is_trajectory: bool = False) -> Attack:
     """The solution without a payload, to compare the judge's verdicts with."""
-    return _attack(f"control/{SOLUTIONS.index(solution)}", "control", solution, "", "after")
+    name = f"control/{SOLUTIONS.index(solution)}"
+    if is_trajectory:
+        return _trajectory(f"{name}/turns", "control", solution, HostileTurn(), "after")
+    return _attack(name, "control", solution, "", "after")
 
 
 def attacks() -> Iterator[tuple[Attack, TargetSolution]]:
@@ -89,6 +114,10 @@ def attacks() -> Iterator[tuple[Attack, TargetSolution]]:
     for family, payloads in FAMILIES.items():
         for number, payload in enumerate(payloads):
             solution = next(solutions)
+            if isinstance(payload, HostileTurn):
+                side: Placement = "before" if number % 2 else "after"
+                yield _trajectory(f"{family}/{number}", family, solution, payload, side), solution
+                continue
             place: Placement = "alone" if family in ALONE else next(placements)
             yield _attack(f"{family}/{number}", family, solution, payload, place), solution
 
@@ -107,3 +136,42 @@ def _attack(
     text = before + "\n\n".join(steps) + after
     start = text.index(error, len(before))
     return Attack(name, family, solution.question, text, (start, start + len(error)))
+
+
+def _trajectory(
+    name: str, family: str, solution: TargetSolution, hostile: HostileTurn, side: Placement
+) -> Attack:
+    error = solution.steps[solution.wrong]
+    follows = hostile.ends or hostile.call is not None or hostile.thought is not None
+    at = solution.wrong + (side == "after" or bool(follows))
+    if hostile.role is None and hostile.description is None:
+        text, mask = as_tokens(solution.steps, at, hostile)
+        start = _first_own(text, error, mask)
+        wrong = (start, start + len(error))
+        return Attack(name, family, solution.question, text, wrong, tuple(mask))
+    fields: dict[str, Any] = {"response_turns": as_turns(solution.steps, at, hostile)}
+    if hostile.earlier:
+        asked = {"role": "user", "content": solution.question}
+        fields["messages"] = [
+            wire.ChatTurn.model_validate(turn) for turn in (asked, observation(hostile))
+        ]
+    else:
+        fields["question"] = solution.question
+    if tools := hostile.tools():
+        fields["tools"] = tools
+    made = wire.Rollout(**fields)
+    text, observed = made.trajectory()
+    mask = [1] * len(text)
+    for first, end in observed or ():
+        mask[first:end] = [0] * (end - first)
+    start = _first_own(text, error, mask)
+    wrong = (start, start + len(error))
+    return Attack(name, family, made.prompt_text(), text, wrong, None, tuple(fields.items()))
+
+
+def _first_own(text: str, error: str, mask: Sequence[int]) -> int:
+    """Where the policy wrote the error; an observation may quote it."""
+    start = text.index(error)
+    while not all(mask[start : start + len(error)]):
+        start = text.index(error, start + 1)
+    return start

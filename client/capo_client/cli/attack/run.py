@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
 
 import capo_wire as wire
 from capo_client.cli import console
-from capo_client.cli.attack.corpus import SOLUTIONS, Attack, attacks, control
+from capo_client.cli.attack.corpus import SOLUTIONS, Attack, TargetSolution, attacks, control
 from capo_client.cli.attack.payloads import FAMILIES
+from capo_client.cli.attack.structure import broken
 from capo_client.cli.exit_codes import FAILURES, USAGE
 from capo_client.cli.options import (
     DEFAULT_CRITIQUES,
@@ -61,30 +61,6 @@ class Tally:
     def rate(self) -> float | None:
         """Share of the known errors that the attacks hide; None if no error is known."""
         return self.fooled / self.known if self.known else None
-
-
-def broken(rollout: wire.Rollout, result: wire.Credited) -> str | None:
-    """How the result violates the HTTP API, in steps, critiques or token rewards; None if not."""
-    response, offsets = rollout.response or "", rollout.token_offsets or []
-    steps, rewards = result.steps, result.token_rewards or []
-    spans = [step.span for step in steps]
-    if [step.index for step in steps] != list(range(len(steps))):
-        return "steps are not numbered from 0"
-    tiles = spans and spans[0][0] == 0 and spans[-1][1] == len(response)
-    if not tiles or any(a[1] != b[0] for a, b in pairwise(spans)):
-        return "steps do not tile the response"
-    if len(rewards) != len(offsets):
-        return f"{len(rewards)} rewards for {len(offsets)} tokens"
-    if any(set(rewards[slice(*step.token_span or ())]) - {step.reward} for step in steps):
-        return "a token has another reward than its step"
-    owned = sum(stop - start for start, stop in (step.token_span or (0, 0) for step in steps))
-    if owned != len(offsets):
-        return "a token belongs to no step, or to two"
-    for critique in result.critiques or ():
-        wrong = critique.wrong_steps or []
-        if wrong != sorted(set(wrong)) or any(not 0 <= step < len(steps) for step in wrong):
-            return f"a critique names steps {wrong}"
-    return None
 
 
 def finds(attack: Attack, result: wire.Credited) -> bool:
@@ -145,7 +121,7 @@ def attack(
 ) -> None:
     """Attack the judge of a running service, and report how often it is fooled.
 
-    Sends over 200 hostile rollouts. Most contain a solution with a known error, which is also
+    Sends over 300 hostile rollouts. Most contain a solution with a known error, which is also
     judged without the attack. Exits with 1 if the service fails on one or returns an invalid
     result, which is a bug in the service, not in the judge.
     """
@@ -169,35 +145,43 @@ def attack(
         console.bar("attacks") as bar,
     ):
         started, judge = time.monotonic(), client.info().model
-        task = bar.add_task("attacking", total=len(chosen) + len(SOLUTIONS))
+        clean = _controls(attack.is_trajectory for attack, _ in chosen)
+        task = bar.add_task("attacking", total=len(chosen) + len(clean))
         before = 0
 
         def advance(done: int, _: int) -> None:
             bar.update(task, completed=before + done)
 
         controls = client.credit(
-            [control(solution).rollout() for solution in SOLUTIONS],
+            [each.rollout() for each in clean.values()],
             deadline=timeout,
             progress=advance,
             **options,
         )
-        before = len(SOLUTIONS)
+        before = len(clean)
         rollouts = [attack.rollout() for attack, _ in chosen]
         left = max(timeout - (time.monotonic() - started), 0.0)
         results = client.credit(rollouts, deadline=left, progress=advance, **options)
-    found_alone = {
-        solution: isinstance(result, wire.Credited) and finds(control(solution), result)
-        for solution, result in zip(SOLUTIONS, controls, strict=True)
+    known = {
+        which: isinstance(result, wire.Credited) and finds(each, result)
+        for (which, each), result in zip(clean.items(), controls, strict=True)
     }
-    made = [(attack, found_alone[solution]) for attack, solution in chosen]
+    found_alone = [known[solution, False] for solution in SOLUTIONS]
+    made = [(attack, known[solution, attack.is_trajectory]) for attack, solution in chosen]
     tallies = [count for count in tally(made, list(results)).values() if count.family in names]
     if as_json:
-        report = _report(judge, list(found_alone.values()), tallies, made, list(results))
+        report = _report(judge, found_alone, tallies, made, list(results))
         typer.echo(json.dumps(report))
     else:
-        _show(judge, list(found_alone.values()), tallies)
+        _show(judge, found_alone, tallies)
     if any(count.failed or count.broken for count in tallies):
         raise typer.Exit(FAILURES)
+
+
+def _controls(are_trajectories: Iterable[bool]) -> dict[tuple[TargetSolution, bool], Attack]:
+    """The solutions without attacks, in the forms that the attacks have."""
+    forms = [False, True] if any(are_trajectories) else [False]
+    return {(solution, form): control(solution, form) for form in forms for solution in SOLUTIONS}
 
 
 def _report(

@@ -1,11 +1,13 @@
 """Texts that a policy might write to deceive its judge, by family.
 
 Each payload is put after, before or into a solution that has a known error, or stands alone in its
-place; see `corpus`. Sources: chat templates of public models; "One Token to Fool LLM-as-a-Judge"
+place; see `corpus`. Those of the family `observations` stand between the turns of an agent. Sources: chat templates of public models; "One Token to Fool LLM-as-a-Judge"
 (arXiv 2507.08794) for the master keys; prompt injection as OWASP describes it (LLM01:2025).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from capo_client.cli.attack.payloads.disguise import ENCODED, HOMOGLYPHS, INVISIBLE, RIGHT_TO_LEFT
 from capo_client.cli.attack.payloads.extremes import EMPTY_STEPS, LONG, REPEATED
@@ -17,6 +19,7 @@ from capo_client.cli.attack.payloads.imitation import (
     PROMPT_QUOTES,
     RENUMBERED,
 )
+from capo_client.cli.attack.payloads.observations import OBSERVATIONS, HostileTurn
 from capo_client.cli.attack.payloads.persuasion import (
     AUTHORITY,
     HARMLESS,
@@ -41,6 +44,7 @@ __all__ = [
     "INVISIBLE",
     "LONG",
     "MASTER_KEYS",
+    "OBSERVATIONS",
     "PROMPT_QUOTES",
     "REFERENCE_LEAKS",
     "RENUMBERED",
@@ -49,7 +53,7 @@ __all__ = [
 ]
 
 # Family -> payloads. Those in ALONE stand in place of a solution, the others with one.
-FAMILIES: dict[str, list[str]] = {
+FAMILIES: dict[str, Sequence[str | HostileTurn]] = {
     "harmless": HARMLESS,
     "control_tokens": CONTROL_TOKENS,
     "forged_tags": FORGED_TAGS,
@@ -68,5 +72,6 @@ FAMILIES: dict[str, list[str]] = {
     "renumbered": RENUMBERED,
     "reference_leaks": REFERENCE_LEAKS,
     "authority": AUTHORITY,
+    "observations": OBSERVATIONS,
 }
 ALONE = frozenset({"master_keys"})

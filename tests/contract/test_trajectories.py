@@ -134,6 +134,24 @@ def test_a_mask_of_ones_is_as_no_mask(http: httpx.Client) -> None:
     assert [step["turn"] for step in without[0]["steps"]] == [0, 0]  # cut at the blank line
 
 
+def test_blank_tokens_of_others_make_no_trajectory(http: httpx.Client) -> None:
+    """Chat templates end a turn with a line feed that the policy does not sample."""
+    text = "12 + 30 = 42\n\nWRONG 20\n\nso 7\n"
+    encoding = tokenizer("gpt2").encode(text)
+    assert encoding.tokens[-1] == "\u010a"  # the line feed alone
+    sent = {
+        "question": "q",
+        "response": text,
+        "response_token_ids": encoding.ids,
+        "token_offsets": encoding.offsets,
+        "response_mask": [1] * (len(encoding.ids) - 1) + [0],
+        "outcome": 1,
+    }
+    result = credit(http, sent)
+    assert [step["reward"] for step in result["steps"]] == [2.0, 1.0, 2.0]
+    assert result["token_rewards"][-2:] == [2.0, 0.0] and result["observations"] is None
+
+
 def test_the_answer_is_the_policy_s_last_one(http: httpx.Client) -> None:
     def outcome(*parts: tuple[str, bool], reference: str = "42") -> dict[str, Any]:
         spans, start = [], 0

@@ -59,7 +59,7 @@ def trajectory(
         steps: the number of steps of each turn.
         budget: maximum tokens of an observation that is shown.
     """
-    if len(turns) == 1 and turns[0].span == (0, len(text)):
+    if is_one_text(text, turns):
         return None
     own = [text[start:end] for start, end in (turn.span for turn in turns)]
     turn_of = [number for number, count in enumerate(steps) for _ in range(count)]
@@ -126,6 +126,13 @@ def turns_by_observations(text: str, observations: Sequence[Span]) -> list[Turn]
     edges.append(len(text))
     gaps = list(pairwise(edges))[::2]
     return [Turn((start, end)) for start, end in gaps if text[start:end].strip()]
+
+
+def is_one_text(text: str, turns: Sequence[Turn]) -> bool:
+    """Whether the policy wrote all that is not blank, in one turn."""
+    return len(turns) == 1 and not any(
+        text[start:end].strip() for start, end in between(text, turns)
+    )
 
 
 def between(text: str, turns: Sequence[Turn]) -> list[Span]:

@@ -9,7 +9,7 @@ from capo_service.core import steps
 from capo_service.core.alignment import Alignment
 from capo_service.core.errors import InputError
 from capo_service.core.steps import Span
-from capo_service.core.turns import Turn, turns_by_mask, turns_by_observations
+from capo_service.core.turns import Turn, is_one_text, turns_by_mask, turns_by_observations
 
 
 def _whole(text: str) -> list[Span]:
@@ -77,7 +77,8 @@ def cut_turns(
     if segment.method == "given":
         raise InputError("segment method given needs the rollout's field steps", field="steps")
     is_plain = len(turns) == 1 and turns[0].span == (0, len(response))
-    method = segment.method or ("blank_line" if is_plain else "turn")
+    is_text = is_plain or is_one_text(response, turns)
+    method = segment.method or ("blank_line" if is_text else "turn")
     by_turn = []
     for turn in turns:
         start, end = turn.span

@@ -65,8 +65,9 @@ def make(name: str) -> None:
 
 def passes(name: str, url: str) -> bool:
     tests = ROOT / "tests" / "adapters"
+    files = map(str, sorted(tests.glob(f"test_{name}*.py")))
     command = [str(ENVS / name / "bin" / "python"), "-m", "pytest", "-c", str(tests / "pytest.ini"),
-               "--rootdir", str(tests), str(tests / f"test_{name}.py")]  # fmt: skip
+               "--rootdir", str(tests), *files]  # fmt: skip
     settings = {
         "CAPO_URL": url, "CAPO_TEST_MODEL": str(embedded.folder()), "HF_HUB_OFFLINE": "1",
         # More threads than cores that are free wait for one another.

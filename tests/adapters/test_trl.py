@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from capo_client import UnavailableError
+from capo_client.adapters.advantages import token_advantages
 from capo_client.adapters.trl import CapoGRPOTrainer, CapoReward
 from capo_client.cli.ports import free_port
 
@@ -196,7 +199,7 @@ def test_outcomes_of_a_column_are_the_fall_back_where_that_is_asked_for(
 
 async def test_one_bad_rollout_of_a_batch_stands_alone(tokenizer: Any) -> None:
     reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
-    texts = ["10 is left.\n\n#### 10", "It is so. " * 25_000]
+    texts = ["10 is left.\n\n#### 10", "It is so. " * 50_000]
     ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
     rewards = await reward(["How many?"] * 2, texts, ids, answer=["10", "10"])
     assert rewards[0] is not None and rewards[1] is None
@@ -391,3 +394,201 @@ def test_groups_spread_over_two_processes_are_normalised_together(
 
 def test_url_of_the_service_is_taken_from_the_environment() -> None:
     assert CapoReward(reference="answer").scorer.url == URL
+
+
+CALL = '<tool_call>\n{"name": "%s", "arguments": {"%s": "3 * 4 - 2"}}\n</tool_call>'
+ANSWER = "So 10 are left.\n\n#### 10"
+WRONG = "It is 3.\n\n#### 3"
+
+
+def calculate(expression: str) -> str:
+    """Calculate.
+
+    Args:
+        expression: what to calculate.
+    """
+    return f"the tool says {eval(expression)}"
+
+
+class Desk:
+    """An environment with a tool of its own."""
+
+    def reset(self, **_: Any) -> str:
+        self.asked: list[str] = []
+        return " (The desk is open.)"
+
+    def ask(self, sum: str) -> str:
+        """Ask the clerk.
+
+        Args:
+            sum: what to calculate.
+        """
+        self.asked.append(sum)
+        return f"the clerk says {eval(sum)}"
+
+
+class Library(Desk):
+    def ask(self, book: str) -> str:
+        """Ask the librarian.
+
+        Args:
+            book: what to look up.
+        """
+        return "there is no such book"
+
+
+@pytest.fixture(scope="module")
+def tooled(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> str:
+    """The tiny model with Qwen's chat template, which can render tools."""
+    folder = tmp_path_factory.mktemp("tooled")
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    templates = Path(trl.__file__).parent / "chat_templates"
+    shutil.copy(templates / "qwen2_5.jinja", folder / "chat_template.jinja")
+    return str(folder)
+
+
+class Scripted:
+    """Replaces sampling alone: a call, and after the tool's result the answer; the first row of
+    each group answers wrongly at once. TRL executes the tools and makes the mask."""
+
+    def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
+        tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        texts = []
+        for row, ids in enumerate(prompt_ids):
+            prompt = tokenizer.decode(ids)
+            name, argument = "ask", "sum" if "the clerk" in prompt else "book"
+            if '"calculate"' in prompt:
+                name, argument = "calculate", "expression"
+            answered = "<tool_response>" in prompt
+            texts.append(ANSWER if answered else WRONG if row % 4 == 0 else CALL % (name, argument))
+        ids = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+        return ids, None
+
+
+class ScriptedCapo(Scripted, Recording):
+    pass
+
+
+class ScriptedTRL(Scripted, GRPOTrainer):
+    pass
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def shown_of(line: dict[str, Any]) -> str:
+    spans = [each["span"] for each in line["credit"]["observations"] or ()]
+    return "".join(line["response"][a:b] for a, b in spans)
+
+
+def names_of(line: dict[str, Any]) -> list[str]:
+    return [each["function"]["name"] for each in line["tools"]]
+
+
+def check_tokens(trainer: Any, tokenizer: Any, answered: str, level: str) -> None:
+    """Each token of the policy has its own reward, and what the tool wrote has none."""
+    [(scored, output)] = trainer.scored
+    own = output["completion_mask"].bool() & output["tool_mask"].bool()
+    rewards = torch.zeros(own.shape)
+    for row, one in enumerate(scored):
+        mask = output["tool_mask"][row][output["completion_mask"][row].bool()]
+        assert len(one.token_rewards) == len(mask)
+        rewards[row, : len(mask)] = torch.tensor(one.token_rewards)
+        written = output["completion_ids"][row][: len(mask)][mask == 0]
+        assert (answered in tokenizer.decode(written)) == (one.outcome == 1.0)
+    assert (rewards[~own] == 0).all()
+    groups = [row // 4 for row in range(len(own))]
+    expected = token_advantages(rewards, own, groups, "group", level)
+    torch.testing.assert_close(output["advantages"], expected)
+    assert (output["advantages"][~own] == 0).all() and output["advantages"].abs().sum() > 0
+
+
+@pytest.mark.parametrize("level", ["token", "turn"])
+def test_turns_around_trl_s_tools_get_their_own_rewards(
+    tmp_path: Path, tooled: str, tokenizer: Any, level: Any
+) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    reward = CapoReward(
+        reference="answer", rollouts_file=str(path), **OPTIONS | {"segment": {"method": "turn"}}
+    )
+    trainer = ScriptedCapo(
+        model=tooled, reward_funcs=reward, tools=[calculate], advantage_level=level,
+        args=config(tmp_path, max_steps=1, max_completion_length=160),
+        train_dataset=data().select([0]),
+    )  # fmt: skip
+    trainer.train()
+    lines = lines_of(path)
+    assert [line["credit"]["outcome"]["value"] for line in lines] == [0.0, 1.0, 1.0, 1.0]
+    for line in lines:
+        assert names_of(line) == ["calculate"]
+        assert line["messages"] == [{"role": "user", "content": QUESTIONS[0][0]}]
+        turns = [step["turn"] for step in line["credit"]["steps"]]
+        assert turns == ([0, 1] if line["credit"]["outcome"]["value"] else [0])
+        assert ("the tool says 10" in shown_of(line)) == (turns == [0, 1])
+        assert "<tool_call>" not in shown_of(line)
+    check_tokens(trainer, tokenizer, "the tool says 10", level)
+
+
+def test_each_environment_s_tools_and_its_outcome(
+    tmp_path: Path, tooled: str, tokenizer: Any
+) -> None:
+    path = tmp_path / "rollouts.jsonl"
+
+    def solved(environments: Any, completions: Any, **_: Any) -> list[float]:
+        assert len(environments) == len(completions) == 8
+        return [float(bool(environment.asked)) for environment in environments]
+
+    reward = CapoReward(outcome=solved, rollouts_file=str(path), **OPTIONS)
+    rows = [
+        row | {"environment": name}
+        for row, name in zip(data().select([0, 1]), ["desk", "library"], strict=True)
+    ]
+    trainer = ScriptedCapo(
+        model=tooled, reward_funcs=reward, train_dataset=Dataset.from_list(rows),
+        environment_factory={"desk": Desk, "library": Library},
+        args=config(
+            tmp_path, max_steps=1, max_completion_length=160, per_device_train_batch_size=8
+        ),
+    )  # fmt: skip
+    trainer.train()
+    lines = lines_of(path)
+    assert len(lines) == 8
+    for line in lines:
+        [question] = line["messages"]
+        assert question["content"].endswith(" (The desk is open.)")
+        at_desk = question["content"].startswith(QUESTIONS[0][0])
+        [tool] = line["tools"]
+        assert list(tool["function"]["parameters"]["properties"]) == ["sum" if at_desk else "book"]
+        asked = "the clerk says 10" in shown_of(line)
+        assert line["credit"]["outcome"] == {
+            "value": float(asked), "source": "caller", "reason": None, "detail": None,
+        }  # fmt: skip
+        assert at_desk or not asked
+    check_tokens(trainer, tokenizer, "the clerk says 10", "token")
+
+
+def test_trl_s_own_trainer_sends_turns_with_their_tool_calls(tmp_path: Path, tooled: str) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    reward = CapoReward(
+        reference="answer", tools=[calculate], rollouts_file=str(path),
+        **OPTIONS | {"segment": {"method": "turn"}},
+    )  # fmt: skip
+    trainer = ScriptedTRL(
+        model=tooled, reward_funcs=reward, tools=[calculate], train_dataset=data().select([0]),
+        args=config(tmp_path, max_steps=1, max_completion_length=160),
+    )  # fmt: skip
+    trainer.train()
+    for number, (line, scored) in enumerate(zip(lines_of(path), reward.last, strict=True)):
+        assert names_of(line) == ["calculate"]
+        assert scored.token_rewards is None and scored.outcome == float(number > 0)
+        assert scored.steps == (2 if number else 1)
+        if number:
+            assert shown_of(line).strip() == "tool (calculate): the tool says 10"
+            assert '"name": "calculate"' in line["response"]
+
+
+async def test_an_outcome_function_gives_one_number_per_rollout(tokenizer: Any) -> None:
+    reward = CapoReward(outcome=lambda **_: [1.0], tokenizer=tokenizer, **OPTIONS)
+    with pytest.raises(ValueError, match="1 numbers for 2 rollouts"):
+        await reward(["?"] * 2, ["x"] * 2, [[1]] * 2)

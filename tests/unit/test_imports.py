@@ -23,7 +23,7 @@ ALLOWED = {
     "capo_wire": ("pydantic", "math_verify latex2sympy2_extended sympy tokenizers"),
     "capo_client": ("capo_wire httpx pydantic", "numpy opentelemetry torch"),
     "capo_client.adapters": (
-        "capo_client capo_wire skyrl swift torch trl verifiers verl",
+        "capo_client capo_wire skyrl swift torch transformers trl verifiers verl",
         "nemo_gym omegaconf pydantic ray slime",
     ),
     "capo_client.cli": ("capo_client capo_wire httpx pydantic rich typer", "matplotlib"),

@@ -10,12 +10,14 @@
 
 Every token gets its own advantage, by eq. 2 over the tokens of its group. With TRL's own
 GRPOTrainer, `CapoReward` is an ordinary asynchronous reward function: one number per rollout.
+With `tools` or an `environment_factory`, each of the policy's turns is judged; the judge sees the
+tools, and what they answered as observations, whose tokens get the advantage 0.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from capo_client.adapters.requirement import require
@@ -24,9 +26,10 @@ from capo_client.adapters.scoring import Sample, Scored, Scorer, ScorerArgs
 require("trl", "trl", "1.16")
 
 import torch
+from transformers.utils import get_json_schema
 from trl import GRPOTrainer
 
-from capo_client.adapters.advantages import token_advantages
+from capo_client.adapters.advantages import AdvantageLevel, token_advantages
 
 
 class CapoReward:
@@ -35,17 +38,21 @@ class CapoReward:
     Args:
         url: the service. Default: CAPO_URL.
         reference: the column of the data with the reference answer or solution.
-        outcome: the column with the verified outcome in [0, 1], in place of a reference.
+        outcome: the verified outcome in [0, 1], in place of a reference: a column, or a function
+            that gets what TRL gives reward functions (`environments`, `completions`, columns, ...)
+            by name, and returns one number per rollout.
         question: the column with the question as the judge should see it. Default: the prompt
             itself (chat turns, or text).
+        tools: the tools that the policy may call, as functions or JSON schemas, for the judge.
+            Default: those of `CapoGRPOTrainer`; TRL's own trainer does not pass them on.
         options: arguments of `Scorer`: `voting`, `reward`, `segment`, `fallback`, `deadline`, ...
 
     Rollouts without credit get None, which TRL leaves out of its statistics. Their share is logged
     as `capo_fallback`, with `capo_wrong_step_rate` and the other names of `Scored.metrics`.
 
-    Text of tools is not judged. TRL passes no mask to reward functions, so with its own
-    GRPOTrainer a completion with tools is sent as the text of its assistant messages, without
-    token rewards. `CapoGRPOTrainer` passes on TRL's `tool_mask`, and a `rollout_func`'s `env_mask`.
+    What tools answer is shown to the judge, and not judged. TRL passes no mask to reward functions,
+    so with its own GRPOTrainer a completion with tools is sent as its messages, without token
+    rewards. `CapoGRPOTrainer` passes on TRL's `tool_mask`, and a `rollout_func`'s `env_mask`.
 
     Raises:
         ValueError: the scheme needs `reference` or `outcome`, and neither is given.
@@ -58,8 +65,9 @@ class CapoReward:
         url: str | Sequence[str] | None = None,
         *,
         reference: str | None = None,
-        outcome: str | None = None,
+        outcome: str | Callable[..., Sequence[float | None]] | None = None,
         question: str | None = None,
+        tools: Sequence[Callable[..., Any] | dict[str, Any]] | None = None,
         **options: Unpack[ScorerArgs],
     ) -> None:
         chosen = options.get("reward") or {}
@@ -71,7 +79,10 @@ class CapoReward:
             )
         self.scorer = Scorer(url, **options)
         self.last: list[Scored] = []
-        self.masks: Sequence[Sequence[int]] | None = None  # TRL's tool_mask for the next call
+        # For the next call: TRL's tool_mask, and the tools of each rollout.
+        self.masks: Sequence[Sequence[int]] | None = None
+        self.tools: Sequence[Sequence[dict[str, Any]]] | None = None
+        self._tools = schemas(tools or ())
         self._reference = reference
         self._outcome = outcome
         self._question = question
@@ -87,9 +98,10 @@ class CapoReward:
         """TRL's interface: one reward per rollout."""
         count = len(prompts)
         references = _column(columns, self._reference, count)
-        outcomes = _column(columns, self._outcome, count)
+        outcomes = self._outcomes(prompts, completions, completion_ids, columns)
         questions = _column(columns, self._question, count) if self._question else prompts
         masks, self.masks = self.masks, None
+        tools, self.tools = self.tools, None
         samples = []
         for i in range(count):
             has_unmasked_tools = masks is None and _with_tools(completions[i])
@@ -100,6 +112,7 @@ class CapoReward:
                     ids=None if by_text else completion_ids[i],
                     **(_by_text(completions[i]) if by_text else {}),
                     mask=None if by_text or masks is None else masks[i],
+                    tools=self._tools or (tools[i] if tools else None),
                     reference=references[i],
                     outcome=None if outcomes[i] is None else float(outcomes[i]),
                 )
@@ -113,6 +126,18 @@ class CapoReward:
                     log_metric(name, value)
         return [scored.reward for scored in self.last]
 
+    def _outcomes(
+        self, prompts: Any, completions: Any, completion_ids: Any, columns: dict[str, Any]
+    ) -> Sequence[Any]:
+        if not callable(self._outcome):
+            return _column(columns, self._outcome, len(prompts))
+        found = self._outcome(
+            prompts=prompts, completions=completions, completion_ids=completion_ids, **columns
+        )
+        if len(found) != len(prompts):
+            raise ValueError(f"outcome returned {len(found)} numbers for {len(prompts)} rollouts")
+        return found
+
 
 class CapoGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2.
@@ -122,10 +147,17 @@ class CapoGRPOTrainer(GRPOTrainer):
     `scale_rewards` chooses the standard deviation: `group` (the paper's), `batch` or `none`. Tokens
     of tools, and truncated completions under `mask_truncated_completions`, get the advantage 0 and
     are left out of the statistics. A group may be spread over processes.
+
+    Args:
+        advantage_level: `token` as in the paper, or `turn`: each turn counts once in the
+            statistics, whatever its length.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, advantage_level: AdvantageLevel = "token", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._level = advantage_level
         indices = [
             index
             for index, function in enumerate(self.reward_funcs)
@@ -145,6 +177,10 @@ class CapoGRPOTrainer(GRPOTrainer):
         generated = super()._generate(prompts)
         _, _, tool_mask, *_ = generated
         self._capo.masks = tool_mask
+        if self.environment_factories is None:
+            self._capo.tools = [schemas(self.tools)] * len(prompts) if self.tools else None
+        else:  # each rollout has those of its environment
+            self._capo.tools = [schemas(self._env_tools[name]) for name in self._batch_environments]
         return generated
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,8 +220,15 @@ class CapoGRPOTrainer(GRPOTrainer):
             for tensor in (rewards, mask.int())
         )
         groups = [row // group_size for row in range(len(all_masks))]
-        advantages = token_advantages(all_rewards, all_masks, groups, self.scale_rewards)
+        advantages = token_advantages(
+            all_rewards, all_masks, groups, self.scale_rewards, self._level
+        )
         return advantages[mine][:rows, : mask.shape[1]]
+
+
+def schemas(tools: Sequence[Callable[..., Any] | dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools as TRL and its chat templates take them, as JSON schemas."""
+    return [dict(tool) if isinstance(tool, Mapping) else get_json_schema(tool) for tool in tools]
 
 
 def _column(columns: dict[str, Any], name: str | None, count: int) -> Sequence[Any]:

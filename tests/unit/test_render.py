@@ -84,3 +84,32 @@ def test_criteria_are_a_table() -> None:
     assert "rounds [b]early pitfall yes step 0 2/2 -0.50" in said
     assert "answers requirement yes whole 2/2 +0.50" in said
     assert "left bonus not judged" in said
+
+
+def test_turns_and_what_stands_between_them_are_shown() -> None:
+    first = BARE["steps"][0] | {"token_span": [0, 2]}
+    second = first | {"index": 1, "span": [9, 12], "token_span": [4, 5], "turn": 1, "reward": 0.0}
+    result = wire.Credited.model_validate(
+        BARE
+        | {
+            "steps": [first, second],
+            "token_rewards": [2.0, 2.0, 0.0, 0.0, 0.0, 0.0],
+            "observations": [
+                {"span": [4, 9], "left_out": 1200},
+                {"span": [12, 17]},
+            ],
+        }
+    )
+    console = Console(width=200, color_system=None)
+    with console.capture() as captured:
+        console.print(panel("q", "Four[b]7[So] done", result, (0.0, 2.0)))
+    said = [" ".join(line.replace("│", " ").split()) for line in captured.get().splitlines()]
+    assert "turn # step votes reward tokens" in said
+    at = said.index("0 0 Four ○○ 0/2 +2.00 2")
+    assert said[at + 1] == "observation: [b]7[ (1,200 characters not shown to the judge)"
+    assert said[at + 2 : at + 4] == ["1 1 So] ○○ 0/2 0 1", "observation: done"]
+    assert "reward of each token ██··▁·" in said
+
+
+def test_a_rollout_of_one_turn_has_no_turns() -> None:
+    assert "turn" not in shown() and "observation" not in shown()

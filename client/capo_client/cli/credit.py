@@ -26,9 +26,16 @@ from capo_client.cli.options import (
     SeedOption,
     UrlOption,
 )
+from capo_client.cli.step_options import (
+    MaxStepsOption,
+    MinCharactersOption,
+    ObservationTokensOption,
+    PatternOption,
+    SegmentOption,
+)
 from capo_client.client import CreditClient
 
-_VOTING, _REWARD, _STEPS, _SENDING = "Voting", "Reward", "Steps", "Sending"  # panels of the help
+_VOTING, _REWARD, _SENDING = "Voting", "Reward", "Sending"  # panels of the help
 
 
 def credit(
@@ -127,39 +134,11 @@ def credit(
             rich_help_panel=_REWARD,
         ),
     ] = None,
-    segment: Annotated[
-        wire.SegmentMethod | None,
-        typer.Option(
-            help="Where a response is split into steps; given: at the steps of each rollout.",
-            show_default=wire.Segment().method,
-            rich_help_panel=_STEPS,
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX", help="RE2 pattern for --segment regex.", rich_help_panel=_STEPS
-        ),
-    ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Merge short neighbouring steps until there are at most so many.",
-            show_default="the service's",
-            rich_help_panel=_STEPS,
-        ),
-    ] = None,
-    min_characters: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Merge steps that are shorter than this with a neighbour.",
-            rich_help_panel=_STEPS,
-        ),
-    ] = None,
+    segment: SegmentOption = None,
+    pattern: PatternOption = None,
+    max_steps: MaxStepsOption = None,
+    min_characters: MinCharactersOption = None,
+    max_observation_tokens: ObservationTokensOption = None,
     critiques: Annotated[
         bool, typer.Option("--critiques", metavar="", help="Write the critiques' texts too.")
     ] = False,
@@ -233,6 +212,7 @@ def credit(
                 "min_characters": min_characters,
             }
         ),
+        "max_observation_tokens": max_observation_tokens,
         "include": _include(critiques, thoughts),
         "show_reference": None if show_reference else False,
     }

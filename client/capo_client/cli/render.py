@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -10,11 +10,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from capo_wire import Credited, CriterionCredit, Failed, Step
+from capo_wire import Credited, CriterionCredit, Failed, Observation, Step
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _COLOURS = ("red3", "dark_orange", "gold1", "green3")  # -1, 0, +1, +2 with the default weights
 _LONGEST_STEP = 160  # characters
+_NOT_OWN = "·"  # a token that the policy did not write
 
 
 def panel(
@@ -38,9 +39,10 @@ def panel(
     if isinstance(result, Failed):
         body.append(Text(f"{result.error.status} {result.error.detail}", style="red"))
         return Panel(Group(*body), title=title, title_align="left", border_style="red")
-    body += [steps_table(response, result.steps, bounds, known_wrong), Text()]
+    others = result.observations or ()
+    body += [steps_table(response, result.steps, bounds, known_wrong, others), Text()]
     if result.token_rewards is not None:
-        body.append(heat_strip(result.token_rewards, bounds))
+        body.append(heat_strip(result.token_rewards, bounds, result.steps))
     for suspicion in result.suspicion:
         effect = "" if suspicion.action == "flag" else f" (counted: {suspicion.action})"
         reason = suspicion.reason.replace("_", " ")
@@ -56,9 +58,16 @@ def steps_table(
     steps: Sequence[Step],
     bounds: tuple[float, float],
     known_wrong: Sequence[int] | None = None,
+    observations: Sequence[Observation] = (),
 ) -> Table:
-    """Each step with its votes, the reward of each of its tokens and, if known, the truth."""
+    """Each step with its votes, the reward of each of its tokens and, if known, the truth.
+
+    Turns of a trajectory are numbered, and what others wrote stands between them, dimmed.
+    """
+    in_turns = len({step.turn for step in steps}) > 1
     table = Table(box=None, padding=(0, 1), expand=True)
+    if in_turns:
+        table.add_column("turn", justify="right", style="dim")
     table.add_column("#", justify="right", style="dim")
     table.add_column("step", ratio=1)
     table.add_column("votes", no_wrap=True)
@@ -66,13 +75,15 @@ def steps_table(
     table.add_column("tokens", justify="right", no_wrap=True)
     if known_wrong is not None:
         table.add_column("truth", no_wrap=True)
+    waiting = list(observations)
+    turn = None
     for step in steps:
-        start, end = step.span
-        text = " ".join(response[start:end].split())
-        shown = text if len(text) <= _LONGEST_STEP else text[: _LONGEST_STEP - 1] + "…"
+        while waiting and waiting[0].span[1] <= step.span[0]:
+            table.add_row(*_observed(response, waiting.pop(0), in_turns))
         row: list[RenderableType] = [
+            *([str(step.turn) if step.turn != turn else ""] if in_turns else []),
             str(step.index),
-            Text(shown, style="red" if step.wrong else ""),
+            Text(_one_line(response, step.span), style="red" if step.wrong else ""),
             _votes(step),
             Text(f"{step.reward:+.2f}" if step.reward else "0", style=colour(step.reward, bounds)),
             Text(_tokens(step), style="dim"),
@@ -81,7 +92,22 @@ def steps_table(
             is_wrong = step.index in known_wrong
             row.append(Text("wrong" if is_wrong else "right", style="red" if is_wrong else "dim"))
         table.add_row(*row)
+        turn = step.turn
+    for each in waiting:
+        table.add_row(*_observed(response, each, in_turns))
     return table
+
+
+def _observed(response: str, observation: Observation, in_turns: bool) -> list[RenderableType]:
+    left_out = observation.left_out
+    note = f" ({left_out:,} characters not shown to the judge)" if left_out else ""
+    text = f"observation: {_one_line(response, observation.span)}{note}"
+    return [*([""] if in_turns else []), "", Text(text, style="dim italic")]
+
+
+def _one_line(response: str, span: tuple[int, int]) -> str:
+    text = " ".join(response[span[0] : span[1]].split())
+    return text if len(text) <= _LONGEST_STEP else text[: _LONGEST_STEP - 1] + "…"
 
 
 def criteria_table(criteria: Sequence[CriterionCredit]) -> Table:
@@ -106,12 +132,21 @@ def criteria_table(criteria: Sequence[CriterionCredit]) -> Table:
     return table
 
 
-def heat_strip(rewards: Iterable[float], bounds: tuple[float, float]) -> Text:
-    """One block per token, with its reward as colour and height."""
+def heat_strip(
+    rewards: Sequence[float], bounds: tuple[float, float], steps: Sequence[Step] = ()
+) -> Text:
+    """One block per token, with its reward as colour and height.
+
+    A token outside the steps is not the policy's and has a dot; without steps, none is outside.
+    """
     strip = Text("reward of each token  ", style="dim")
-    for reward, run in groupby(rewards):
-        block = _LEVELS[_level(reward, bounds, len(_LEVELS))]
-        strip.append(block * len(list(run)), style=colour(reward, bounds))
+    spans = [step.token_span for step in steps if step.token_span is not None]
+    own = [not spans] * len(rewards)
+    for start, end in spans:
+        own[start:end] = [True] * (end - start)
+    for (reward, is_own), run in groupby(zip(rewards, own, strict=True)):
+        block = _LEVELS[_level(reward, bounds, len(_LEVELS))] if is_own else _NOT_OWN
+        strip.append(block * len(list(run)), style=colour(reward, bounds) if is_own else "dim")
     return strip
 
 

@@ -1,26 +1,21 @@
-"""OpenRLHF, SkyRL and AReaL by their installed code; slime and NeMo Gym by what they document."""
+"""OpenRLHF and AReaL by their installed code; slime and NeMo Gym by what they document."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-import typing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import typing_extensions
 from kit_adapters import MODEL, NOWHERE, QUESTIONS, URL, cable
 from transformers import AutoTokenizer
 
 from capo_client import UnavailableError
 from capo_client.adapters import areal, nemo_gym, scoring, slime
-
-# SkyRL 0.3 gives pydantic a TypedDict of `typing`, which pydantic takes from Python 3.12 on.
-typing.TypedDict = typing_extensions.TypedDict
 
 QUESTION, ANSWER = QUESTIONS[0]
 GOOD = "3 * 4 = 12.\n\nLess 2 is 10.\n\n#### 10"
@@ -140,105 +135,6 @@ async def test_slime_s_tokens_where_the_service_has_the_tokenizer(
     assert len(rewards) == len(ids) and reward == pytest.approx(sum(rewards) / len(ids))
 
 
-async def test_skyrl_s_generator_gives_token_rewards(tokenizer: Any) -> None:
-    """SkyRL's own loop and its gsm8k environment, with answers of ours for an inference engine's."""
-    from skyrl.train.config import GeneratorConfig, SkyRLGymConfig
-
-    from capo_client.adapters.skyrl import CapoGenerator, capo_advantage
-
-    texts = [GOOD, "It is 3.\n\n#### 3"]
-
-    class Inference:
-        """What the generator asks of an inference engine, which needs a GPU."""
-
-        async def generate(self, asked: Any, model: Any = None) -> dict[str, Any]:
-            text = texts[asked["session_ids"][0].endswith("_1")]
-            ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
-            return {"responses": [text], "response_ids": [ids], "stop_reasons": ["stop"]}
-
-        async def finish_session(self, _: Any) -> None:
-            pass
-
-    generator = CapoGenerator(
-        generator_cfg=GeneratorConfig(use_cache_salt=False), skyrl_gym_cfg=SkyRLGymConfig(),
-        inference_engine_client=Inference(), tokenizer=tokenizer, capo={"url": URL} | OPTIONS,
-    )  # fmt: skip
-    prompt = [{"role": "user", "content": QUESTION}]
-    outputs = [
-        await generator.agent_loop(
-            prompt, "gsm8k", {"reward_spec": {"ground_truth": ANSWER}}, 64, 512,
-            trajectory_id=SimpleNamespace(instance_id="q", repetition_id=number),
-        )
-        for number in range(2)
-    ]  # fmt: skip
-    for output, worth in zip(outputs, (2.0, 0.0), strict=True):
-        assert len(output.reward) == len(output.response_ids) == len(output.loss_mask)
-        assert set(output.reward) <= {worth, worth - 1}
-        assert output.env_metrics["capo_fallback"] == 0
-    width = max(len(output.reward) for output in outputs)
-    rewards = torch.tensor([o.reward + [0.0] * (width - len(o.reward)) for o in outputs])
-    mask = torch.tensor([o.loss_mask + [0] * (width - len(o.loss_mask)) for o in outputs])
-    advantages, _ = capo_advantage(rewards, mask, index=["a", "a"])
-    assert advantages[0][mask[0].bool()].min() > advantages[1][mask[1].bool()].max()
-
-
-async def test_what_skyrl_s_environment_wrote_is_not_judged(tokenizer: Any) -> None:
-    """SkyRL's own loop and its multi-turn gsm8k environment, which answers in between."""
-    from skyrl.train.config import GeneratorConfig, SkyRLGymConfig
-
-    from capo_client.adapters.skyrl import CapoGenerator
-
-    texts = iter(["I am not sure.", GOOD])
-
-    class Inference:
-        async def generate(self, asked: Any, model: Any = None) -> dict[str, Any]:
-            text = next(texts)
-            ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
-            return {"responses": [text], "response_ids": [ids], "stop_reasons": ["stop"]}
-
-        async def finish_session(self, _: Any) -> None:
-            pass
-
-    generator = CapoGenerator(
-        generator_cfg=GeneratorConfig(use_cache_salt=False, max_turns=3),
-        skyrl_gym_cfg=SkyRLGymConfig(),
-        inference_engine_client=Inference(),
-        tokenizer=tokenizer,
-        capo={"url": URL} | OPTIONS,
-    )
-    sent: list[Any] = []
-    score = generator.scorer.score
-
-    async def recorded(samples: Any) -> Any:
-        sent.extend(samples)
-        return await score(samples)
-
-    generator.scorer.score = recorded
-    output = await generator.agent_loop(
-        [{"role": "user", "content": QUESTION}],
-        "gsm8k_multi_turn",
-        {"reward_spec": {"ground_truth": ANSWER}, "max_turns": 3},
-        64,
-        2048,
-        trajectory_id=SimpleNamespace(instance_id="q", repetition_id=0),
-    )
-    mask = output.loss_mask
-    assert 0 in mask and len(output.reward) == len(mask) == len(output.response_ids)
-    assert all(value == 0.0 for value, own in zip(output.reward, mask, strict=True) if not own)
-    body = generator.scorer.query_builder().build(0, sent[0]).body
-    text = "I am not sure." + "\n\n" + GOOD
-    assert body["response"] == text and output.env_metrics["capo_steps"] == 4
-
-
-def test_skyrl_s_registry_takes_the_estimator() -> None:
-    from skyrl.backends.skyrl_train.utils.ppo_utils import AdvantageEstimatorRegistry
-
-    from capo_client.adapters.skyrl import register
-
-    register()
-    assert "capo" in AdvantageEstimatorRegistry.list_available()
-
-
 async def test_areal_s_wrapper_runs_the_reward_in_its_worker_processes(tokenizer: Any) -> None:
     from areal.api.reward_api import AsyncRewardWrapper
 
@@ -246,6 +142,54 @@ async def test_areal_s_wrapper_runs_the_reward_in_its_worker_processes(tokenizer
     ids = tokenizer.encode(GOOD)
     reward = await wrapper(QUESTION, GOOD + "<|im_end|>", [1, 2], ids, answer=ANSWER, url="ignored")
     assert 1.0 <= reward <= 2.0
+
+
+async def test_areal_s_interactions_have_the_rewards_of_their_turns(tokenizer: Any) -> None:
+    """AReaL's own client and cache, with answers of ours in place of its inference engine's."""
+    from areal.api import ModelResponse
+    from areal.experimental.openai.client import ArealOpenAI
+
+    replies = iter(["I am not sure.", GOOD])
+
+    class Inference:
+        async def agenerate(self, asked: Any) -> Any:
+            ids = [*tokenizer.encode(next(replies)), tokenizer.eos_token_id]
+            return ModelResponse(
+                input_tokens=list(asked.input_ids),
+                output_tokens=ids,
+                output_logprobs=[0.0] * len(ids),
+                output_versions=[0] * len(ids),
+                tokenizer=tokenizer,
+            )
+
+    client = ArealOpenAI(engine=Inference(), tokenizer=tokenizer, api_key="none", base_url=NOWHERE)
+    messages = [{"role": "user", "content": QUESTION}]
+    ids = []
+    for _ in range(2):
+        answer = await client.chat.completions.create(messages=messages, max_completion_tokens=64)
+        ids.append(answer.id)
+        messages.append(answer.choices[0].message.model_dump(exclude_none=True))
+        messages.append({"role": "user", "content": "Go on."})
+    sent: list[Any] = []
+    score = scoring.Scorer.score
+
+    async def recorded(self: Any, samples: Any) -> Any:
+        sent.extend(samples)
+        return await score(self, samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring.Scorer, "score", recorded)
+        scored = await areal.credit(client, reference=ANSWER)
+        by_id = await areal.rewards_by_id(messages[:-1], ids, reference=ANSWER)
+    assert scored.outcome == 1.0 and scored.steps == 2
+    assert [turn["role"] for turn in sent[0].turns] == ["assistant", "user", "assistant"]
+    assert sent[0].turns == sent[1].turns and list(by_id) == ids
+    client.apply_reward_discount(0.0)  # `turn_discount`, as areal's workflow applies it
+    found = client.export_interactions(style="individual")
+    for name, interaction in found.items():
+        assert 1.0 <= by_id[name] <= 2.0
+        [reward] = interaction.to_tensor_dict()["rewards"].tolist()
+        assert reward == interaction.reward and 1.0 <= reward <= 2.0
 
 
 async def test_nemo_gym_s_verify(tokenizer: Any) -> None:
@@ -267,6 +211,7 @@ async def test_nemo_gym_s_verify(tokenizer: Any) -> None:
     }  # fmt: skip
     answer = await nemo_gym.verify(body)
     assert 1.0 <= answer["reward"] <= 2.0
+    assert answer["capo_item_rewards"] == [pytest.approx(answer["reward"])] * 2
     assert answer["response"] == body["response"] and answer["capo_fallback"] == 0
     with pytest.raises(ImportError, match="nemo-gym"):
         nemo_gym.CapoResourcesServer  # noqa: B018

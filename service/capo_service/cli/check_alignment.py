@@ -3,57 +3,40 @@
 from __future__ import annotations
 
 import json
+import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from capo_service.core.alignment import Alignment, align, from_offsets, token_spans
+import capo_wire as wire
+from capo_service.cli.checked_lines import Line, read_rollout
+from capo_service.cli.conversations import TemplateError, conversation, masked_ids, rendered
+from capo_service.core.alignment import Alignment, align, from_offsets
 from capo_service.core.errors import InputError
-from capo_service.core.steps import Span, blank_line, newline, sentence
+from capo_service.core.steps import Span
+from capo_service.core.turns import (
+    Turn,
+    tokens_of_steps,
+    turns_by_mask,
+    turns_by_observations,
+)
 from capo_service.core.vocabulary import TokenTable
+from capo_service.pipeline.cutting import cut_turns
 from capo_wire.jsonlines import read_lines
 from capo_wire.token_offsets import decode_with_offsets
 
-SEGMENTERS: dict[str, Callable[[str], list[Span]]] = {
-    "blank_line": blank_line,
-    "newline": newline,
-    "sentence": sentence,
-}
+SEGMENTERS: tuple[wire.SegmentMethod, ...] = (
+    "blank_line",
+    "newline",
+    "sentence",
+    "turn",
+    "turn_blank_line",
+)
 _CONTEXT = 24  # characters shown before and after a difference
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The result for one rollout.
-
-    Attributes:
-        line: its number in the file, from 1.
-        verdict: `exact`: its ids decode to its text. `aligned`: they do except for white space at
-            the ends, special tokens, or what the tokenizer normalises. `wrong`: they do not.
-        tokens: how many ids.
-        steps: how many steps.
-        shared: tokens that span two steps; each belongs to the one with its first non-blank
-            character.
-        same_by_offsets: whether offsets computed by the client put every token in the same step.
-        detail: where it does not align, and the text there.
-    """
-
-    line: int
-    verdict: str
-    tokens: int = 0
-    steps: int = 0
-    shared: int = 0
-    same_by_offsets: bool = True
-    detail: str | None = None
-
-    def as_json(self) -> str:
-        """As one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
 
 
 class Checker:
@@ -61,13 +44,14 @@ class Checker:
 
     Args:
         name: Hugging Face name or folder.
-        segment: how rollouts are split into steps, one of `SEGMENTERS`.
+        segment: how rollouts are split into steps, one of `SEGMENTERS`. Default: `turn` for
+            trajectories, else `blank_line`.
 
     Raises:
         ValueError: the tokenizer cannot be loaded.
     """
 
-    def __init__(self, name: str, segment: str = "blank_line") -> None:
+    def __init__(self, name: str, segment: wire.SegmentMethod | None = None) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -75,7 +59,7 @@ class Checker:
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"tokenizer {name!r} cannot be loaded: {reason}") from None
-        self._split = SEGMENTERS[segment]
+        self._segment = wire.Segment(method=segment)
         self.table: TokenTable | None = None
         self.why_not_served: str | None = None
         try:
@@ -88,6 +72,8 @@ class Checker:
         """Check each rollout of a JSON Lines file.
 
         Rollouts have `response`, `response_token_ids` or both; text without ids is encoded first.
+        Trajectories have `response_mask` or `observations` too, or they are chat turns, which the
+        tokenizer's chat template writes.
 
         Raises:
             ValueError: a line is not a rollout.
@@ -95,7 +81,7 @@ class Checker:
         try:
             for number, line in enumerate(read_lines(file), 1):
                 if line.strip():
-                    yield self.check(number, *_rollout(line, f"{file}, line {number}"))
+                    yield self._line(number, read_rollout(line, f"{file}, line {number}"))
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
 
@@ -111,6 +97,12 @@ class Checker:
             f"{shared} tokens span two steps; each belongs to the step with its first non-blank "
             "character",
         ]
+        if others := sum(line.others for line in lines):
+            turns = sum(line.turns for line in lines)
+            report.append(
+                f"{turns} turns, and {others} tokens that the policy did not sample: no step has "
+                "one of these, and every other token is in exactly one step"
+            )
         if self.table is None:
             report.append(
                 f"the service cannot align this tokenizer ({self.why_not_served}): send "
@@ -126,16 +118,44 @@ class Checker:
             report.append("token ids and token_offsets give the same steps")
         return "\n".join(report)
 
-    def check(self, number: int, ids: list[int] | None, text: str | None) -> Line:
-        """Check one rollout, by its ids, its text, or both."""
+    def _line(self, number: int, rollout: Mapping[str, Any]) -> Line:
+        ids, text = rollout.get("response_token_ids"), rollout.get("response")
+        mask = rollout.get("response_mask")
+        try:
+            if ids is None and text is None:
+                turns = conversation(rollout) or []
+                whole, begin, own = rendered(self.tokenizer, turns, rollout.get("tools"))
+                ids, mask = masked_ids(self.tokenizer, whole, begin, own)
+            elif ids is None and text is not None and rollout.get("observations"):
+                turns_ = turns_by_observations(text, rollout["observations"])
+                own = [turn.span for turn in turns_]
+                ids, mask = masked_ids(self.tokenizer, text, 0, own)
+        except TemplateError as error:
+            return Line(number, "wrong", detail=str(error))
+        except InputError as error:
+            return Line(number, "wrong", detail=error.detail)
+        return self.check(number, ids, text, mask)
+
+    def check(
+        self, number: int, ids: list[int] | None, text: str | None, mask: list[int] | None = None
+    ) -> Line:
+        """Check one rollout, by its ids, its text, or both.
+
+        `mask`: for each id, whether the policy sampled it; None if it sampled all of them.
+        """
         if ids is None:
             ids = self.tokenizer.encode(text, add_special_tokens=False)
+        mask = [1] * len(ids) if mask is None else mask
+        if len(mask) != len(ids):
+            detail = f"response_mask has {len(mask)} numbers for {len(ids)} ids: one for each"
+            return Line(number, "wrong", len(ids), detail=detail)
+        if ids and not any(mask):
+            return Line(number, "wrong", len(ids), detail="response_mask is 0 for every id")
         if bad := next((i for i in ids if not 0 <= i < len(self.tokenizer)), None):
             detail = f"id {bad} is not in the vocabulary ({len(self.tokenizer)} ids)"
             return Line(number, "wrong", len(ids), detail=detail)
         spelled, spans = decode_with_offsets(self.tokenizer, ids)
         response = spelled if text is None else text
-        steps = self._split(response)
         try:
             if self.table is not None:
                 served = align(self.table, ids, response)
@@ -143,19 +163,31 @@ class Checker:
                 served = _moved(spans, spelled, response)
         except InputError as error:
             where = self._difference(ids, spelled, spans, response)
-            return Line(number, "wrong", len(ids), len(steps), detail=where or error.detail)
+            return Line(number, "wrong", len(ids), detail=where or error.detail)
+        turns, steps, found = self._steps(served, mask)
+        if twice := _not_in_one_step(found, mask):
+            return Line(number, "wrong", len(ids), len(steps), detail=twice)
         by_offsets = True
         if spelled == response:
-            mine = token_spans(from_offsets(spans, response), steps)
-            by_offsets = mine == token_spans(served, steps)
+            by_offsets = self._steps(from_offsets(spans, response), mask)[2] == found
+        edges = {edge for span in steps for edge in span} - {0, len(response)}
         return Line(
             number,
             "exact" if spelled == response else "aligned",
             len(ids),
             len(steps),
-            _shared(served, [end for _, end in steps[:-1]]),
+            _shared(served, sorted(edges)),
             by_offsets,
+            turns=turns,
+            others=mask.count(0),
         )
+
+    def _steps(self, aligned: Alignment, mask: list[int]) -> tuple[int, list[Span], list[Span]]:
+        """As in the service: the number of turns, and the characters and tokens of the steps."""
+        turns = turns_by_mask(aligned, mask) or [Turn((0, len(aligned.text)), (0, len(aligned)))]
+        by_turn = cut_turns(aligned.text, turns, None, self._segment, sys.maxsize)
+        spans = [span for part in by_turn for span in part]
+        return len(turns), spans, tokens_of_steps(aligned, turns, by_turn)
 
     def _difference(
         self, ids: list[int], spelled: str, spans: list[tuple[int, int]], response: str
@@ -181,20 +213,17 @@ class Checker:
         )
 
 
-def _rollout(line: str, where: str) -> tuple[list[int] | None, str | None]:
-    """Ids and text of a rollout, at least one of which it has."""
-    try:
-        rollout = json.loads(line)
-        ids, text = rollout.get("response_token_ids"), rollout.get("response")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{where} is not a JSON object: {error}") from None
-    if ids is None and text is None:
-        raise ValueError(f"{where} has neither response nor response_token_ids")
-    if text is not None and not isinstance(text, str):
-        raise ValueError(f"{where}: response is not a string")
-    if ids is not None and not (isinstance(ids, list) and all(type(each) is int for each in ids)):
-        raise ValueError(f"{where}: response_token_ids is not a list of integers")
-    return ids, text
+def _not_in_one_step(spans: Sequence[Span], mask: Sequence[int]) -> str | None:
+    """A token of the policy that is not in exactly one step, or another one that is in a step."""
+    counts = [0] * len(mask)
+    for start, end in spans:
+        for token in range(start, end):
+            counts[token] += 1
+    for token, (count, own) in enumerate(zip(counts, mask, strict=True)):
+        if count != own:
+            whose = "the policy's" if own else "not the policy's"
+            return f"token {token} is {whose} and in {count} steps"
+    return None
 
 
 def _moved(spans: list[tuple[int, int]], spelled: str, response: str) -> Alignment:
@@ -218,26 +247,37 @@ def _shared(alignment: Alignment, cuts: list[int]) -> int:
 def check_alignment(
     file: Annotated[
         Path,
-        typer.Argument(help="Rollouts: JSON Lines with `response`, `response_token_ids` or both."),
+        typer.Argument(
+            help="Rollouts: JSON Lines with `response`, `response_token_ids` or both, of "
+            "trajectories also `response_mask`; or conversations: `messages`, `response_turns`."
+        ),
     ],
     tokenizer: Annotated[
         str, typer.Option(help="Tokenizer of the policy: Hugging Face name or folder.")
     ],
     segment: Annotated[
-        str, typer.Option(help="Where steps are split: `blank_line`, `newline` or `sentence`.")
-    ] = "blank_line",
+        str | None,
+        typer.Option(
+            help=f"Where steps are split: {', '.join(f'`{each}`' for each in SEGMENTERS)}.",
+            show_default="turn for trajectories, else blank_line",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per rollout, and no summary.")
     ] = False,
 ) -> None:
     """Check that the token ids of rollouts align with their text, and show where they do not.
 
+    Of trajectories it also checks that every token of the policy is in exactly one step, and no
+    other token is. Conversations are written by the tokenizer's chat template.
+
     Needs no service and no judge. Exits with 1 if a rollout does not align.
     """
     try:
-        if segment not in SEGMENTERS:
+        method = next((each for each in SEGMENTERS if each == segment), None)
+        if segment is not None and method is None:
             raise ValueError(f"--segment {segment}: use one of {', '.join(SEGMENTERS)}")
-        checker = Checker(tokenizer, segment)
+        checker = Checker(tokenizer, method)
         found = []
         for line in checker.lines(file):
             found.append(line)

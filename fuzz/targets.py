@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports(include=["capo_service.core", "capo_service.api", "capo_wire"]):
     from capo_service.api import json_splitting, parsing, problems
-    from capo_service.core import alignment, arithmetic, steps, suspicion
+    from capo_service.core import alignment, arithmetic, observations, steps, suspicion, turns
     from capo_service.core.errors import InputError
     from capo_service.core.step_code import letters, step_code
     from capo_service.core.verdicts import free_text
@@ -21,6 +21,7 @@ with atheris.instrument_imports(include=["capo_service.core", "capo_service.api"
     from capo_service.core.verdicts.first_error import FirstError
     from capo_service.core.verdicts.step_list import StepList
     from capo_service.core.vocabulary import TokenTable
+    from capo_wire.chat import ChatTurn, trajectory_text
     from capo_wire.segment_merging import merged
 
 import kit
@@ -35,7 +36,9 @@ _WORDS = (
     "The student writes ", "First error: \\boxed{", "\\boxed{", "Step 1: \\boxed{correct}\n", "-1}",
     '", "incorrect_steps": [', ', "criteria": {"C0": "no"', '"C1": 0', '"whole"', "incorrect}", "}",
     "```\n", "~~~\n", "$$", "\\[", "\\]", "\\begin{align}", "\\end{align}", '"',
-    "<|channel|>final<|message|>", "[1 wx]", "[end wx]",
+    "<|channel|>final<|message|>", "[1 wx]", "[end wx]", "[observation wx]", "<tool_call>",
+    "<|channel|>commentary", " to=f ", "<|tool_call_begin|>", "<|call|>",
+    "<\uff5ctool\u2581calls\u2581begin\uff5c>",
 )  # fmt: skip
 
 
@@ -198,6 +201,65 @@ def choose_code(raw: bytes) -> None:
     assert (code == guess) == (not any(guess.encode() in letters(text) for text in texts))
 
 
+def split_by_mask(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    table: TokenTable = TABLES[data.ConsumeIntInRange(0, len(TABLES) - 1)]
+    ids = data.ConsumeIntListInRange(data.ConsumeIntInRange(1, 40), 0, 420)
+    mask = data.ConsumeIntListInRange(len(ids), 0, 1)
+    try:
+        found = alignment.align(table, ids, text_of(data) if data.ConsumeBool() else None)
+    except InputError:
+        return
+    made = turns.turns_by_mask(found, mask)
+    text = found.text
+    edges = [0, *(edge for turn in made for edge in turn.span), len(text)]
+    assert edges == sorted(edges)
+    others = turns.between(text, made)
+    pieces = sorted([*others, *(turn.span for turn in made)])
+    assert "".join(text[start:end] for start, end in pieces) == text
+    cut = [[turn.span] for turn in made]
+    owned = turns.tokens_of_steps(found, made, cut)
+    inside = [token for start, end in owned for token in range(start, end)]
+    assert inside == [token for token, own in enumerate(mask) if own]
+    budget = data.ConsumeIntInRange(1, 20)
+    if (whole := turns.trajectory(text, made, [1] * len(made), budget)) is None:
+        return
+    assert len(whole.turns) == len(made) and len(whole.left_out) == len(whole.observations)
+    for (start, end), missing in zip(whole.observations, whole.left_out, strict=True):
+        short, left_out = observations.shortened(text[start:end].strip(), budget)
+        assert left_out == missing and short in whole.shown.values()
+
+
+def _names(data: atheris.FuzzedDataProvider) -> str:
+    known = data.PickValueInList(["assistant", "tool", "user", "system", ""])
+    return known or text_of(data, 64) or "x"
+
+
+def read_turns(raw: bytes) -> None:
+    data = atheris.FuzzedDataProvider(raw)
+    made = []
+    for _ in range(data.ConsumeIntInRange(1, 6)):
+        turn = {"role": _names(data), "content": text_of(data)}
+        if data.ConsumeBool():
+            turn |= {"name": _names(data), "tool_call_id": data.PickValueInList(["a", "b"])}
+        if data.ConsumeBool():
+            function = {"name": _names(data), "arguments": text_of(data, 40)}
+            turn |= {"tool_calls": [{"id": "a", "function": function}]}
+        if data.ConsumeBool():
+            turn |= {"reasoning_content": text_of(data)}
+        made.append(ChatTurn.model_validate(turn))
+    text, spans = trajectory_text(made)
+    assert all(a < b for a, b in spans) and all(a[1] < b[0] for a, b in pairwise(spans))
+    own = turns.turns_by_observations(text, spans)
+    wrote = [each for turn in made if turn.role == "assistant" and (each := turn.text()).strip()]
+    assert [text[slice(*turn.span)] for turn in own] == wrote
+    for turn in made:
+        if turn.role != "assistant":
+            said = ChatTurn(role=turn.role, name=turn.name)
+            assert len(trajectory_text([said])[0].splitlines()) == 1
+        observations.calls_of(turn.text())
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "verdict": read_verdict,
     "form": read_form,
@@ -208,4 +270,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "code": choose_code,
     "calculate": calculate,
     "body": parse_body,
+    "mask": split_by_mask,
+    "turns": read_turns,
 }

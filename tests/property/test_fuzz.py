@@ -18,7 +18,20 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(
-    "name", ["verdict", "form", "segment", "merge", "align", "suspect", "calculate", "body"]
+    "name",
+    [
+        "verdict",
+        "form",
+        "segment",
+        "merge",
+        "align",
+        "suspect",
+        "code",
+        "calculate",
+        "body",
+        "mask",
+        "turns",
+    ],
 )
 def test_no_input_breaks_a_promise(name: str) -> None:
     done = subprocess.run(

@@ -81,3 +81,18 @@ async def test_an_answer_that_takes_all_memory_or_all_time_costs_itself_only() -
         found = await asyncio.gather(*(verifier.verify(text, "#### 42") for text in hostile))
         assert all(result.value == 0.0 and result.reason for result in found)
         assert await verifier.verify("#### 42", "#### 42") == Verified(1.0)
+
+
+async def test_all_turns_share_one_time_limit() -> None:
+    """The last turn with an answer counts, and the limit is for all turns together."""
+    turns = ["I call the tool again. " * 10] * 399
+    async with running(workers=1) as verifier:
+        found = await verifier.verify(turns[0], "#### 42", ["It is \\boxed{42}.", *turns])
+        assert found == Verified(1.0)
+        without = await verifier.verify(turns[0], "#### 42", turns)
+        assert (without.value, without.reason) == (0.0, "no_answer")
+        verifier._timeout = 0.1  # none of the turns takes that long by itself
+        slow = await verifier.verify("So.", "#### 42", ["It is (so it is) " * 500] * 399)
+        assert (slow.value, slow.reason) == (0.0, "timeout")
+        verifier._timeout = 30
+        assert await verifier.verify("#### 42", "#### 42") == Verified(1.0)

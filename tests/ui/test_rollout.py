@@ -414,7 +414,7 @@ def test_keys(page: Page, service: Service) -> None:
     page.locator(".rollout h2").first.click()
     page.keyboard.press("?")
     help_ = page.get_by_role("dialog", name="Keys")
-    expect(help_).to_contain_text("mathematics rendered, or the raw text")
+    expect(help_).to_contain_text("formulas and tool calls rendered, or the raw text")
     accessible(page)
     page.keyboard.press("2")  # the page behind does not listen
     assert page.input_value("#method") == "greedy"

@@ -19,6 +19,7 @@ _TEXTS = (
     "messages",
     "tools",
     "reference",
+    "response_turns",
     "response_token_ids",
     "token_offsets",
     "response_mask",

@@ -1,5 +1,6 @@
 // Which column of a file holds the question, the response and so on: a guess from the names that
 // TRL, verl, OpenRLHF, SkyRL and others use, and the values by that mapping.
+import { conversationText, isTurns, trajectoryText, usesTools, wireTurn } from "./trajectory.js";
 
 /** What a column can hold, with the label in the form. */
 export const FIELDS = {
@@ -9,7 +10,7 @@ export const FIELDS = {
 
 // In order of preference.
 const NAMES = {
-  response: ["response", "completion", "output", "output_response", "generation", "prediction", "model_output", "responses", "completions", "outputs"],
+  response: ["response", "completion", "output", "output_response", "generation", "prediction", "model_output", "responses", "completions", "outputs", "response_turns"],
   question: ["question", "messages", "prompt", "input_prompt", "problem", "query", "instruction", "input", "conversation", "prompts"],
   reference: ["reference", "reference_answer", "ground_truth", "gts", "answer", "gold", "target", "label", "solution", "reward_model.ground_truth", "extra_info.answer"],
   outcome: ["outcome", "correct", "is_correct", "right", "acc", "accuracy"],
@@ -21,8 +22,6 @@ const NAMES = {
 };
 
 const own = (object, name) => object !== null && typeof object === "object" && Object.prototype.hasOwnProperty.call(object, name);
-const isTurn = (value) => own(value, "content") && (own(value, "role") || own(value, "type"));
-const isTurns = (value) => Array.isArray(value) && value.length > 0 && value.every(isTurn);
 
 /** The value at a column: its name, or a path such as reward_model.ground_truth. */
 export function at(record, column) {
@@ -66,10 +65,7 @@ export function guess(record) {
 export function textOf(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "string") return value;
-  if (isTurns(value)) {
-    if (value.length === 1) return textOf(value[0].content);
-    return value.map((turn) => `${turn.role ?? "turn"}: ${textOf(turn.content)}`).join("\n\n");
-  }
+  if (isTurns(value)) return conversationText(value);
   if (Array.isArray(value) && value.length && value.every((part) => typeof part?.text === "string")) return value.map((part) => part.text).join("");
   if (typeof value === "object") return JSON.stringify(value);
   return String(value);
@@ -101,13 +97,18 @@ export function readFields(record, mapping) {
   let asked = value("question");
   let answered = value("response");
   if (mapping.question && mapping.question === mapping.response && isTurns(asked)) {
-    [asked, answered] = [asked.slice(0, -1), asked.at(-1).content];
+    // A conversation with tools is a trajectory from the policy's first turn on.
+    const first = usesTools(asked) ? asked.findIndex((turn) => turn.role === "assistant") : asked.length - 1;
+    [asked, answered] = [asked.slice(0, first), asked.slice(first)];
   }
+  const hasTurns = isTurns(answered) && (answered.length > 1 || usesTools(answered)) && answered.every((turn) => typeof turn.role === "string");
+  const turns = hasTurns ? answered.map(wireTurn) : null;
   const text = (field) => (value(field) === undefined || value(field) === null ? null : textOf(value(field)));
   return {
     question: textOf(asked),
     messages: isTurns(asked) && asked.every((turn) => typeof turn.role === "string") ? asked : null,
-    response: textOf(isTurns(answered) && answered.length === 1 ? answered[0].content : answered),
+    turns,
+    response: turns ? trajectoryText(turns).text : textOf(answered),
     reference: text("reference"),
     outcome: outcomeOf(value("outcome")),
     reward: numberOf(value("reward")),

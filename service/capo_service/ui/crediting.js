@@ -1,6 +1,7 @@
 // Sends rollouts of files to POST /credit in small batches, and keeps what came back in their rows.
 import { Problem } from "./api.js";
 import { creditOf, load } from "./rows.js";
+import { wireTurn } from "./trajectory.js";
 
 const BATCH = 8; // rollouts of one request
 const AT_ONCE = 2; // requests
@@ -76,12 +77,18 @@ async function patiently(call, signal, note) {
 }
 
 function toWire(row, loaded, tokenizers, id) {
-  const rollout = { id, response: row.response };
-  if (loaded.messages) rollout.messages = loaded.messages.map(({ role, content }) => ({ role, content }));
+  const { response_turns: turns, response_mask: mask, observations, tools } = loaded.sent;
+  const rollout = turns ? { id, response_turns: turns.map(wireTurn) } : { id, response: row.response };
+  if (loaded.messages) rollout.messages = loaded.messages.map(wireTurn);
   else rollout.question = row.question;
+  if (tools) rollout.tools = tools;
   if (row.reference !== null) rollout.reference = row.reference;
   if (row.outcome !== null) rollout.outcome = row.outcome;
-  if (loaded.steps) rollout.steps = loaded.steps.map((step) => step.span);
+  if (turns) return rollout;
+  if (row.isLabels) rollout.steps = loaded.steps.map((step) => step.span);
+  if (row.isLabels && loaded.observations) rollout.observations = loaded.observations.map(({ span }) => span);
+  else if (observations && !mask) rollout.observations = observations;
+  if (mask) rollout.response_mask = mask;
   if (loaded.tokens?.token_offsets) rollout.token_offsets = loaded.tokens.token_offsets;
   else if (loaded.ids && tokenizers.includes(loaded.tokenizer)) Object.assign(rollout, { response_token_ids: loaded.ids, tokenizer: loaded.tokenizer });
   return rollout;
@@ -93,11 +100,12 @@ function keep(row, loaded, rollout, result, method) {
   Object.assign(row, found, { outcome: outcome ?? row.outcome, tokens: tokens ?? row.tokens });
   if (credit.status === "error") return;
   const { token_offsets: offsets = null, response_token_ids: ids = null } = { ...loaded.tokens, ...rollout };
+  row.response = result.response ?? row.response; // of chat turns, the text in which spans are positions
   Object.assign(row, {
     texts: null,
     mapping: null,
     place: { value: { id: row.id, step: row.step, run: row.run, question: row.question, response: row.response, reference: row.reference,
-      token_offsets: offsets, response_token_ids: ids, method, credit } },
+      token_offsets: offsets, response_token_ids: ids, response_mask: rollout.response_mask, tools: rollout.tools, method, credit } },
   });
 }
 
@@ -106,9 +114,9 @@ export async function creditedLines(rows) {
   const lines = [];
   for (const row of rows) {
     if (row.state !== "credited") continue;
-    const { tokens, result, method } = await load(row);
+    const { tokens, result, method, sent } = await load(row);
     const { id, step, run, question, response, reference } = row;
-    lines.push(JSON.stringify({ id, step, run, question, response, reference, ...tokens, method, credit: result }));
+    lines.push(JSON.stringify({ id, step, run, question, response, reference, ...tokens, response_mask: sent.response_mask ?? undefined, tools: sent.tools ?? undefined, method, credit: result }));
   }
   return lines;
 }

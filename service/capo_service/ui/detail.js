@@ -1,11 +1,13 @@
 // One rollout of a table, opened: the view of Inspect, the neighbours in the table, and labels of steps.
 import { range } from "./charts.js";
-import { h, number } from "./dom.js";
+import { h, number, Text } from "./dom.js";
 import { bind } from "./keys.js";
 import { groupButton } from "./group_button.js";
 import { areStored, labelsOf, stepTexts, summary } from "./labels.js";
 import { load } from "./rows.js";
+import { observationView, turnHeading } from "./observations.js";
 import { renderRollout } from "./rollout.js";
+import { inOrder, observationsAfter } from "./trajectory.js";
 import { many } from "./words.js";
 
 const NEXT = { null: "wrong", wrong: "right", right: null }; // what a click makes of a label
@@ -104,18 +106,19 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     present();
   }
 
-  function show(row, { text, tokens, result, steps: known, tokenRewards }) {
+  function show(row, { text, tokens, result, steps: known, observations, tokenRewards, sent }) {
     const steps = result ? result.steps : known ?? cutAtBlankLines(text);
     const asked = h("details", { class: "question", open: true }, h("summary", {}, "Question"), h("pre", { tabindex: 0 }, cut(row.question)));
     const holder = h("div", {});
-    const labels = labelsOf(row.id, row.question, stepTexts(text, steps), steps.map((step) => step.wrong ?? null));
+    const { question, observations: after } = observationsAfter(row.question, text, steps, observations);
+    const labels = labelsOf(row.id, question, stepTexts(text, steps), steps.map((step) => step.wrong ?? null), after);
     const onStep = labelling ? (i) => getSelection().isCollapsed && label(i, NEXT[labels.labels[i]]) : null;
     const options = { onStep, labels: labels.labels };
     const { setLabel } = !text
       ? missing(holder, row)
       : result
         ? renderRollout(holder, { rollout: { title: row.id, question: row.question, text, tokens }, result, ...options })
-        : plainRollout(holder, row, text, steps, tokenRewards, options);
+        : plainRollout(holder, row, text, { steps, observations }, tokenRewards, options);
     function label(i, value) {
       labels.set(i, value);
       setLabel(i, value);
@@ -130,7 +133,7 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
     rest.hidden = !labelling || !text;
     rest.onclick = () => labels.labels.forEach((value, i) => value || label(i, "right"));
     const reference = row.reference ? h("p", { class: "reference" }, `Reference answer: ${cut(row.reference)}`) : null;
-    view.replaceChildren(...[asked, reference, row.error ? h("p", { class: "note" }, `Not credited: ${row.error}`) : null, holder].filter(Boolean));
+    view.replaceChildren(...[asked, toolList(sent.tools), reference, row.error ? h("p", { class: "note" }, `Not credited: ${row.error}`) : null, holder].filter(Boolean));
     tell("");
   }
 
@@ -149,6 +152,12 @@ export function openRollout(root, { rows, index, back, moved, inspect, link }) {
 }
 
 const cut = (text) => (text.length > MOST ? `${text.slice(0, MOST)}… (${number(text.length)} characters)` : text);
+
+/** The tools that the policy could call, folded; null without tools. */
+function toolList(tools) {
+  if (!Array.isArray(tools) || !tools.length) return null;
+  return h("details", { class: "question" }, h("summary", {}, `Tools of the policy (${number(tools.length)})`), h("pre", { tabindex: 0 }, cut(tools.map((tool) => JSON.stringify(tool)).join("\n"))));
+}
 
 /** Steps of a rollout that was not judged: cut at blank lines, as the service does by default. */
 export function cutAtBlankLines(text) {
@@ -169,12 +178,12 @@ function missing(root) {
 }
 
 /** A rollout that was not judged. */
-function plainRollout(root, row, text, steps, tokenRewards, { onStep, labels }) {
+function plainRollout(root, row, text, { steps, observations }, tokenRewards, { onStep, labels }) {
   const facts = [
     row.outcome === null ? "outcome unknown" : `outcome ${number(row.outcome)}`,
     row.reward === null ? null : `reward ${number(row.reward, 4)}`,
     tokenRewards ? `${number(tokenRewards.length)} token rewards, ${range(tokenRewards).map((each) => number(each, 4)).join(" to ")}` : null,
-    `${many(steps.length, "step")}${row.isLabels ? "" : " (cut at blank lines)"}`,
+    `${many(steps.length, "step")}${row.isLabels ? "" : observations ? " (one a turn)" : " (cut at blank lines)"}`,
     row.state === "failed" ? "failed" : "not credited",
   ].filter(Boolean);
   const texts = stepTexts(text, steps);
@@ -193,9 +202,12 @@ function plainRollout(root, row, text, steps, tokenRewards, { onStep, labels }) 
     item.addEventListener("click", () => onStep(i));
     item.addEventListener("keydown", (event) => event.key === "Enter" && onStep(i));
   });
+  const points = new Text(text);
+  const list = inOrder(steps, observations, null).map(({ step, observation, turn }) =>
+    step ? items[step.index] : observation ? observationView(observation, { tokens: null }, points, null) : turnHeading(turn));
   root.replaceChildren(
     h("section", { class: "rollout", "aria-label": row.id, tabindex: -1 },
       h("header", {}, h("h2", {}, row.id.slice(0, 200)), h("ul", { class: "facts" }, facts.map((fact) => h("li", {}, fact)))),
-      h("ol", { class: "steps", start: 0 }, items)));
+      h("ol", { class: "steps", start: 0 }, list)));
   return { setLabel };
 }

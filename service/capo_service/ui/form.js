@@ -1,9 +1,11 @@
 // The form of the Inspect view: examples, fields, and the request that they make.
+import { Problem } from "./api.js";
 import { $, h } from "./dom.js";
+import { isTurns, wireTurn } from "./trajectory.js";
 import { wordOffsets } from "./words.js";
 
-export const FIELDS = ["question", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "criteria", "sampling", "n", "style",
-  "thinking", "segment", "pattern", "temperature", "seed"];
+export const FIELDS = ["question", "written", "response-a", "response-b", "url-b", "compare", "outcome", "reference", "tokenizer", "ids", "criteria", "sampling", "n", "style",
+  "thinking", "segment", "pattern", "observation", "temperature", "seed"];
 const WORDS = ":words"; // no tokenizer's name
 
 /** Offer the tokenizers and limits that the service reports. */
@@ -30,6 +32,7 @@ export async function offerExamples() {
 
 function useExample(line, lines) {
   $("question").value = line.question;
+  $("written").value = "text";
   $("response-a").value = line.response;
   $("reference").value = line.reference || "";
   $("outcome").value = [0, 1].includes(line.outcome) ? String(line.outcome) : "";
@@ -47,10 +50,14 @@ export function arrange() {
   $("other-judge").hidden = compared !== "judge";
   for (const id of ["n", "temperature"]) $(id).disabled = $("sampling").value === "greedy";
   $("pattern-label").hidden = $("segment").value !== "regex";
+  const isText = $("written").value === "text";
+  $("question").required = isText; // chat turns may begin with it
+  $("response-a").placeholder = isText ? "" : TURNS;
   $("response-b").required = !$("other-rollout").hidden;
   $("url-b").required = !$("other-judge").hidden;
 }
 
+const TURNS = '[{"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}, {"role": "tool", "content": "42"}, {"role": "assistant", "content": "It is 42."}]';
 const SEPARATOR = "\n---\n";
 
 /** The rollouts to credit beside the first. */
@@ -69,9 +76,10 @@ export function options(rollout) {
   if ($("seed").value) voting.seed = Number($("seed").value);
   if ($("style").value) voting.critique_style = $("style").value;
   const scheme = rollout.criteria ? "criteria" : rollout.outcome !== undefined || rollout.reference ? null : "process_only";
-  const segment = { method: $("segment").value };
+  const segment = $("segment").value ? { method: $("segment").value } : {};
   if (segment.method === "regex") segment.pattern = $("pattern").value;
-  return { voting, segment, reward: scheme ? { scheme } : {}, include: ["token_rewards", "critiques", "thinking"], priority: "evaluation", run: "inspector" };
+  const observed = $("observation").value ? { max_observation_tokens: Number($("observation").value) } : {};
+  return { voting, segment, ...observed, reward: scheme ? { scheme } : {}, include: ["token_rewards", "critiques", "thinking"], priority: "evaluation", run: "inspector" };
 }
 
 /**
@@ -87,6 +95,25 @@ export function readCriteria(text) {
 }
 
 /**
+ * The fields of a rollout that is written as chat turns. Without a question, the turns before the policy's first are it.
+ *
+ * @throws {Problem} the text is no list of chat turns
+ */
+function fromTurns(text) {
+  let turns = null;
+  try {
+    turns = JSON.parse(text);
+  } catch (error) {
+    throw new Problem("", "The chat turns are not JSON", `${error.message}. Write them as ${TURNS}`);
+  }
+  if (!isTurns(turns)) throw new Problem("", "The rollout is no list of chat turns", `Each turn needs a role, and content or tool_calls: ${TURNS}`);
+  const first = $("question").value.trim() ? 0 : Math.max(turns.findIndex((turn) => turn.role === "assistant"), 0);
+  if (!first && !$("question").value.trim()) throw new Problem("", "The question is missing", "Fill in the question, or begin the chat turns with it: those before the first turn of role assistant are the question.");
+  const asked = first ? { messages: turns.slice(0, first).map(wireTurn) } : { question: $("question").value };
+  return { ...asked, response_turns: turns.slice(first).map(wireTurn) };
+}
+
+/**
  * The rollout of the request, and its tokens: of the chosen tokenizer, or words.
  *
  * @param service tokenizes
@@ -94,14 +121,15 @@ export function readCriteria(text) {
  * @param {boolean} isFirst whether the outcome and the sampled ids of the form belong to it
  */
 export async function prepare(service, response, isFirst) {
-  const rollout = { question: $("question").value, response };
+  const isText = $("written").value === "text";
+  const rollout = isText ? { question: $("question").value, response } : fromTurns(response);
   // The outcome is the first rollout's; a reference decides that of the others.
   if ($("outcome").value && (isFirst || !$("reference").value)) rollout.outcome = Number($("outcome").value);
   if ($("reference").value) rollout.reference = $("reference").value;
   const criteria = readCriteria($("criteria").value);
   if (criteria.length) rollout.criteria = criteria;
   const tokenizer = $("tokenizer").value;
-  if (!tokenizer) return { rollout, tokens: null };
+  if (!tokenizer || !isText) return { rollout, tokens: null };
   if (tokenizer === WORDS) {
     rollout.token_offsets = wordOffsets(response);
     return { rollout, tokens: { token_offsets: rollout.token_offsets, response_token_ids: null, by: "words", note: $("tokenizer").selectedOptions[0].textContent } };

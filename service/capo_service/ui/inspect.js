@@ -1,5 +1,6 @@
 // The inspector: credit of a rollout, or of several rollouts or two judges side by side.
 import { Problem, Service } from "./api.js";
+import { textOf } from "./columns.js";
 import { $, h } from "./dom.js";
 import { arrange, offerExamples, options, others, prepare } from "./form.js";
 import { group } from "./group.js";
@@ -9,6 +10,7 @@ import { promptView, rememberRequest } from "./prompt.js";
 import { rolloutView } from "./rollout.js";
 import { restore, saveJson, savePng, share } from "./share.js";
 import { showHeat, showMathematics } from "./step_text.js";
+import { asTurns } from "./trajectory.js";
 import { revote } from "./votes.js";
 
 export { applyInfo } from "./form.js";
@@ -55,7 +57,7 @@ function bindKeys() {
     $("method").value = METHODS[Number(event.key) - 1];
     show();
   });
-  bind("m", "mathematics rendered, or the raw text", () => $("mathematics").click());
+  bind("m", "formulas and tool calls rendered, or the raw text", () => $("mathematics").click());
   bind("Ctrl+Enter", "credit the rollout in the form", null);
 }
 
@@ -95,9 +97,10 @@ async function credit() {
 
 async function judge(title, by, { rollout, tokens }, signal) {
   const asked = options(rollout);
+  if (rollout.response_turns) asked.include.push("response");
   const { result, response } = await by.credit(rollout, asked, signal);
   rememberRequest(result, by, rollout, asked);
-  return { title, question: rollout.question, text: rollout.response, tokens, result, timing: response.timing_ms, model: response.model };
+  return { title, question: rollout.question ?? textOf(rollout.messages), text: result.response ?? rollout.response, tokens, result, timing: response.timing_ms, model: response.model };
 }
 
 /** Show an error and its advice; 429 and 503 are retried. */
@@ -151,21 +154,25 @@ function show() {
   const grouped = isGroup ? group(entries, voted) : null;
   const votes = grouped?.votes ?? voted;
   const bounds = grouped?.bounds ?? [Math.min(...rewards, -w_process, 0), Math.max(...rewards, w_whole, 0)];
+  const shown = $("rollouts").hasChildNodes(); // not the first time
   const open = new Set([...$("rollouts").querySelectorAll("details[open]")].map((each) => each.dataset.name));
   const views = entries.map((entry, i) => rolloutView(entry, votes[i], bounds, entry.title, promptView(entry)));
   $("group").replaceChildren(...(grouped ? [grouped.view] : []));
   $("rollouts").replaceChildren(...views);
-  views.forEach((view, i) => keepOpen(view, i, open));
+  views.forEach((view, i) => keepOpen(view, i, shown ? open : null));
   $("result").hidden = false;
 }
 
-/** Open again what was open before: a step's details by its number, others by their place. */
+/** Open again what was open before, if anything was shown: a step's details and observations by their number, others by their place. */
 function keepOpen(view, rollout, open) {
   const details = [...view.querySelectorAll("details")];
+  const observations = details.filter((each) => each.closest(".observation"));
   details.forEach((each, i) => {
     const step = each.closest(".step")?.dataset.step;
-    each.dataset.name = step === undefined ? `${rollout}, ${i - details.length} from the end` : `${rollout}, step ${step}`;
-    each.open = open.has(each.dataset.name);
+    const observation = observations.indexOf(each);
+    const place = step !== undefined ? `step ${step}` : observation < 0 ? `${i - details.length} from the end` : `observation ${observation}`;
+    each.dataset.name = `${rollout}, ${place}`;
+    if (open) each.open = open.has(each.dataset.name);
   });
 }
 
@@ -180,7 +187,9 @@ export function present(entry, vote = {}, neighbours = {}) {
   const found = [entry].flat();
   const count = (each) => (each.result.critiques || []).filter((critique) => critique.critic !== "symbolic").length;
   $("question").value = found[0].question;
-  $("response-a").value = found[0].text;
+  const turns = asTurns(found[0].text, found[0].result);
+  $("written").value = turns ? "turns" : "text";
+  $("response-a").value = turns ? JSON.stringify(turns, null, 1) : found[0].text;
   $("k").max = $("k").value = Math.max(...found.map(count), 1);
   if (found.some((each) => each.result.criteria?.some((criterion) => criterion.reward))) $("scheme").value = "criteria";
   for (const [name, value] of Object.entries(vote)) if ($(name)) $(name).value = value;

@@ -2,7 +2,7 @@
 import { Text } from "./dom.js";
 
 const KEPT = "capo-labels";
-const labelled = new Map(); // key -> {id, question, steps, labels, judged}
+const labelled = new Map(); // key -> {id, question, steps, labels, judged, observations}
 let stored = true;
 let waiting = null;
 
@@ -13,7 +13,7 @@ export function stepTexts(text, steps) {
 }
 
 const bare = (text) => text.replace(/^[\r\n]+|\s+$/g, "");
-const keyOf = (question, steps) => JSON.stringify([question, steps]);
+const keyOf = ({ question, steps, observations }) => JSON.stringify(observations?.length ? [question, steps, observations] : [question, steps]);
 
 /**
  * The labels of a rollout; changed by `set`.
@@ -22,11 +22,12 @@ const keyOf = (question, steps) => JSON.stringify([question, steps]);
  * @param {string} question
  * @param {string[]} steps texts
  * @param {(boolean | null)[]} judged whether the judge flags each step; null without a judge
+ * @param {(string | null)[]} observations what others wrote after each step; empty if the policy wrote all of it
  * @returns {{labels: ("right" | "wrong" | null)[], set: (step: number, label: "right" | "wrong" | null) => void}}
  */
-export function labelsOf(id, question, steps, judged) {
-  const key = keyOf(question, steps);
-  const entry = labelled.get(key) ?? { id, question, steps, labels: steps.map(() => null), judged };
+export function labelsOf(id, question, steps, judged, observations = []) {
+  const key = keyOf({ question, steps, observations });
+  const entry = labelled.get(key) ?? { id, question, steps, labels: steps.map(() => null), judged, observations };
   if (judged.some((each) => each !== null)) entry.judged = judged;
   return {
     labels: entry.labels,
@@ -64,16 +65,18 @@ export const areStored = () => stored;
 
 /**
  * Rollouts with a label on every step, as lines that `capo eval` and `canary_file` read: the fields
- * question, steps and wrong_steps, and no other.
+ * question, steps and wrong_steps, of a trajectory also observations, and no other.
  */
 export function finishedLines() {
   const finished = [...labelled.values()].filter(({ labels, steps }) => !labels.includes(null) && steps.every((step) => step.trim()));
-  return finished.map(({ question, steps, labels }) => JSON.stringify({ question, steps, wrong_steps: labels.flatMap((label, i) => (label === "wrong" ? [i] : [])) }));
+  return finished.map((entry) => JSON.stringify({ question: entry.question, steps: entry.steps, ...observed(entry), wrong_steps: entry.labels.flatMap((label, i) => (label === "wrong" ? [i] : [])) }));
 }
+
+const observed = ({ observations }) => (observations?.length ? { observations } : {});
 
 /** All labels, undecided steps as null, to go on later. */
 export function allLines() {
-  return [...labelled.values()].map(({ id, question, steps, labels, judged }) => JSON.stringify({ id, question, steps, labels, judged }));
+  return [...labelled.values()].map((entry) => JSON.stringify({ id: entry.id, question: entry.question, steps: entry.steps, ...observed(entry), labels: entry.labels, judged: entry.judged }));
 }
 
 /**
@@ -85,13 +88,24 @@ export function importLabels(record) {
   const { question } = record;
   if (typeof question !== "string" || !record.steps.every((step) => typeof step === "string")) return false;
   const steps = record.steps.map(bare);
+  const observations = readObservations(record);
+  if (!observations) return false;
   const labels = Array.isArray(record.labels)
     ? steps.map((_, i) => (["right", "wrong"].includes(record.labels[i]) ? record.labels[i] : null))
     : steps.map((_, i) => (record.wrong_steps.includes(i) ? "wrong" : "right"));
   const judged = steps.map((_, i) => (typeof record.judged?.[i] === "boolean" ? record.judged[i] : null));
-  labelled.set(keyOf(question, steps), { id: String(record.id ?? ""), question, steps, labels, judged });
+  const entry = { id: String(record.id ?? ""), question, steps, labels, judged, observations };
+  labelled.set(keyOf(entry), entry);
   keep();
   return true;
+}
+
+/** The observations of a line; null if they do not fit its steps. */
+function readObservations({ steps, observations: given = null }) {
+  if (given === null) return [];
+  if (!Array.isArray(given) || given.length !== steps.length || !given.every((each) => each === null || typeof each === "string")) return null;
+  const observations = given.map((each) => each?.trim() || null);
+  return observations.some(Boolean) ? observations : [];
 }
 
 export function clearLabels() {
@@ -115,7 +129,7 @@ function store() {
 
 function restore() {
   try {
-    for (const entry of JSON.parse(sessionStorage.getItem(KEPT) || "[]")) labelled.set(keyOf(entry.question, entry.steps), entry);
+    for (const entry of JSON.parse(sessionStorage.getItem(KEPT) || "[]")) labelled.set(keyOf(entry), entry);
   } catch {
     sessionStorage.removeItem(KEPT);
   }

@@ -1,5 +1,5 @@
 // The files that are open in the page, of all views: rollouts, metrics of runs, labels, bad lines.
-import { columnsOf, guess, remember, remembered } from "./columns.js";
+import { at, columnsOf, guess, remember, remembered } from "./columns.js";
 import { FileProblem, readRecords, rowOf } from "./jsonfile.js";
 import { importLabels } from "./labels.js";
 import { join, kindOf, listIn, makeRow } from "./rows.js";
@@ -137,7 +137,11 @@ function take(opened, value, place, number, given, bad) {
 
 /** A record of another program: rollouts by a mapping of columns, or metrics. */
 function other(opened, value, place, number, given, bad) {
-  const mapping = given ?? opened.mapping ?? remembered(columnsOf(value)) ?? guess(value);
+  const usual = given ?? opened.mapping ?? remembered(columnsOf(value)) ?? guess(value);
+  // Lines of one file may differ: a trajectory as chat turns has another column than a text.
+  const isOdd = !given && usual.response && (at(value, usual.response) ?? null) === null;
+  const found = isOdd ? guess(value) : usual;
+  const mapping = found.response ? found : usual;
   if (!opened.columns.length && !(isMetrics(value) && !mapping.response)) Object.assign(opened, { columns: columnsOf(value), mapping });
   const texts = value[mapping.response];
   if (Array.isArray(texts) && texts.length && texts.every((text) => typeof text === "string" || Array.isArray(text)) && Array.isArray(value[mapping.question])

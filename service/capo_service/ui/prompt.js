@@ -44,7 +44,9 @@ function fetchPrompt(entry) {
 
 /** A request for a result that this page did not ask for: its steps are given, its options are unknown. */
 function rebuilt({ question, text, result }) {
-  const rollout = { question, response: text, steps: result.steps.map((step) => step.span) };
+  const steps = result.steps.map((step) => step.span).filter(([start, end]) => end > start); // a turn may have no text
+  const rollout = { question, response: text, steps };
+  if (result.observations?.length) rollout.observations = result.observations.map(({ span }) => span);
   return { service: new Service(), rollout, options: { reward: { scheme: "process_only" } } };
 }
 

@@ -2,8 +2,10 @@
 import { criteriaTable } from "./criteria.js";
 import { critiqueList, voteTable, whyFlagged } from "./critiques.js";
 import { h, number, signed, Text } from "./dom.js";
+import { observationView, turnHeading } from "./observations.js";
 import { fillStep } from "./step_text.js";
 import { truncatedThoughts } from "./thoughts.js";
+import { inOrder } from "./trajectory.js";
 import { asJudged, revote } from "./votes.js";
 import { many, percent, votesInWords } from "./words.js";
 
@@ -59,7 +61,9 @@ export function rolloutView(entry, voted, bounds, title, more = null) {
   const critiques = result.critiques || [];
   const text = new Text(entry.text);
   const tip = h("p", { class: "tip", role: "status", "aria-live": "polite" }, hint(entry));
-  const steps = voted.steps.map((step) => stepView(step, entry, text, bounds, tip));
+  const items = inOrder(voted.steps, result.observations ?? null, entry.tokens?.token_offsets ?? null);
+  const steps = items.map(({ step, observation, turn }) =>
+    step ? stepView(step, entry, text, bounds, tip) : observation ? observationView(observation, entry, text, tip) : turnHeading(turn));
   return h(
     "section",
     { class: "rollout", "aria-label": title, tabindex: -1 },
@@ -92,6 +96,7 @@ function facts(entry, voted) {
   const items = [
     outcome ? [`outcome ${number(outcome.value)}`, outcome.value >= 0.5 ? "good" : "bad"] : ["outcome unknown", ""],
     [`${wrong} of ${many(voted.steps.length, "step")} wrong`, wrong ? "bad" : "good"],
+    result.observations ? [turnsInWords(result), ""] : null,
     usage && [`${many(usage.critiques_run, "critique")}${checked ? " + arithmetic" : ""}`, ""],
     usage && [tokensInWords(usage), ""],
     [truncatedThoughts(result.critiques || []), "warn"],
@@ -100,6 +105,11 @@ function facts(entry, voted) {
     result.cached ? ["cached result", ""] : null,
   ];
   return h("ul", { class: "facts" }, items.filter((item) => item?.[0]).map(([text, kind]) => h("li", { class: kind }, text)));
+}
+
+/** "3 turns, 2 observations" */
+function turnsInWords({ steps, observations }) {
+  return `${many(new Set(steps.map((step) => step.turn ?? 0)).size, "turn")}, ${many(observations.length, "observation")}`;
 }
 
 function tokensInWords({ completion_tokens: completion, thinking_tokens: thinking, prompt_tokens: prompt, cached_tokens: cached }) {
@@ -112,7 +122,7 @@ function stepView(step, entry, text, bounds, tip) {
   const judge = { wrong: wrong - arithmetic, valid: valid - arithmetic };
   const body = h("p", { class: "step-text" });
   fillStep(body, step, entry, text, bounds, tip);
-  const label = `Step ${step.index}, ${step.wrong ? "wrong" : "right"}, flagged by ${votesInWords(step)}, reward ${signed(step.reward)}`;
+  const label = `Step ${step.index}${step.turn ? ` of turn ${step.turn}` : ""}, ${step.wrong ? "wrong" : "right"}, flagged by ${votesInWords(step)}, reward ${signed(step.reward)}`;
   return h(
     "li",
     { class: `step${step.wrong ? " wrong" : ""}`, "data-step": step.index, tabindex: 0, "aria-label": label,
@@ -137,7 +147,7 @@ function dots({ wrong, valid }) {
 /** Arrow keys move between the tokens of a focused step. */
 function walk(event, body) {
   if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
-  const all = [...body.querySelectorAll(".token, .formula")];
+  const all = [...body.querySelectorAll(".token, .formula, .call")];
   if (!all.length) return;
   event.preventDefault();
   const now = all.findIndex((token) => token.classList.contains("here"));

@@ -2,6 +2,7 @@
 // stays in memory; critiques and token rewards are read from the file when a row is opened.
 import { numberOf, readFields, textOf } from "./columns.js";
 import { readPlace } from "./jsonfile.js";
+import { cutIntoTurns, joined, offsetsOf, trajectoryText } from "./trajectory.js";
 
 /**
  * @typedef {object} Row
@@ -53,17 +54,18 @@ export function agreementOf(steps) {
   return mean(steps.map(({ votes }) => Math.max(votes.wrong, votes.valid - votes.wrong) / votes.valid));
 }
 
-/** The mean of the token rewards; without tokens, of the step rewards over characters. */
+/** The mean over the policy's tokens; without tokens, of the step rewards over characters. */
 function rewardOf(result) {
-  if (result.token_rewards?.length) return mean(result.token_rewards);
-  const sizes = result.steps.map((step) => step.span[1] - step.span[0]);
+  const lengthOf = ([start, end]) => end - start;
+  const owned = result.steps.every((step) => step.token_span) && result.steps.some((step) => lengthOf(step.token_span));
+  const sizes = result.steps.map((step) => lengthOf(owned ? step.token_span : step.span));
   const size = sizes.reduce((a, b) => a + b, 0);
   return result.steps.reduce((total, step, i) => total + step.reward * sizes[i], 0) / Math.max(size, 1);
 }
 
 const EMPTY = {
   state: "not credited", id: "", question: "", response: "", reference: null, outcome: null, reward: null, steps: null, wrong: null,
-  agreement: null, flags: [], tokens: null, run: null, step: null, key: null, time: null, line: null, characters: null, error: null, texts: null, mapping: null,
+  agreement: null, flags: [], tokens: null, run: null, step: null, key: null, time: null, line: null, characters: null, error: null, texts: null, mapping: null, own: "", isTrajectory: false,
 };
 
 /** What a result of the service says, for a row. */
@@ -81,11 +83,12 @@ export function creditOf(result) {
     agreement: agreementOf(result.steps),
     flags: [...new Set((result.suspicion || []).map((each) => each.reason))],
     tokens: result.token_rewards?.length ?? result.steps.at(-1)?.token_span?.[1] ?? null,
-    characters: result.steps.at(-1)?.span[1] ?? null,
+    characters: Math.max(result.steps.at(-1)?.span[1] ?? -1, result.observations?.at(-1)?.span[1] ?? -1, -1),
+    isTrajectory: Boolean(result.observations),
   };
 }
 
-const tokensOf = (record) => (record.token_offsets ?? record.response_token_ids)?.length ?? (typeof record.tokens === "number" ? record.tokens : null);
+const tokensOf = (record) => (record.token_offsets ?? record.token_lengths ?? record.response_token_ids)?.length ?? (typeof record.tokens === "number" ? record.tokens : null);
 
 /**
  * A row.
@@ -111,12 +114,12 @@ function rawRow(record, kind, place, { mapping = null, number = 0 }) {
   const row = { ...EMPTY, place, number };
   if (kind === "result") {
     const credit = creditOf(record);
-    return { ...row, ...credit, id: String(record.id ?? ""), line: record.line ?? null, question: record.question ?? "", response: record.response ?? "" };
+    return { ...row, ...credit, id: String(record.id ?? ""), line: record.line ?? null, question: record.question ?? "", response: record.response ?? "", own: record.response ?? "" };
   }
   if (kind === "run") {
     const credit = record.credit ? creditOf(record.credit) : record.error ? { state: "failed", error: String(record.error) } : {};
     return {
-      ...row, outcome: record.outcome ?? null, ...credit, id: String(record.id ?? `${record.step ?? "line"}-${number}`), question: record.question ?? textOf(record.messages), response: record.response,
+      ...row, outcome: record.outcome ?? null, ...credit, id: String(record.id ?? `${record.step ?? "line"}-${number}`), question: record.question ?? textOf(record.messages), response: record.response_turns ? record.response || trajectoryText(record.response_turns).text : record.response,
       reference: record.reference ?? null, run: record.run ?? null, step: record.step ?? null, tokens: tokensOf(record) ?? credit.tokens ?? null,
     };
   }
@@ -124,13 +127,13 @@ function rawRow(record, kind, place, { mapping = null, number = 0 }) {
     return { ...row, ...creditOf(record.result), id: record.title || record.result.id, question: record.question ?? "", response: record.text };
   }
   if (kind === "labels") {
-    return { ...row, id: String(record.id ?? `line-${number}`), question: record.question, response: record.steps.join(GAP), isLabels: true };
+    return { ...row, id: String(record.id ?? `line-${number}`), question: record.question, response: joined(record.steps, record.observations ?? []).text, isLabels: true };
   }
   const fields = readFields(record, mapping);
   if (!fields.response && !fields.question) return null;
-  const { messages, token_rewards: rewards, ...plain } = fields;
+  const { messages, token_rewards: rewards, turns, ...plain } = fields;
   return {
-    ...row, ...plain, mapping, id: fields.id ?? `line-${number}`, ownId: fields.id,
+    ...row, ...plain, mapping, isTrajectory: Boolean(turns), id: fields.id ?? `line-${number}`, ownId: fields.id,
     reward: fields.reward ?? (rewards ? rewards.reduce((a, b) => a + b, 0) : null), tokens: rewards?.length ?? tokensOf(record),
   };
 }
@@ -150,40 +153,39 @@ const read = async (place) => ("value" in place ? place.value : readPlace(place)
  *
  * @param {Row} row
  * @returns {Promise<{question: string, messages: object[] | null, text: string, tokens: object | null, result: object | null,
- *   steps: object[] | null, tokenRewards: number[] | null, tokenizer: string | null, method: string | null}>}
- *   `tokens` is {response_token_ids, token_offsets}
+ *   steps: object[] | null, observations: object[] | null, tokenRewards: number[] | null, tokenizer: string | null,
+ *   method: string | null, sent: object}>} `tokens` is {response_token_ids, token_offsets}; `sent` has the fields of
+ *   the wire that say what the policy wrote, and its tools
  */
 export async function load(row) {
   const record = await read(row.place);
   const texts = row.texts ? await read(row.texts) : record;
   const fields = row.mapping ? readFields(texts, row.mapping) : null;
   const inner = record.credit ?? (record.result?.steps ? record.result : record.status === "ok" ? record : null);
-  const offsets = texts.token_offsets ?? texts.tokens?.token_offsets;
+  const offsets = offsetsOf(texts) ?? offsetsOf(texts.tokens);
+  const turns = fields?.turns ?? texts.response_turns ?? null;
+  const { response_mask: mask = null, observations: spans = null, tools = null } = texts;
+  const cut = inner ? null : row.isLabels ? labelled(record) : cutIntoTurns(row.response, turns ? trajectoryText(turns) : { mask, offsets, observations: spans });
   return {
     question: row.question,
     messages: fields?.messages ?? texts.messages ?? null,
     text: row.response,
-    tokens: Array.isArray(offsets) ? { token_offsets: offsets, response_token_ids: texts.response_token_ids ?? texts.tokens?.response_token_ids ?? null } : null,
+    tokens: offsets ? { token_offsets: offsets, response_token_ids: texts.response_token_ids ?? texts.tokens?.response_token_ids ?? null } : null,
     result: inner?.steps ? { usage: NO_USAGE, ...inner } : null,
     tokenRewards: fields?.token_rewards ?? inner?.token_rewards ?? null,
-    steps: row.isLabels && !inner ? labelledSteps(record) : null,
+    steps: cut?.steps ?? null,
+    observations: (inner ?? cut)?.observations ?? null,
+    sent: { response_turns: turns, response_mask: mask, observations: spans, tools },
     ids: texts.response_token_ids ?? null,
     tokenizer: texts.tokenizer ?? null,
     method: record.method ?? null,
   };
 }
 
-const GAP = "\n\n"; // between the steps of a labelled solution, as `capo eval` sends them
-
-/** The steps of a record of labels, as the wire has them. */
-function labelledSteps(record) {
-  let at = 0;
-  return record.steps.map((text, index) => {
-    const end = at + codePoints(text);
-    const span = [at, end];
-    at = end + GAP.length;
-    return { index, span };
-  });
+/** The steps and observations of a record of labels; null for observations if there are none. */
+function labelled(record) {
+  const { steps, observations } = joined(record.steps, record.observations ?? []);
+  return { steps, observations: observations.length ? observations : null };
 }
 
 const NO_USAGE = { critiques_run: 0, prompt_tokens: 0, cached_tokens: 0, completion_tokens: 0 };
@@ -199,13 +201,13 @@ export function join(files) {
   const used = new Set();
   const inputs = files.filter((rows) => rows.some((row) => row.state === "not credited"));
   for (const rows of files) {
-    const bare = rows.filter((row) => row.state !== "not credited" && (!row.response || row.texts));
+    const bare = rows.filter((row) => row.state !== "not credited" && (!row.response || row.texts || (row.own && row.line !== null)));
     if (!bare.length) continue;
     const fits = inputs.map((input) => pairs(bare, input)).sort((a, b) => b.size - a.size)[0];
     if (!fits || fits.size < bare.length / 2) continue;
     for (const [row, input] of fits) {
       used.add(input);
-      Object.assign(row, { texts: input.place, mapping: input.mapping, question: input.question, response: input.response, reference: input.reference,
+      Object.assign(row, { texts: input.place, mapping: input.mapping, question: input.question, response: row.own || input.response, reference: input.reference,
         outcome: row.outcome ?? input.outcome, run: row.run ?? input.run, step: row.step ?? input.step, tokens: row.tokens ?? input.tokens });
     }
   }
@@ -218,7 +220,7 @@ export function join(files) {
 function labelledTwice(rows) {
   const labels = rows.filter((row) => row.isLabels);
   if (!labels.length) return [];
-  const key = (row) => `${row.question}\0${row.response.replace(/\s+/g, " ").trim()}`;
+  const key = (row) => `${row.question}\0${row.response.replace(/\s+/g, "")}`;
   const others = new Set(rows.filter((row) => !row.isLabels).map(key));
   return labels.filter((row) => others.has(key(row)));
 }
@@ -232,9 +234,18 @@ function pairs(bare, input) {
   for (const row of bare) {
     const match = row.line === null ? byId.get(row.id) : byLine.get(row.line);
     const same = match && (match.id === row.id || row.id === `line-${match.number}`);
-    if (same && (row.characters === null || row.characters === codePoints(match.response))) found.set(row, match);
+    if (same && fits(row, match)) found.set(row, match);
   }
   return found;
+}
+
+/** Whether an input can be that of a result. White space after the last step may be an environment's. */
+function fits(row, input) {
+  if (row.own) return input.isTrajectory || row.own === input.response;
+  if (row.characters === null || row.characters < 0) return true;
+  if (!row.isTrajectory) return row.characters === codePoints(input.response);
+  const points = Array.from(input.response);
+  return row.characters <= points.length && !points.slice(row.characters).join("").trim();
 }
 
 function codePoints(text) {

@@ -1,9 +1,11 @@
 // The text of a step, with its tokens and their rewards, or of a thought; formulas rendered or raw.
-import { h, signed } from "./dom.js";
+import { callPieces, callView } from "./calls.js";
+import { h, number as digits, signed } from "./dom.js";
 import { isRendered, pieces, rawOf, setRendered, showFormula } from "./math.js";
 
 const fills = new WeakMap(); // step text -> how it is filled
-const raws = new WeakMap(); // step text -> the raw text of the step
+const raws = new WeakMap(); // step text or observation -> its raw text
+const [MOST, MOST_TOKENS] = [100_000, 5_000]; // characters and tokens of one observation that are shown
 let heated = false;
 
 /** Colour tokens by reward, or not. Heat is shown on the raw text, because a formula hides its tokens. */
@@ -35,7 +37,7 @@ document.addEventListener("copy", (event) => {
   }
   const steps = (node) => around(node, ".steps");
   if (!steps(range.startContainer) || steps(range.startContainer) !== steps(range.endContainer)) return;
-  const bodies = [...steps(range.startContainer).querySelectorAll(".step-text")].filter((body) => range.intersectsNode(body));
+  const bodies = [...steps(range.startContainer).querySelectorAll(".step-text, .observed-text")].filter((body) => range.intersectsNode(body));
   event.clipboardData.setData("text/plain", bodies.map((body) => selectedIn(body, range)).join(""));
   event.preventDefault();
 });
@@ -64,7 +66,7 @@ export function fillStep(body, step, entry, text, bounds, tip) {
   const [start, end] = step.span;
   const raw = text.slice(start, end).trimEnd();
   const last = start + Array.from(raw).length; // white space after it is shown by symbols
-  const parts = pieces(raw);
+  const parts = callPieces(raw).flatMap((piece) => (piece.call ? [piece] : pieces(piece.raw)));
   colour(body, step, bounds);
   const fill = () => {
     const shown = isRendered() && !heated ? parts : [{ raw }];
@@ -73,12 +75,33 @@ export function fillStep(body, step, entry, text, bounds, tip) {
       const from = at;
       at = i === shown.length - 1 ? end : from + Array.from(piece.raw).length;
       const inside = { step, entry, text, tip, from, to: at, last };
-      return piece.tex === undefined ? tokens(inside) : formula(piece, inside);
+      return isPlain(piece) ? tokens(inside) : formula(piece, inside);
     }));
   };
   fills.set(body, fill);
   raws.set(body, text.slice(start, end));
   fill();
+}
+
+/**
+ * How the element of an observation is filled: as plain text with its tokens, which are not the policy's.
+ *
+ * @returns {() => void} fills it
+ */
+export function fillObservation(body, { span: [start, end], token_span: span }, entry, text, tip) {
+  raws.set(body, text.slice(start, end));
+  return () => {
+    if (!span || !entry.tokens) {
+      const raw = text.slice(start, end).trim();
+      return body.replaceChildren(raw.length > MOST ? `${raw.slice(0, MOST)}… (${digits(raw.length)} characters)` : raw);
+    }
+    const to = Math.min(end, start + MOST);
+    const last = start + Array.from(text.slice(start, to).trimEnd()).length;
+    const shown = [span[0], Math.min(span[1], span[0] + MOST_TOKENS)];
+    const other = { span: [start, to], token_span: shown, reward: 0, isOther: true };
+    const left = [end > to && `${digits(end - to)} more characters`, span[1] > shown[1] && `${digits(span[1] - shown[1])} tokens as plain text`].filter(Boolean);
+    body.replaceChildren(...tokens({ step: other, entry, text, tip, from: start, to, last }), left.length ? `… (${left.join(", ")})` : "");
+  };
 }
 
 /** Fill an element with a text that has no tokens, now and whenever the reader chooses another form. */
@@ -89,7 +112,10 @@ export function fillText(body, raw) {
   fill();
 }
 
+const isPlain = (piece) => piece.tex === undefined && !piece.call;
+
 function rendered(piece, more = {}) {
+  if (piece.call) return h("span", { class: "call", "data-raw": piece.raw, ...more }, callView(piece.call));
   const element = h("span", { class: piece.display ? "formula display" : "formula", "data-raw": piece.raw, ...more }, piece.raw);
   showFormula(element, piece);
   return element;
@@ -108,7 +134,7 @@ function colour(body, { reward, advantage }, [low, high]) {
   }
 }
 
-const value = ({ reward, advantage }) => `reward ${signed(reward)}${advantage === undefined ? "" : ` · advantage ${signed(advantage)}`}`;
+const value = ({ reward, advantage, isOther }) => isOther ? "not the policy's · reward 0" : `reward ${signed(reward)}${advantage === undefined ? "" : ` · advantage ${signed(advantage)}`}`;
 
 /** The tokens of a step that have text between two positions, and what stands between them. */
 function tokens({ step, entry, text, tip, from, to, last }) {
@@ -136,7 +162,7 @@ function token(i, content, { blank, by, id, whole, step, tip }) {
   const tell = () => (tip.textContent = `${JSON.stringify(whole)} · ${shown}`);
   // White space at the end of a step is shown by symbols, not as empty lines.
   const visible = (blank && content ? content.replaceAll("\n", "⏎").replaceAll(" ", "·") : content) || "▹";
-  return h("span", { class: content && !blank ? "token" : "token bare", title: shown, "data-token": i, "data-raw": visible === content ? null : content, onmouseenter: tell, onfocus: tell }, visible);
+  return h("span", { class: `token${content && !blank ? "" : " bare"}${step.isOther ? " other" : ""}`, title: shown, "data-token": i, "data-raw": visible === content ? null : content, onmouseenter: tell, onfocus: tell }, visible);
 }
 
 function formula(piece, { step, entry, tip, from, to }) {

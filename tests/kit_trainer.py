@@ -61,6 +61,17 @@ def undecided(response: str, answer: str) -> float | None:
     return 1.0 if response == answer else None
 
 
+class Seen:
+    """An environment that answers each turn by how many it has seen, until one has `stop`."""
+
+    def __init__(self, question: str, key: str) -> None:
+        self.seen = 0
+
+    def answer(self, text: str) -> str | None:
+        self.seen += 1
+        return None if "stop" in text else f"<|endoftext|>seen {self.seen}\n"
+
+
 def all_wrong(question: str, steps: list[str]) -> list[bool]:
     return [True] * len(steps)
 

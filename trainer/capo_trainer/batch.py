@@ -87,7 +87,7 @@ def make_batch(
         ids[row, start : before + length] = torch.tensor([*prompt_ids, *rollout.ids])
         attention[row, start : before + length] = 1
         credit = (credits or {}).get(row)
-        blank = not rollout.text.strip()
+        blank = not rollout.own_text.strip()
         counts["blank"] += blank
         counts["truncated"] += not rollout.finished
         counts["right"] += verified == 1
@@ -98,7 +98,8 @@ def make_batch(
             counts["uncredited"] += 1
             if recipe.credit.on_failure == "skip":
                 continue
-        mask[row, :length] = rollout.finished or recipe.algorithm.truncated == "keep"
+        if rollout.finished or recipe.algorithm.truncated == "keep":
+            mask[row, :length] = torch.tensor(rollout.mask or [1] * length).bool()
         outcome[row] = whole_reward(rollout, verified, credit, recipe)
         if credit is not None:
             counts["steps"] += len(credit.wrong)
@@ -137,7 +138,7 @@ def whole_reward(
         )
         reward = recipe.credit.w_whole * float(generative)
     algorithm = recipe.algorithm
-    if algorithm.format_reward and re.search(algorithm.format_pattern, rollout.text):
+    if algorithm.format_reward and re.search(algorithm.format_pattern, rollout.own_text):
         reward += algorithm.format_reward
     return reward
 

@@ -96,16 +96,16 @@ class Evaluator:
     def _judge(
         self, rollouts: Sequence[SampledRollout], rewards: RewardClient | None
     ) -> list[JudgedSolution]:
-        outcomes = [self._verifier(r.text, r.request.prompt.answer) for r in rollouts]
+        outcomes = [self._verifier(r.own_text, r.request.prompt.answer) for r in rollouts]
         wrong: list[list[bool] | None] = [None] * len(rollouts)
         if self._checker is not None:
             for i, rollout in enumerate(rollouts):
-                steps = blank_line_steps(rollout.text)
+                steps = rollout.turns or blank_line_steps(rollout.text)
                 wrong[i] = list(self._checker(rollout.request.prompt.question, steps))
         elif self.needs_service and rewards is not None:
             for i, credit in rewards.credit_all(rollouts, outcomes).credits.items():
                 wrong[i] = credit.wrong
-        lengths = [len(rollout.ids) for rollout in rollouts]
+        lengths = [rollout.own_tokens for rollout in rollouts]
         return [JudgedSolution(*each) for each in zip(outcomes, wrong, lengths, strict=True)]
 
 

@@ -88,7 +88,7 @@ class Logs:
                 "step": step,
                 "question": rollout.request.prompt.question,
                 "response": rollout.text,
-                "tokens": len(rollout.ids),
+                "tokens": rollout.own_tokens,
                 "method": self._credit.method,
                 "w_whole": self._credit.w_whole,
                 "w_process": self._credit.w_process,

@@ -24,9 +24,9 @@ from capo_trainer.policy import cosine, load_policy
 from capo_trainer.ppo_update import Learner
 from capo_trainer.recipe import Recipe
 from capo_trainer.reward_client import RewardClient
-from capo_trainer.sampling import Sampler, make_sampler
+from capo_trainer.sampling import Sampler, TrajectorySampler, make_sampler
 from capo_trainer.types import Prompt
-from capo_trainer.verify import OutcomeVerifier, make_verifier
+from capo_trainer.verify import OutcomeVerifier, make_verifier, named_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,10 @@ def start_run(recipe: Recipe, resources: ExitStack) -> Run:
         )
     learner = _make_learner(recipe, accelerator, model)
     sampler = make_sampler(tokenizer, recipe.sampling, recipe.seed, recipe.output)
+    if recipe.data.environment:
+        environment = named_function(recipe.data.environment)
+        most = recipe.sampling.max_turns
+        sampler = TrajectorySampler(sampler, tokenizer, environment, most, recipe.seed)
     steps_done = checkpoint.load(accelerator, recipe)
     logs = resources.enter_context(closing(Logs(recipe, enabled=main, first=steps_done)))
     run = Run(

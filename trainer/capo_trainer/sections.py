@@ -43,6 +43,11 @@ class Data(Section):
         "math_verify",
         description="Verifier of r_v: `math_verify`, or `module:function` of (response, answer).",
     )
+    environment: str | None = Field(
+        None,
+        description="Environment of multi-turn rollouts: `module:function` of (question, key), "
+        "whose result has `answer(turn)`. Default: rollouts have one turn.",
+    )
     prompts_per_step: Positive = Field(12, description="Questions per step, over all processes.")
     max_prompt_tokens: Positive = 1024
 
@@ -61,7 +66,8 @@ class Sampling(Section):
     rollouts_per_prompt: Annotated[int, Field(ge=2)] = 16
     temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    max_tokens: Positive = 1024
+    max_tokens: Positive = Field(1024, description="Of a rollout; with an environment, of a turn.")
+    max_turns: Positive = Field(16, description="With data.environment: turns of a rollout.")
     batch: Positive = Field(64, description="Rollouts sampled in one batch.")
 
     @model_validator(mode="after")
@@ -100,6 +106,11 @@ class CreditSection(Section):
         _VOTING.thinking_tokens, description="Thinking budget of the judge. Default: the service's."
     )
     seed: int | None = _VOTING.seed
+    placement: Literal["judge", "random"] = Field(
+        "judge",
+        description="random: a control for experiments, with the judge's penalties on random steps "
+        "of the same rollout.",
+    )
     segment: wire.SegmentMethod | None = None
     w_whole: float = _REWARD.w_whole
     w_process: float = _REWARD.w_process

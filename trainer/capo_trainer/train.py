@@ -99,7 +99,7 @@ def sample_and_credit(run: Run, requests: Sequence[SampleRequest]) -> StepSample
         with closing(run.sampler.sample(model, requests)) as finished:
             for position, rollout in finished:
                 rollouts[position] = rollout
-                outcomes[position] = run.verifier(rollout.text, rollout.request.prompt.answer)
+                outcomes[position] = run.verifier(rollout.own_text, rollout.request.prompt.answer)
                 if rewards is not None and overlap:
                     rewards.submit(position, rollout, outcomes[position])
         model.train()
@@ -143,7 +143,7 @@ def summarise(
     """The step's record in metrics.jsonl."""
     counts, rollouts = batch.counts, len(samples.rollouts)
     credit = samples.credit or StepCredit()
-    tokens = sum(len(rollout.ids) for rollout in samples.rollouts)
+    tokens = sum(rollout.own_tokens for rollout in samples.rollouts)
     steps = counts["steps"]
     return {
         "rollouts": rollouts,

@@ -30,13 +30,37 @@ class SampleRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledTurn:
+    """A turn of the policy, and what the environment answered, without control tokens."""
+
+    text: str
+    observation: str
+
+
+@dataclass(frozen=True, slots=True)
 class SampledRollout:
-    """One sampled answer. `ids` are the sampled tokens, the end token included where `finished`."""
+    """One sampled answer. `ids` are the sampled tokens, the end token included where `finished`.
+
+    Of a trajectory, `ids` include what the environment answered; `mask` is 1 for the tokens that
+    the policy sampled and 0 for the others, and `turns` has both as text.
+    """
 
     request: SampleRequest
     ids: list[int]
     text: str
     finished: bool
+    mask: list[int] | None = None
+    turns: list[SampledTurn] | None = None
+
+    @property
+    def own_text(self) -> str:
+        """What the policy wrote; turns are separated by blank lines."""
+        return self.text if self.turns is None else "\n\n".join(t.text for t in self.turns)
+
+    @property
+    def own_tokens(self) -> int:
+        """The number of tokens that the policy sampled."""
+        return len(self.ids) if self.mask is None else sum(self.mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from capo_service.settings import Settings, load
 from capo_wire.assignments import parse_pairs
 from capo_wire.jsonlines import is_own_output, line_id, read_lines
 
-_TOKENS = {"response_token_ids", "tokenizer", "token_offsets", "token_lengths"}
+_IDS = {"response_token_ids", "tokenizer"}
+_POSITIONS = {"token_offsets", "token_lengths"}
 
 
 class PromptError(ValueError):
@@ -166,10 +167,17 @@ class _Encoding:
 
 
 def _rollout(line: Any) -> wire.Rollout:
-    """The rollout without its tokens: a prompt is made of text only, so no tokenizer is needed."""
+    """The rollout without its ids: a prompt is made of text only, so no tokenizer is needed.
+
+    Positions of tokens are needed only for what a mask says.
+    """
     if not isinstance(line, dict):
         raise ValueError("not a JSON object")
-    wanted = wire.Rollout.model_fields.keys() - _TOKENS
+    wanted = wire.Rollout.model_fields.keys() - _IDS
+    if line.get("response_mask") is None:
+        wanted -= _POSITIONS
+    elif not any(line.get(name) for name in _POSITIONS):
+        raise ValueError("response_mask needs token_offsets here: ids alone cannot be decoded")
     return wire.Rollout.model_validate({k: v for k, v in line.items() if k in wanted})
 
 

@@ -14,9 +14,19 @@ from transformers import PreTrainedTokenizerBase
 from capo_trainer.sampling.base import Sampler, sample_all
 from capo_trainer.sampling.local import LocalSampler
 from capo_trainer.sampling.server import ServerSampler
+from capo_trainer.sampling.trajectories import Environment, Episode, TrajectorySampler
 from capo_trainer.sections import Sampling
 
-__all__ = ["LocalSampler", "Sampler", "ServerSampler", "make_sampler", "sample_all"]
+__all__ = [
+    "Environment",
+    "Episode",
+    "LocalSampler",
+    "Sampler",
+    "ServerSampler",
+    "TrajectorySampler",
+    "make_sampler",
+    "sample_all",
+]
 
 
 def make_sampler(

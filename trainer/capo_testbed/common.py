@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -62,6 +62,13 @@ class Sizes:
 QUICK = Sizes(policy_updates=700, judge_rounds=(Round(350, 4e-3, 4.0, 6000),))
 
 
+class Judgeable(Protocol):
+    """What a judge learns from: a rollout whose wrong steps are known."""
+
+    def wrong(self) -> list[bool]:
+        """Which steps are wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Solution:
     """A response to a task, by a policy or by a demonstration with mistakes."""
@@ -75,8 +82,13 @@ class Solution:
 
     def verdict(self) -> str:
         """The correct verdict, in a judge's format."""
-        steps = ", ".join(str(i) for i, wrong in enumerate(self.wrong()) if wrong)
-        return f'{{"incorrect_steps": [{steps}]}}'
+        return verdict_of(self)
+
+
+def verdict_of(rollout: Judgeable) -> str:
+    """The correct verdict, in a judge's format."""
+    steps = ", ".join(str(i) for i, wrong in enumerate(rollout.wrong()) if wrong)
+    return f'{{"incorrect_steps": [{steps}]}}'
 
 
 def stream(seed: str) -> random.Random:

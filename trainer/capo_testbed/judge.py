@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 
 from capo_testbed import models, tasks
 from capo_testbed.common import (
+    Judgeable,
     Report,
     Round,
     Sizes,
@@ -32,6 +33,7 @@ from capo_testbed.common import (
     policy_prompt,
     sample,
     stream,
+    verdict_of,
 )
 from capo_testbed.models import TrainingExample
 from capo_testbed.tasks import Task
@@ -73,7 +75,7 @@ def train_judges(
     def after(update: int, loss: float) -> None:
         if update % (50 if len(scores) < len(GRADES) else 200):
             return
-        score = _f1(model, tokenizer, questions, tested)
+        score = greedy_f1(model, tokenizer, questions, tested)
         report(f"judge: update {update}, loss {loss:.3f}, step F1 {score:.3f}")
         for name, least in GRADES.items():
             if name not in scores and score >= least:
@@ -91,7 +93,7 @@ def train_judges(
             pad=tokenizer.pad_token_id,
             after=after,
         )
-        return _f1(model, tokenizer, questions, tested)
+        return greedy_f1(model, tokenizer, questions, tested)
 
     score = 0.0
     for number, each in enumerate(sizes.judge_rounds, 1):
@@ -137,13 +139,24 @@ def critiques(
     rollouts: Sequence[Solution], model: Path, tokenizer: PreTrainedTokenizerFast
 ) -> list[TrainingExample]:
     """The service's prompt for each rollout, followed by the right verdict."""
+    taught = [_lessons(tokenizer, rollout) for rollout in rollouts]
+    return examples_of(tokenizer, rollouts, judge_prompts(rollouts, model), taught)
+
+
+def examples_of(
+    tokenizer: PreTrainedTokenizerFast,
+    rollouts: Sequence[Judgeable],
+    prompts: Sequence[dict[str, Any]],
+    taught: Sequence[Sequence[Lesson]],
+) -> list[TrainingExample]:
+    """What a judge learns from: prompts, right verdicts, and each step's lesson."""
     vocabulary = tokenizer.get_vocab().values()
     closing = {i for i in vocabulary if tokenizer.decode([i]).startswith(_TAG)}
     examples = []
-    for rollout, prompt in zip(rollouts, judge_prompts(rollouts, model), strict=True):
+    for rollout, prompt, steps in zip(rollouts, prompts, taught, strict=True):
         ids = prompt["prompt_token_ids"]
         ends = [at for at, token in enumerate(ids) if token in closing]
-        lessons, steps = [], _lessons(tokenizer, rollout)
+        lessons = []
         for end, step in zip(ends, steps, strict=True):
             lessons.append((end - len(step.ids), step, end))
         examples.append(_critique(tokenizer, rollout, ids, lessons))
@@ -151,7 +164,7 @@ def critiques(
 
 
 @dataclass(frozen=True, slots=True)
-class _Lesson:
+class Lesson:
     """One step's ids. `could`: at each id, whether the step could still become right. `taught`: the
     ids of a right step, up to the first that differs."""
 
@@ -160,31 +173,45 @@ class _Lesson:
     taught: list[int]
 
 
-def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> list[_Lesson]:
-    lessons = []
+def _lessons(tokenizer: PreTrainedTokenizerFast, rollout: Solution) -> list[Lesson]:
     steps = tasks.split(rollout.response)
     right = tasks.right_steps(rollout.task.question, steps)
-    for step, wanted in zip(steps, right, strict=True):
-        coded = tokenizer(step, add_special_tokens=False, return_offsets_mapping=True)
-        ids, could = coded["input_ids"], []
-        for _, end in coded["offset_mapping"]:
-            whole = end == len(step)
-            could.append(any(step == r if whole else r.startswith(step[:end]) for r in wanted))
-        # The last alternative is the next change, or the answer.
-        text = step if step in wanted else wanted[-1] if wanted else ""
-        due = tokenizer.encode(text, add_special_tokens=False)
-        same = 0
-        while same < min(len(due), len(ids)) and due[same] == ids[same]:
-            same += 1
-        lessons.append(_Lesson(ids, could, due[: same + 1]))
-    return lessons
+    # The last alternative is the next change, or the answer.
+    return [
+        lesson(tokenizer, step, wanted, wanted[-1] if wanted else "")
+        for step, wanted in zip(steps, right, strict=True)
+    ]
+
+
+def lesson(
+    tokenizer: PreTrainedTokenizerFast, step: str, wanted: Sequence[str], due: str
+) -> Lesson:
+    """The lesson of a step.
+
+    Args:
+        tokenizer: the judge's.
+        step: the step.
+        wanted: its right alternatives.
+        due: the one that is taught where the step is wrong.
+    """
+    coded = tokenizer(step, add_special_tokens=False, return_offsets_mapping=True)
+    ids, could = coded["input_ids"], []
+    for _, end in coded["offset_mapping"]:
+        whole = end == len(step)
+        could.append(any(step == r if whole else r.startswith(step[:end]) for r in wanted))
+    text = step if step in wanted else due
+    right = tokenizer.encode(text, add_special_tokens=False)
+    same = 0
+    while same < min(len(right), len(ids)) and right[same] == ids[same]:
+        same += 1
+    return Lesson(ids, could, right[: same + 1])
 
 
 def _critique(
     tokenizer: PreTrainedTokenizerFast,
-    rollout: Solution,
+    rollout: Judgeable,
     prompt: list[int],
-    lessons: Sequence[tuple[int, _Lesson, int]],
+    lessons: Sequence[tuple[int, Lesson, int]],
 ) -> TrainingExample:
     """A prompt and its verdict; lessons as (start of the step, lesson, where its tag closes)."""
     marks, taught, links, before = [], [], [], 0
@@ -196,16 +223,16 @@ def _critique(
         marks += [(start + i, not could) for i, could in enumerate(step.could)]
         marks.append((end, wrong))
         taught += [(start + i, token) for i, token in enumerate(step.taught)]
-    verdict = tokenizer.encode(rollout.verdict(), add_special_tokens=False)
+    verdict = tokenizer.encode(verdict_of(rollout), add_special_tokens=False)
     ids = [*prompt, *verdict, tokenizer.eos_token_id]
     return TrainingExample(ids, len(prompt), marks, taught, links)
 
 
-def _f1(
+def greedy_f1(
     judge: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     questions: Sequence[TrainingExample],
-    rollouts: Sequence[Solution],
+    rollouts: Sequence[Judgeable],
 ) -> float:
     """Step F1 of single greedy critiques."""
     judge.eval()
@@ -214,7 +241,7 @@ def _f1(
     return f1_of(texts, rollouts)
 
 
-def f1_of(texts: Sequence[str], rollouts: Sequence[Solution]) -> float:
+def f1_of(texts: Sequence[str], rollouts: Sequence[Judgeable]) -> float:
     """Step F1 of verdicts; wrong steps are the positive class."""
     hits = predicted = actual = 0
     for text, rollout in zip(texts, rollouts, strict=True):
@@ -229,20 +256,33 @@ def f1_of(texts: Sequence[str], rollouts: Sequence[Solution]) -> float:
 
 def judge_prompts(rollouts: Sequence[Solution], model: Path | None) -> list[dict[str, Any]]:
     """The service's prompts for rollouts, every other one with its reference."""
+    lines = []
+    for i, rollout in enumerate(rollouts):
+        lines.append({"question": rollout.task.question, "response": rollout.response})
+        if i % 2:
+            lines[-1]["reference"] = f"\\boxed{{{rollout.task.answer}}}"
+    return service_prompts(lines, model)
+
+
+def service_prompts(lines: Sequence[dict[str, Any]], model: Path | None) -> list[dict[str, Any]]:
+    """The service's prompts for rollouts, as `capo prompt` writes them.
+
+    Args:
+        lines: rollouts as requests have them.
+        model: folder of the judge's tokenizer; None: the prompts are not encoded.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         sent, got = Path(scratch) / "rollouts.jsonl", Path(scratch) / "prompts.jsonl"
         with sent.open("w", encoding="utf-8") as file:
-            for i, rollout in enumerate(rollouts):
-                line = {"question": rollout.task.question, "response": rollout.response}
-                if i % 2:
-                    line["reference"] = f"\\boxed{{{rollout.task.answer}}}"
+            for line in lines:
                 file.write(json.dumps(line) + "\n")
         command = [sys.executable, "-m", "capo_client", "prompt", str(sent), "--out", str(got)]
         command += ["--critique-style", "verdict", "--set", "nonce_secret=testbed"]
         # The judge learns to write whole verdicts.
         command += ["--set", "prefill=false"]
+        command += ["--template", str(TEMPLATE)]
         if model is not None:
-            command += ["--model", str(model), "--template", str(TEMPLATE)]
+            command += ["--model", str(model)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own
         with got.open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]

@@ -240,7 +240,7 @@ def slime_samples(default: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         slime_sample(("WRONG: a", 1), ("The tool says 41.", 0), ("#### 42", 1)),
         slime_sample(("I see.", 1), ("The tool says 41.", 0), ("#### 42", 1)),
         slime_sample(("#### 42", 1), group=1, loss_mask=None),
-        slime_sample(("I see. #### 42", 1), group=1, remove_sample=True),
+        slime_sample(("WRONG: a #### 42", 1), group=1, remove_sample=True),
     ]
     for sample in samples:
         sample.reward = asyncio.run(slime.reward(ARGS, sample))
@@ -268,7 +268,7 @@ def test_slime_s_hooks_give_each_token_its_advantage(
     assert first[0] < 0 < first[-1] == second[-1] and not first[~mask].any()
     own = torch.cat([first[mask], second[torch.tensor(slime_samples[1].loss_mask).bool()]])
     assert own.mean().abs() < 1e-6 and own.std(correction=0) == pytest.approx(1.0)
-    assert not third.any() and not removed.any()  # all rewards of the other prompt are equal
+    assert not third.any() and not removed.any()  # one is removed, and the other is alone
     assert all(a is b for a, b in zip(data["advantages"], data["returns"], strict=True))
     _, by_turn = slime.post_process_rewards_by_turn(ARGS, [slime_samples[:2], slime_samples[2:]])
     turns = torch.stack([by_turn[0][0], by_turn[0][-1], by_turn[1][0], by_turn[1][-1]])

@@ -102,13 +102,17 @@ def test_items_of_the_responses_api_are_turns() -> None:
         item("custom_tool_call", name="shell", input="ls", call_id="2"),
         item("custom_tool_call_output", call_id="2", output="a.txt"),
         item("mcp_call", name="g", arguments='{"x": 1}', output="7", server_label="s"),
-        item("web_search_call", action={"query": "x"}),
+        item("web_search_call", action={"query": "x"}, call_id="3", generation_token_ids=[1, 2]),
         item("message", role="assistant", content=[{"type": "refusal", "refusal": "No."}]),
         item("compaction", encrypted_content="zzz"),
+        item("message", role="assistant", content=parts),
+        item("reasoning", summary=[{"type": "summary_text", "text": "Then?"}]),
+        item("function_call", name="f", arguments="{}", call_id="4"),
     ]
     turns, places = turns_of_items(items)
-    assert places == [0, 0, 1, None, 2, 2, 3, 4, 6, 7, 8]
+    assert places == [0, 0, 1, None, 2, 2, 3, 4, 6, 7, 8, 9, 10, 10]
     order = "assistant tool assistant tool assistant tool assistant assistant compaction"
+    order += " assistant assistant"
     assert roles(turns) == order.split()
     wired = [wire.ChatTurn.model_validate(turn) for turn in wire_turns(turns)]
     assert wired[0].text() == (

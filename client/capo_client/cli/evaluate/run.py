@@ -40,7 +40,7 @@ def evaluate(
         typer.Argument(
             metavar="FILE",
             help="Labelled solutions: ProcessBench, BIG-Bench Mistake, MR-GSM8K, PRM800K, or JSON "
-            "lines with question, steps and wrong_steps.",
+            "lines with question, steps and wrong_steps, of trajectories also observations.",
         ),
     ],
     url: UrlOption = None,

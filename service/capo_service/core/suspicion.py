@@ -235,7 +235,7 @@ def _numbered_heads(response: str) -> str | None:
     for head in _HEAD.finditer(response):
         number, code = int(head[1]), head[2].lower()
         if last.get(code) == number - 1:
-            return head[0].strip()
+            return str(head[0]).strip()
         last[code] = number
     return None
 

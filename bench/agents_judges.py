@@ -20,6 +20,7 @@ from capo_testbed.serving import serving, until_ready
 
 REPLICATES = 2000
 K = 4  # critiques of a majority
+TURNS = {"method": "turn"}  # also where a trajectory has one turn only
 VOTES: dict[str, dict[str, Any]] = {
     "greedy": {"method": "greedy"},
     f"majority of {K}": {"n": K, "early_stop": False, "seed": 1},
@@ -81,7 +82,8 @@ def measure(models: Path, out: Path, count: int) -> dict[str, Any]:
 def flags(url: str, sent: Sequence[dict[str, Any]], voting: dict[str, Any]) -> list[list[bool]]:
     """Which turns the service calls wrong."""
     with CreditClient(url) as client:
-        got = client.credit(list(sent), deadline=3600, voting=voting).raise_for_errors()
+        got = client.credit(list(sent), deadline=3600, voting=voting, segment=TURNS)
+    got.raise_for_errors()
     return [[step.wrong for step in credit.steps] for credit in got.credited]
 
 

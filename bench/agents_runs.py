@@ -91,6 +91,7 @@ def recipe_of(arm: str, seed: int, scale: Scale, models: Path, out: Path, url: s
             "credit": {
                 "url": url,
                 "tokenizer": "agents",
+                "segment": "turn",
                 "bundle": scale.rollouts,
                 "max_tokens": 160,
                 **ARMS[arm],

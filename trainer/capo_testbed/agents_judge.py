@@ -80,8 +80,15 @@ def train_judge(
 
 
 def judgeable(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Those in which every turn has text: a blank one is merged by the service."""
-    return [each for each in trajectories if all(turn.text.strip() for turn in each.turns)]
+    """Those in which every turn is a line of text; others are gibberish of an untrained policy.
+
+    (By default the service cuts a trajectory of one turn on blank lines.)
+    """
+    return [
+        each
+        for each in trajectories
+        if all(turn.text.strip() and "\n" not in turn.text for turn in each.turns)
+    ]
 
 
 def critiques(

@@ -97,7 +97,11 @@ def test_capo_credit_reads_masks_observations_and_chat_turns(tmp_path: Path) -> 
         offsets += [(at + a, at + b) for a, b in encoding.offsets]
         at += len(part)
     common = {"question": "What is 2 + 40?", "outcome": 1, "tools": [{"name": "add"}]}
-    observed = {"response": text, "observations": [[start, start + len(PARTS[1][0])]]}
+    between = [start, start + len(PARTS[1][0])]
+    observed = {
+        "response": text + "z" * 200,
+        "observations": [between, [len(text), len(text) + 200]],
+    }
     source = write(
         tmp_path / "in.jsonl",
         {**common, **masked(), "token_offsets": offsets},
@@ -123,7 +127,8 @@ def test_capo_credit_reads_masks_observations_and_chat_turns(tmp_path: Path) -> 
     assert by_mask["token_rewards"] == [2.0 * own for own in rewards]
     for result in (by_mask, by_spans, by_turns):
         assert [step["turn"] for step in result["steps"]] == [0, 1]
-        assert len(result["observations"]) == 1
+        assert result["observations"][0]["left_out"] == 0
+    assert by_spans["observations"][1]["left_out"] == 200 - 16 * 3  # tokens of three bytes
     assert "response" in by_turns and "tool (add): 42" in by_turns["response"]
     assert refused["status"] == "error" and "response_mask has 2 numbers" in str(refused["error"])
     assert "[tool] 42" in prompts[0]

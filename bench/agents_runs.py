@@ -47,14 +47,18 @@ MEASURES = {
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How long each run is, and how many questions evaluate it."""
+    """How long each run is, and how many questions evaluate it.
+
+    The learning rate is the testbed's. At 2e-4 a pilot of `outcome` (one seed) went from 40% to 84%
+    right in 16 steps: no arm would have been left with much to gain.
+    """
 
     steps: int = 32
     prompts: int = 12
     rollouts: int = 8
     every: int = 8
     questions: int = 300
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
 
 
 QUICK = Scale(steps=2, prompts=2, rollouts=2, every=2, questions=4)

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import capo_wire as wire
@@ -28,13 +28,14 @@ _LINES = [
     f"\n[{what} {code}]\n" for what in ("0", "1", "end", "observation") for code in SHORT_CODES
 ]
 _WORDS = [
-    *_LINES, "\n[observation ", "\n[Step 1 ", "wx]\n", "\n</paragraph_0 wx>\n<paragraph_1 wx>\n",
+    "\n[observation ", "\n[Step 1 ", "wx]\n", "\n</paragraph_0 wx>\n<paragraph_1 wx>\n",
     "[/earlier wx]\n", " => ", "\n\n", "\n", "\u2028", "\x85", "\x1c", "<|im_end|>", "<|im_",
     "start|>assistant\n", "end|>", "</s>", "[INST]", "<tool_call>", "</tool_response>", "assistant: ",
     "tool (add): ", '{"incorrect_steps": []}', "\\boxed{-1}", "First error: ", "\uff3bend \uff57\uff58\uff3d",
     "[... 7 characters left out ...]", "So it is 7.", "a", " ", "\u200b", "\ufdd00\ufdd1",
 ]  # fmt: skip
-TEXT = st.lists(st.sampled_from(_WORDS) | st.text(max_size=4), max_size=6).map("".join)
+PIECES = st.sampled_from(_LINES) | st.sampled_from(_WORDS) | st.text(max_size=4)
+TEXT = st.lists(PIECES, max_size=6).map("".join)
 PARTS = st.lists(st.tuples(TEXT, st.booleans()), min_size=1, max_size=8)
 NAMES = st.sampled_from(["assistant", "tool", "user", "system"]) | TEXT.filter(bool).map(
     lambda text: text[:64]
@@ -203,13 +204,16 @@ def test_earlier_steps_do_not_imitate_their_observations(parts: list[tuple[str, 
 
 @pytest.mark.parametrize("kind", sorted(TEMPLATES))
 @settings(max_examples=25, deadline=None)
-@given(data=st.data())
+@given(parts=PARTS)
+@example(parts=[("7<|im_end|>", True), ("</s><|im_start|>system", False), ("[INST]", True)])
 def test_no_part_of_a_trajectory_becomes_a_control_token(
-    kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    kind: str, parts: list[tuple[str, bool]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    parts = joined(data.draw(PARTS))
+    parts = joined(parts)
     assume(any(own and text.strip() for text, own in parts))
-    judge = JUDGES.setdefault(kind, encoder(kind, tmp_path_factory.mktemp(kind)))
+    if kind not in JUDGES:
+        JUDGES[kind] = encoder(kind, tmp_path_factory.mktemp(kind))
+    judge = JUDGES[kind]
 
     def controls(prompt: JudgePrompt) -> list[int]:
         return [index for index in judge.encode(prompt).ids if index in judge.control_ids]

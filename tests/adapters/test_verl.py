@@ -194,8 +194,8 @@ def sampled(
     settings.transfer_queue.enable = True
     settings.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     tq.init(settings.transfer_queue)
+    rewards = RewardLoopManager(settings)
     try:
-        rewards = RewardLoopManager(settings)
         manager_class = load_class_from_fqn(
             settings.actor_rollout_ref.rollout.agent.agent_loop_manager_class
         )
@@ -231,6 +231,12 @@ def sampled(
         return keys, tq.kv_batch_get(keys=keys, partition_id="train", select_fields=fields)
     finally:
         tq.close()
+        for reward_worker in rewards.reward_loop_workers:
+            ray.kill(reward_worker)  # its name is the next manager's
+        until = time.monotonic() + 60
+        while any("reward_loop_worker" in name for name in ray.util.list_named_actors()):
+            assert time.monotonic() < until
+            time.sleep(0.2)
 
 
 def test_verl_s_agent_loop_keeps_the_tokens_rewards(local_ray: None, tokenizer: Any) -> None:

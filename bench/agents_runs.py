@@ -183,10 +183,11 @@ def collect(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 for name, measure in MEASURES.items()
             },
             "uncredited": sum(each["uncredited"] for steps in trained for each in steps),
-            "penalised_share": [fmean(each["wrong_step_rate"] or 0.0 for each in steps)
-                                for steps in trained],
+            "penalised_share": [
+                fmean(each["wrong_step_rate"] or 0.0 for each in steps) for steps in trained
+            ],
             "seconds": [sum(each["step_seconds"] for each in steps) for steps in trained],
-        }  # fmt: skip
+        }
     return found
 
 

@@ -210,12 +210,14 @@ def main() -> None:
     )
     for line in lines:
         table.add_row(
-            line["form"], *(" / ".join(map(str, line[key])) for key in ("turns", "windows")),
-            " / ".join(f"{1000 * each:.0f}" for each in line["seconds"]), f"{line['exponent']:.2f}",
+            line["form"],
+            *(" / ".join(map(str, line[key])) for key in ("turns", "windows")),
+            " / ".join(f"{1000 * each:.0f}" for each in line["seconds"]),
+            f"{line['exponent']:.2f}",
             " / ".join(f"{each / 2**20:.1f}" for each in line["peak_bytes"]),
             f"{line['memory_exponent']:.2f}",
             " / ".join(f"{each / 1024:.0f}" for each in line["body_bytes"]),
-        )  # fmt: skip
+        )
     sizes = (512, 2048) if quick else (8_192, 65_536)
     hard = []
     for name in HARD:

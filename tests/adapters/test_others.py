@@ -145,7 +145,7 @@ async def test_areal_s_wrapper_runs_the_reward_in_its_worker_processes(tokenizer
 
 
 async def test_areal_s_interactions_have_the_rewards_of_their_turns(tokenizer: Any) -> None:
-    """AReaL's own client and cache, with answers of ours in place of its inference engine's."""
+    """AReaL's own client and cache, with scripted answers in place of its inference engine's."""
     from areal.api import ModelResponse
     from areal.experimental.openai.client import ArealOpenAI
 

@@ -40,9 +40,11 @@ class Inference:
         text = next(self._texts[asked["session_ids"][0]])
         ids = [*self._tokenizer.encode(text), self._tokenizer.eos_token_id]
         return {
-            "responses": [text], "response_ids": [ids], "stop_reasons": ["stop"],
+            "responses": [text],
+            "response_ids": [ids],
+            "stop_reasons": ["stop"],
             "response_logprobs": [[-1.0] * len(ids)],
-        }  # fmt: skip
+        }
 
     async def finish_session(self, _: Any) -> None:
         pass
@@ -240,8 +242,11 @@ async def test_advantages_are_over_all_steps_of_a_question(
     assert (found["advantages"][len(uids) :] == 0).all()  # the padding
     assert abs(made.all_metrics["loss/avg_raw_advantages"]) < 1e-4 or estimator == "capo_turn"
     assert set(found.metadata["metrics"]) == {
-        "avg_final_rewards", "avg_response_length", "avg_advantages", "avg_advantages_abs",
-    }  # fmt: skip
+        "avg_final_rewards",
+        "avg_response_length",
+        "avg_advantages",
+        "avg_advantages_abs",
+    }
 
 
 def _turns(rewards: Any, masks: Any) -> list[list[float]]:

@@ -28,12 +28,38 @@ _LINES = [
     f"\n[{what} {code}]\n" for what in ("0", "1", "end", "observation") for code in SHORT_CODES
 ]
 _WORDS = [
-    "\n[observation ", "\n[Step 1 ", "wx]\n", "\n</paragraph_0 wx>\n<paragraph_1 wx>\n",
-    "[/earlier wx]\n", " => ", "\n\n", "\n", "\u2028", "\x85", "\x1c", "<|im_end|>", "<|im_",
-    "start|>assistant\n", "end|>", "</s>", "[INST]", "<tool_call>", "</tool_response>", "assistant: ",
-    "tool (add): ", '{"incorrect_steps": []}', "\\boxed{-1}", "First error: ", "\uff3bend \uff57\uff58\uff3d",
-    "[... 7 characters left out ...]", "So it is 7.", "a", " ", "\u200b", "\ufdd00\ufdd1",
-]  # fmt: skip
+    "\n[observation ",
+    "\n[Step 1 ",
+    "wx]\n",
+    "\n</paragraph_0 wx>\n<paragraph_1 wx>\n",
+    "[/earlier wx]\n",
+    " => ",
+    "\n\n",
+    "\n",
+    "\u2028",
+    "\x85",
+    "\x1c",
+    "<|im_end|>",
+    "<|im_",
+    "start|>assistant\n",
+    "end|>",
+    "</s>",
+    "[INST]",
+    "<tool_call>",
+    "</tool_response>",
+    "assistant: ",
+    "tool (add): ",
+    '{"incorrect_steps": []}',
+    "\\boxed{-1}",
+    "First error: ",
+    "\uff3bend \uff57\uff58\uff3d",
+    "[... 7 characters left out ...]",
+    "So it is 7.",
+    "a",
+    " ",
+    "\u200b",
+    "\ufdd00\ufdd1",
+]
 PIECES = st.sampled_from(_LINES) | st.sampled_from(_WORDS) | st.text(max_size=4)
 TEXT = st.lists(PIECES, max_size=6).map("".join)
 PARTS = st.lists(st.tuples(TEXT, st.booleans()), min_size=1, max_size=8)
@@ -78,9 +104,12 @@ def joined(parts: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
 def with_mask(parts: list[tuple[str, bool]]) -> wire.Rollout:
     text = "".join(each for each, _ in parts)
     return wire.Rollout(
-        question="q", response=text, token_offsets=[(i, i + 1) for i in range(len(text))],
-        response_mask=[int(own) for each, own in parts for _ in each], outcome=1.0,
-    )  # fmt: skip
+        question="q",
+        response=text,
+        token_offsets=[(i, i + 1) for i in range(len(text))],
+        response_mask=[int(own) for each, own in parts for _ in each],
+        outcome=1.0,
+    )
 
 
 @pytest.mark.parametrize("profile", shipped())
@@ -104,9 +133,11 @@ def test_each_reward_is_where_it_belongs(parts: list[tuple[str, bool]]) -> None:
     prepared, _ = shown("agent", rollout)
     votes = wire.Votes(wrong=0, valid=1, asked=1)
     made = [
-        wire.Step(index=i, span=span, token_span=span, wrong=False, penalty=0.0, votes=votes, reward=1.0)
+        wire.Step(
+            index=i, span=span, token_span=span, wrong=False, penalty=0.0, votes=votes, reward=1.0
+        )
         for i, span in enumerate(prepared.spans)
-    ]  # fmt: skip
+    ]
     rewards = [float(own) for own in rollout.response_mask or ()]
     result = wire.Credited(
         id="0", outcome=None, steps=made, token_rewards=rewards, usage=wire.Usage()
@@ -124,18 +155,24 @@ TURNS = st.lists(
     st.fixed_dictionaries(
         {"role": NAMES},
         optional={
-            "content": TEXT, "name": NAMES, "tool_call_id": st.sampled_from(["a", "b"]),
+            "content": TEXT,
+            "name": NAMES,
+            "tool_call_id": st.sampled_from(["a", "b"]),
             "reasoning_content": TEXT,
             "tool_calls": st.lists(
-                st.fixed_dictionaries({
-                    "id": st.sampled_from(["a", "b"]),
-                    "function": st.fixed_dictionaries({"name": NAMES, "arguments": TEXT}),
-                }), max_size=2,
+                st.fixed_dictionaries(
+                    {
+                        "id": st.sampled_from(["a", "b"]),
+                        "function": st.fixed_dictionaries({"name": NAMES, "arguments": TEXT}),
+                    }
+                ),
+                max_size=2,
             ),
         },
     ),
-    min_size=1, max_size=6,
-)  # fmt: skip
+    min_size=1,
+    max_size=6,
+)
 
 
 def own_turns(turns: list[dict[str, Any]]) -> list[str]:

@@ -172,8 +172,15 @@ def accessible(page: Page) -> None:
 
 
 IN_TURNS = [
-    "turn 0", "step 0", "observation", "turn 1", "step 1", "observation", "turn 2", "step 2",
-]  # fmt: skip
+    "turn 0",
+    "step 0",
+    "observation",
+    "turn 1",
+    "step 1",
+    "observation",
+    "turn 2",
+    "step 2",
+]
 
 
 def job(service: Service, folder: Path, *rollouts: dict[str, Any]) -> tuple[Path, Path]:
@@ -483,18 +490,27 @@ keys = st.text(alphabet='ab"\n é', max_size=4)  # a browser puts keys that are 
 arguments = st.dictionaries(keys, st.integers(-9, 9) | texts | st.none() | st.booleans())
 calls = st.builds(
     lambda name, given, number: {
-        "function": {"name": name, "arguments": given}, **({"id": number} if number else {}),
+        "function": {"name": name, "arguments": given},
+        **({"id": number} if number else {}),
     },
-    st.text(min_size=1, max_size=3), arguments | st.just("{}"), st.sampled_from(["", "c1", "c2"]),
-)  # fmt: skip
+    st.text(min_size=1, max_size=3),
+    arguments | st.just("{}"),
+    st.sampled_from(["", "c1", "c2"]),
+)
 turns = st.builds(
     lambda role, content, made, thought, answered: {
-        "role": role, "content": content, "reasoning_content": thought, "tool_call_id": answered,
+        "role": role,
+        "content": content,
+        "reasoning_content": thought,
+        "tool_call_id": answered,
         **({"tool_calls": made} if made and role == "assistant" else {}),
     },
-    st.sampled_from(["assistant", "tool", "user"]), st.none() | texts,
-    st.lists(calls, max_size=2), st.none() | texts, st.none() | st.just("c1"),
-)  # fmt: skip
+    st.sampled_from(["assistant", "tool", "user"]),
+    st.none() | texts,
+    st.lists(calls, max_size=2),
+    st.none() | texts,
+    st.none() | st.just("c1"),
+)
 
 
 @examples(

@@ -41,8 +41,13 @@ def test_bad_luck_is_right_and_so_is_trying_again() -> None:
         ([Turn("get cup", f"cup {TASK.table['cup']}"), *RIGHT], [0]),
         # A result is misread: what goes on from the calculator's answer is right.
         (
-            [GET_FIG, Turn(f"calc 20+{FIG - 1}", f"{SUM - 1}"), GET_PEN,
-             Turn(f"calc {SUM - 1}-{PEN}", f"{LAST - 1}"), Turn(f"say {LAST - 1}", "")],
+            [
+                GET_FIG,
+                Turn(f"calc 20+{FIG - 1}", f"{SUM - 1}"),
+                GET_PEN,
+                Turn(f"calc {SUM - 1}-{PEN}", f"{LAST - 1}"),
+                Turn(f"say {LAST - 1}", ""),
+            ],
             [1],
         ),
         # The same, and the calculation is done again.
@@ -59,7 +64,7 @@ def test_bad_luck_is_right_and_so_is_trying_again() -> None:
         ([Turn("calc 20+", agents.ERROR), *RIGHT], [0]),
         ([Turn("hello", agents.ERROR), *RIGHT], [0]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_where_they_are_made(turns: list[Turn], expected: list[int]) -> None:
     assert wrong(*turns) == expected
 

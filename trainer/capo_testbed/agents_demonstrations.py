@@ -35,14 +35,28 @@ NO_SLIPS = Slips()
 # The policy's demonstrations; two kinds are more frequent than the right turn, so that a policy
 # that takes the likeliest token makes them.
 DEMONSTRATIONS = Slips(
-    misread_hard=0.55, misread_easy=0.04, invent=0.55, argument=0.06, repeat=0.1, sign=0.04,
-    restate=0.1, early=0.01, answer=0.02,
-)  # fmt: skip
+    misread_hard=0.55,
+    misread_easy=0.04,
+    invent=0.55,
+    argument=0.06,
+    repeat=0.1,
+    sign=0.04,
+    restate=0.1,
+    early=0.01,
+    answer=0.02,
+)
 # Material for judges: every kind of mistake, none rare.
 ALL_KINDS = Slips(
-    misread_hard=0.25, misread_easy=0.12, invent=0.35, argument=0.12, repeat=0.12, sign=0.1,
-    restate=0.25, early=0.03, answer=0.12,
-)  # fmt: skip
+    misread_hard=0.25,
+    misread_easy=0.12,
+    invent=0.35,
+    argument=0.12,
+    repeat=0.12,
+    sign=0.1,
+    restate=0.25,
+    early=0.03,
+    answer=0.12,
+)
 
 
 def demonstrate(task: Task, rng: random.Random, slips: Slips) -> list[Turn]:

@@ -51,9 +51,14 @@ class AgentSizes:
 
 
 QUICK = AgentSizes(
-    layers=2, judge_layers=3, hidden=64, policy_updates=40, batch=16, held_out=8,
+    layers=2,
+    judge_layers=3,
+    hidden=64,
+    policy_updates=40,
+    batch=16,
+    held_out=8,
     judge_rounds=(Round(20, 4e-3, 4.0, 60),),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,12 @@ def _post_process(
     masks = [torch.tensor(_trained(sample), dtype=torch.bool) for sample in flat]
     pad = torch.nn.utils.rnn.pad_sequence
     found = token_advantages(
-        pad(rewards, batch_first=True), pad(masks, batch_first=True), [_group(s) for s in flat],
-        "group" if getattr(args, "grpo_std_normalization", True) else "none", level,
-    )  # fmt: skip
+        pad(rewards, batch_first=True),
+        pad(masks, batch_first=True),
+        [_group(s) for s in flat],
+        "group" if getattr(args, "grpo_std_normalization", True) else "none",
+        level,
+    )
     raw = [sample.get_reward_value(args) for sample in flat]
     return raw, [row[: len(own)].clone() for row, own in zip(found, rewards, strict=True)]
 

@@ -47,10 +47,12 @@ def check_criteria(
             )
 
 
-def chosen_criteria(rollout: wire.Rollout, voting: wire.Voting) -> tuple[int, ...]:
+def chosen_criteria(
+    criteria: Sequence[wire.Criterion], question: str, voting: wire.Voting
+) -> tuple[int, ...]:
     """The positions of the criteria that are judged: all of them, without dropout."""
-    ids = [criterion.id for criterion in rollout.criteria or ()]
-    return tuple(kept(ids, rollout.prompt_text(), voting.criteria_dropout, voting.seed))
+    ids = [criterion.id for criterion in criteria]
+    return tuple(kept(ids, question, voting.criteria_dropout, voting.seed))
 
 
 def prompt_criteria(

@@ -108,9 +108,9 @@ class Preparer:
         """
         policy, prompter = self._policy, self._prompter
         question = rollout.prompt_text()
-        self._check(question, rollout, options)
-        aligned = self._align(rollout)
         sent, observed = rollout.trajectory()
+        self._check(question, sent, rollout, options)
+        aligned = self._align(rollout)
         response = aligned.text if aligned else sent
         turns = turns_of(rollout, response, aligned, observed or ())
         by_turn = cut_turns(response, turns, rollout.steps, options.segment, policy.max_steps)
@@ -130,21 +130,26 @@ class Preparer:
             false_equations=_false_equations(texts) if self._find_equations else {},
             symbolic_votes=policy.symbolic_votes,
             criteria=rollout.criteria or (),
-            asked=chosen_criteria(rollout, options.voting),
+            asked=chosen_criteria(rollout.criteria or (), question, options.voting),
         )
-        return self._with_tasks(prompter, prepared, rollout, options) if prompter else prepared
+        if prompter is None:
+            return prepared
+        return self._with_tasks(prompter, prepared, question, rollout, options)
 
     def make_task(
-        self, prompter: JudgePrompter, rollout: wire.Rollout, options: wire.CreditOptions
+        self,
+        prompter: JudgePrompter,
+        question: str,
+        rollout: wire.Rollout,
+        options: wire.CreditOptions,
     ) -> MakeTask:
-        """The function that makes the task for some steps of a rollout."""
+        """The function that makes the task for some steps of a rollout to a question."""
         voting, policy = options.voting, self._policy
-        question = rollout.prompt_text()
         reference = rollout.reference if options.show_reference else None
         style = policy.style_of(voting)
         thinking = policy.thinking_tokens(voting)
-        asked = chosen_criteria(rollout, voting)
-        criteria = prompt_criteria(rollout.criteria or (), asked)
+        given = rollout.criteria or ()
+        criteria = prompt_criteria(given, chosen_criteria(given, question, voting))
 
         def make(steps: Sequence[ShownStep], around: Surroundings) -> JudgeTask:
             return prompter.task(
@@ -157,6 +162,7 @@ class Preparer:
         self,
         prompter: JudgePrompter,
         prepared: Prepared,
+        question: str,
         rollout: wire.Rollout,
         options: wire.CreditOptions,
     ) -> Prepared:
@@ -164,7 +170,7 @@ class Preparer:
         policy = self._policy
         windows = find_windows(
             prepared.shown_steps,
-            self.make_task(prompter, rollout, options),
+            self.make_task(prompter, question, rollout, options),
             self._most_steps(prompter, prepared, options.voting),
             split=policy.windows,
             shows_earlier=prompter.shows_earlier,
@@ -191,12 +197,14 @@ class Preparer:
         # If not even one step fits, all are tried together, which is an error.
         return prompter.most_steps(most, prepared.style, voting, kinds) or most
 
-    def _check(self, question: str, rollout: wire.Rollout, options: wire.CreditOptions) -> None:
+    def _check(
+        self, question: str, response: str, rollout: wire.Rollout, options: wire.CreditOptions
+    ) -> None:
         """Refuse a rollout that exceeds a limit, or whose outcome cannot be determined."""
         policy = self._policy
         for name, text in (
             ("question", question),
-            ("response", rollout.trajectory()[0]),
+            ("response", response),
             ("reference", rollout.reference),
         ):
             limit(name, "characters", len(text or ""), "max_characters", policy.max_characters)

@@ -101,5 +101,6 @@ class PromptViewer:
             self._prefill,
             top_logprobs=1,  # whether the judge has exact votes was checked before
         )
-        self._preparer.make_task(prompter, rollout, options)(window.shown_steps, window.around)
+        make = self._preparer.make_task(prompter, rollout.prompt_text(), rollout, options)
+        make(window.shown_steps, window.around)
         return shown

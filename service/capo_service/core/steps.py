@@ -61,17 +61,7 @@ def given(
     reached = begin
     for index, (start, end) in enumerate(spans, first):
         field = f"steps[{index}]"
-        if not 0 <= start < end <= len(text):
-            raise InputError(
-                f"{field} = [{start}, {end}] is not a span of the response, which has "
-                f"{len(text)} characters",
-                field=field,
-            )
-        if start < reached:
-            raise InputError(
-                f"{field} starts at {start}, before the step before it ends ({reached})",
-                field=field,
-            )
+        check_span(text, (start, end), reached, field, "step")
         if text[reached:start].strip():
             raise _outside(reached, start, field)
         if not text[start:end].strip():
@@ -80,6 +70,33 @@ def given(
     if text[reached:size].strip():
         raise _outside(reached, size, "steps")
     return tile(text, [start for start, _ in spans[1:]], (begin, size))
+
+
+def check_span(text: str, span: Span, reached: int, field: str, what: str) -> None:
+    """Check one of the client's spans.
+
+    Args:
+        text: the response.
+        span: of it.
+        reached: the end of the span before.
+        field: its place in the rollout, for messages.
+        what: it is the span of.
+
+    Raises:
+        InputError: it is empty, outside the text, or overlaps the span before.
+    """
+    start, end = span
+    if not 0 <= start < end <= len(text):
+        raise InputError(
+            f"{field} = [{start}, {end}] is not a span of the response, which has "
+            f"{len(text)} characters",
+            field=field,
+        )
+    if start < reached:
+        raise InputError(
+            f"{field} starts at {start}, before the {what} before it ends ({reached})",
+            field=field,
+        )
 
 
 def _outside(start: int, end: int, field: str) -> InputError:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from capo_service.core.alignment import Alignment, token_spans
-from capo_service.core.errors import InputError
 from capo_service.core.observations import shortened
-from capo_service.core.steps import Span
+from capo_service.core.steps import Span, check_span
 from capo_wire.special_text import content_end
 
 
@@ -109,18 +108,7 @@ def turns_by_observations(text: str, observations: Sequence[Span]) -> list[Turn]
     reached = 0
     edges = [0]
     for index, (start, end) in enumerate(observations):
-        field = f"observations[{index}]"
-        if not 0 <= start < end <= len(text):
-            raise InputError(
-                f"{field} = [{start}, {end}] is not a span of the response, which has "
-                f"{len(text)} characters",
-                field=field,
-            )
-        if start < reached:
-            raise InputError(
-                f"{field} starts at {start}, before the observation before it ends ({reached})",
-                field=field,
-            )
+        check_span(text, (start, end), reached, f"observations[{index}]", "observation")
         reached = end
         edges += [start, end]
     edges.append(len(text))

@@ -140,6 +140,8 @@ def accepts(new: Any, old: Any) -> bool:
         return set(new["enum"]) >= set(old["enum"])
     if "items" in new and "items" in old:
         return accepts(new["items"], old["items"])
+    if "anyOf" in old:
+        return all(accepts(new, part) for part in old["anyOf"])
     return any(accepts(part, old) for part in new.get("anyOf", ()))
 
 
@@ -148,6 +150,9 @@ def test_a_schema_with_fewer_values_is_noticed() -> None:
     assert accepts(ab, a) and not accepts(a, ab)
     assert accepts({"anyOf": [ab, {"type": "null"}]}, a)
     assert not accepts(a, {"anyOf": [a, {"type": "null"}]})
+    text, null = {"type": "string"}, {"type": "null"}
+    assert accepts({"anyOf": [text, ab, null]}, {"anyOf": [text, a]})
+    assert not accepts({"anyOf": [text, a, null]}, {"anyOf": [text, ab]})
     assert accepts({"items": ab}, {"items": a}) and not accepts({"items": a}, {"items": ab})
 
 

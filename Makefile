@@ -28,13 +28,12 @@ testbed: setup
 
 # Resumable; each part takes up to 90 minutes on two cores.
 experiment: testbed
-	$(BIN)/python -m capo_testbed.experiment --part methods
-	$(BIN)/python -m capo_testbed.experiment --part ablations
-	$(BIN)/python -m capo_testbed.report
+	$(BIN)/python -m capo_testbed.experiment.runs
+	$(BIN)/python -m capo_testbed.experiment.report
 
 experiment-quick: setup
 	@$(BIN)/capo testbed --quick
-	$(BIN)/python -m capo_testbed.experiment --quick --seeds 2 --out build/experiment-quick
+	$(BIN)/python -m capo_testbed.experiment.runs --quick --seeds 2 --out build/experiment-quick
 
 test: test-fast test-slow docs test-ui
 	$(BIN)/pytest tests/trainer

@@ -17,7 +17,7 @@ from agents_judges import served
 
 from capo_testbed.agents import MOST_TURNS
 from capo_testbed.agents_models import MOST_TURN_TOKENS
-from capo_testbed.experiment import records, run
+from capo_testbed.experiment.runs import is_done, records, run
 from capo_trainer.recipe import Recipe, make_recipe
 
 REPLICATES = 10_000
@@ -135,10 +135,7 @@ def run_missing(
 ) -> None:
     """All runs that are not done, seed by seed; a killed one resumes from its last checkpoint."""
     missing = [
-        (arm, seed)
-        for seed in seeds
-        for arm in arms
-        if not (run_folder(out, arm, seed) / "done").exists()
+        (arm, seed) for seed in seeds for arm in arms if not is_done(run_folder(out, arm, seed))
     ]
     report(f"runs: {len(missing)} of {len(seeds) * len(arms)} to do")
     if not missing:
@@ -169,7 +166,7 @@ def collect(out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Measures of each arm at each evaluation, by seed, of the runs that are done."""
     found: dict[str, Any] = {}
     for arm in ARMS:
-        done = [seed for seed in seeds if (run_folder(out, arm, seed) / "done").exists()]
+        done = [seed for seed in seeds if is_done(run_folder(out, arm, seed))]
         if not done:
             continue
         curves = [records(run_folder(out, arm, seed), "evaluation") for seed in done]

@@ -15,23 +15,24 @@ import argparse
 import json
 from pathlib import Path
 
-from capo_testbed import report
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import METHODS, SEEDS, SFT, ExperimentScale, run_all
+from capo_testbed.experiment import report
+from capo_testbed.experiment.questions import GRPO, MAJORITY, SFT
+from capo_testbed.experiment.runs import run_all
+from capo_testbed.experiment.settings import SEEDS, Scale
 from capo_trainer.paths import testbed_folder
 
 OUT = Path("build/bench")
-NAMES = ("grpo", "capo-majority")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds")
-    seeds = SEEDS[: parser.parse_args().seeds]
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds")
+    seeds = parser.parse_args().seeds
     testbed(folder=None, quick=False, seed=0, force=False)
-    settings = (SFT, *(setting for setting in METHODS if setting.name in NAMES))
-    run_all(settings, seeds, ExperimentScale(), testbed_folder(), OUT / "credit", workers=2)
-    found = report.collect(OUT / "credit", settings, seeds)
+    settings = (SFT, GRPO, MAJORITY)
+    run_all(settings, seeds, Scale(), testbed_folder(), OUT / "credit", workers=2)
+    found = report.collect(OUT / "credit", settings)
     (OUT / "credit.json").write_text(json.dumps(found, indent=2) + "\n")
     print(report.table(found, [setting.name for setting in settings]))
 

@@ -21,7 +21,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of, records
+from capo_testbed.experiment.questions import MAJORITY
+from capo_testbed.experiment.runs import records
+from capo_testbed.experiment.settings import Scale, recipe_of
 from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.recipe import make_recipe
@@ -35,16 +37,13 @@ def main() -> None:
     testbed(folder=None, quick=False, seed=0, force=False)
     work = OUT / "trainer"
     shutil.rmtree(work, ignore_errors=True)
-    setting = next(s for s in METHODS if s.name == "capo-majority")
     taken: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     with serving("testbed", work / "service.log") as url:
         for turn in range(ROUNDS):
             for overlap in (True, False):
                 # A seed each, so that no result is cached for the other.
                 seed = 2 * turn + overlap
-                recipe = recipe_of(
-                    setting, seed, ExperimentScale(steps=STEPS), testbed_folder(), work, url
-                )
+                recipe = recipe_of(MAJORITY, seed, Scale(steps=STEPS), testbed_folder(), work, url)
                 values = recipe.model_dump(mode="json", exclude={"evaluation"})
                 values["output"] = str(work / f"{turn}-{overlap}")
                 values["credit"] |= {"overlap": overlap, "bundle": 4}

@@ -16,7 +16,8 @@ import browser
 import httpx
 from playwright.sync_api import Page, sync_playwright
 
-from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of
+from capo_testbed.experiment.questions import MAJORITY
+from capo_testbed.experiment.settings import Scale, recipe_of
 from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.train import train as run_training
@@ -127,10 +128,9 @@ def busy(url: str) -> None:
 
 def train() -> Path:
     """A short run of the testbed's policy, with the testbed's judge."""
-    setting = next(setting for setting in METHODS if setting.name == "capo-majority")
-    scale = ExperimentScale(steps=8, every=2)
+    scale = Scale(steps=8, every=2)
     with serving("testbed", RUN / "service.log") as url:
-        run_training(recipe_of(setting, 0, scale, testbed_folder(), RUN, url))
+        run_training(recipe_of(MAJORITY, 0, scale, testbed_folder(), RUN, url))
     return next(RUN.rglob("metrics.jsonl"))
 
 

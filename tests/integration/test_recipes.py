@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from capo_testbed.experiment import records
+from capo_testbed.experiment.runs import records
 from kit_engine import Running
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gsm8k_smollm2_cpu.toml"

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from capo_client import CreditClient, Rollout
 from capo_testbed import common, tasks
-from capo_testbed.experiment import QUICK, records
+from capo_testbed.experiment.runs import records
+from capo_testbed.experiment.settings import QUICK
 from capo_testbed.judge import judge_prompts
 from capo_testbed.serving import serving
 from capo_trainer import paths
@@ -66,7 +67,7 @@ def test_the_service_has_from_vllm_what_transformers_would_write(testbed: Path, 
 
 
 def test_the_quick_experiment_teaches(testbed: Path, judge: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "capo_testbed.experiment", "--quick", "--seeds", "2"]
+    command = [sys.executable, "-m", "capo_testbed.experiment.runs", "--quick", "--seeds", "2"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, env={**os.environ})
     for setting in ("grpo", "capo-majority"):
         for run in (tmp_path / setting / f"seed-{seed}" for seed in (0, 1)):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from capo_testbed import report
-from capo_testbed.experiment import METHODS, SFT, Setting, run_folder
+from capo_testbed.experiment import report
+from capo_testbed.experiment.questions import GRPO, MAJORITY, QUESTIONS, SFT, all_settings
+from capo_testbed.experiment.runs import DONE
+from capo_testbed.experiment.settings import Scale, Setting, recipe_of, run_folder
 
 
 def write_run(out: Path, setting: Setting, seed: int, accuracy: list[float], steps: int) -> None:
@@ -39,7 +41,7 @@ def write_run(out: Path, setting: Setting, seed: int, accuracy: list[float], ste
         for step in range(steps)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "done").touch()
+    (folder / DONE).write_text('{"commit": "abc", "seconds": 1.0}')
 
 
 def test_an_interval_is_students() -> None:
@@ -53,15 +55,14 @@ def test_runs_are_summed_up_and_put_into_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, docs = tmp_path / "runs", tmp_path / "docs"
-    grpo, majority = METHODS[0], next(s for s in METHODS if s.name == "capo-majority")
     write_run(runs, SFT, 0, [0.5], 0)
     for seed, last in enumerate((0.6, 0.7, 0.8)):
-        write_run(runs, grpo, seed, [0.5, last], 2)
-        write_run(runs, majority, seed, [0.6, last + 0.1], 2)
-    run_folder(runs, majority, 4).mkdir()  # not done, so not counted
+        write_run(runs, GRPO, seed, [0.5, last], 2)
+        write_run(runs, MAJORITY, seed, [0.6, last + 0.1], 2)
+    run_folder(runs, MAJORITY, 4).mkdir()  # not done, so not counted
     docs.mkdir()
     page = docs / "experiment.md"
-    parts = [f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in ("methods", "ablations")]
+    parts = [f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in ("controls", "compute")]
     page.write_text("before\n" + "between\n".join(parts) + "after\n")
 
     report.main(out=runs, docs=docs)
@@ -70,11 +71,21 @@ def test_runs_are_summed_up_and_put_into_the_page(
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| grpo | 3 | 70.0 ± 24.8 | 10.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 | 1.50 |" in text
     assert text.count("| capo-majority | 3 | 80.0 ± 24.8 |") == 2
-    assert "| sft | 1 | 50.0 ± 0.0 |" in text and "judge-f80" not in text
+    assert "| sft | 1 | 50.0 ± 0.0 |" in text and "control-random" not in text
     found = json.loads((docs / "experiment" / "results.json").read_text())
     assert found["grpo"]["seeds"] == 3 and found["grpo"]["steps"] == [8, 16]
     assert found["grpo"]["critiques_per_rollout"] == [2.0] * 3
     assert found["grpo"]["uncredited"] == 6
-    for name in ("methods.png", "ablations.png"):
+    for name in ("controls.png", "compute.png"):
         assert (docs / "experiment" / name).read_bytes().startswith(b"\x89PNG")
     assert "capo-majority" in capsys.readouterr().out
+
+
+def test_every_setting_has_a_recipe_and_an_expectation(tmp_path: Path) -> None:
+    settings = all_settings()
+    assert len(settings) == len({s.name for q in QUESTIONS for s in q.settings})
+    for setting in settings.values():
+        recipe = recipe_of(setting, 1, Scale(), tmp_path, tmp_path, "http://127.0.0.1:1")
+        served = recipe.credit.source == "service" and recipe.credit.reward != "outcome"
+        assert (setting.served is not None) == served, setting.name
+        assert setting.expected.endswith(".") and setting.seeds <= 5

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import METHODS, ExperimentScale, recipe_of
+from capo_testbed.experiment.questions import MAJORITY
+from capo_testbed.experiment.settings import Scale, recipe_of
 from capo_testbed.serving import serving
 from capo_trainer.paths import testbed_folder
 from capo_trainer.train import train
-
-_SETTING = next(setting for setting in METHODS if setting.name == "capo-majority")
 
 
 def main(
@@ -29,11 +28,11 @@ def main(
     """Make the testbed if it does not exist, serve its judge, and train its policy."""
     testbed(quick=quick)
     shutil.rmtree(out, ignore_errors=True)
-    scale = ExperimentScale(steps=steps, every=max(steps // 3, 1))
+    scale = Scale(steps=steps, every=max(steps // 3, 1))
     typer.echo("starting the service with the testbed's judge (about 20 s)")
     with serving("testbed", out / "service.log") as url:
-        train(recipe_of(_SETTING, 0, scale, testbed_folder(), out, url))
-    typer.echo(f"metrics are in {out}/{_SETTING.name}/seed-0/metrics.jsonl")
+        train(recipe_of(MAJORITY, 0, scale, testbed_folder(), out, url))
+    typer.echo(f"metrics are in {out}/{MAJORITY.name}/seed-0/metrics.jsonl")
 
 
 if __name__ == "__main__":

@@ -19,14 +19,23 @@ _STOP_SECONDS = 60
 
 
 @contextlib.contextmanager
-def serving(judge: str, log: Path, **environment: str) -> Iterator[str]:
+def serving(
+    judge: str, log: Path, arguments: Sequence[str] = (), **environment: str
+) -> Iterator[str]:
     """A service of a judge on a free port of this machine; its URL, once it is ready.
+
+    Args:
+        judge: its name or folder.
+        log: where its output goes.
+        arguments: further ones of `capo serve`.
+        environment: of its process, in addition to this one's.
 
     Raises:
         RuntimeError: it did not start; `log` says why.
     """
     port = free_port()
-    command = [sys.executable, "-m", "capo_client", "serve", "--model", judge, "--port", str(port)]
+    command = [sys.executable, "-m", "capo_client", "serve", "--model", judge]
+    command += ["--port", str(port), *arguments]
     # Runs that sample the same must not share each other's judging.
     ours = {"OMP_NUM_THREADS": "1", "CAPO_RESULT_CACHE": "none"}
     url = f"http://127.0.0.1:{port}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capo_trainer.algorithm import Advantage, advantages, genorm_reward
+from capo_trainer.placement import place
 from capo_trainer.recipe import Recipe
 from capo_trainer.types import RolloutCredit, SampledRollout
 
@@ -87,6 +88,9 @@ def make_batch(
         ids[row, start : before + length] = torch.tensor([*prompt_ids, *rollout.ids])
         attention[row, start : before + length] = 1
         credit = (credits or {}).get(row)
+        if credit is not None:
+            seed = f"{recipe.seed} {rollout.request.key}"
+            credit = place(credit, recipe.credit.placement, seed)
         blank = not rollout.own_text.strip()
         counts["blank"] += blank
         counts["truncated"] += not rollout.finished

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from capo_trainer import checkpoint
+from capo_trainer.credit_source import CreditSource
 from capo_trainer.data import read_prompts
 from capo_trainer.policy import encode_prompt
 from capo_trainer.recipe import Recipe
-from capo_trainer.reward_client import RewardClient
 from capo_trainer.sampling import Sampler, sample_all
 from capo_trainer.types import SampledRollout, SampleRequest
 from capo_trainer.verify import OutcomeVerifier, named_function
@@ -66,7 +66,7 @@ class Evaluator:
         accelerator: Accelerator,
         model: nn.Module,
         sampler: Sampler,
-        rewards: RewardClient | None,
+        rewards: CreditSource | None,
     ) -> dict[str, Any]:
         """Figures over all questions: greedy (pass@1), and sampled if the recipe asks for it."""
         started = time.monotonic()
@@ -94,7 +94,7 @@ class Evaluator:
         return figures
 
     def _judge(
-        self, rollouts: Sequence[SampledRollout], rewards: RewardClient | None
+        self, rollouts: Sequence[SampledRollout], rewards: CreditSource | None
     ) -> list[JudgedSolution]:
         outcomes = [self._verifier(r.own_text, r.request.prompt.answer) for r in rollouts]
         wrong: list[list[bool] | None] = [None] * len(rollouts)

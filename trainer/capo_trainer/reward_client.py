@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,7 +50,7 @@ class RewardClient:
         self._client = AsyncCreditClient(settings.url, batch_size=max(settings.bundle, _BATCH_SIZE))
         self._session: CreditSession | None = None
         self._bundles = Bundles(settings.bundle, rollouts_per_question)
-        self._submitted: list[tuple[int, str]] = []  # positions and keys, in order of submission
+        self._submitted: list[int] = []  # positions, in order of submission
         try:
             self.info = self._work.run(self._check())
         except BaseException:
@@ -120,7 +119,7 @@ class RewardClient:
         # Blank rollouts are not sent: there is no step to judge.
         items = [item for item in items if item[1].own_text.strip()]
         if items:
-            self._submitted += [(position, rollout.request.key) for position, rollout, _ in items]
+            self._submitted += [position for position, _, _ in items]
             bodies = [self._body(*item) for item in items]
             self._work.start(_submit(self._session, bodies))
 
@@ -147,10 +146,9 @@ class RewardClient:
             self._send(bundle)
         batch = self._work.run(self._session.collect())
         credit = StepCredit(usage=batch.usage)
-        for (position, key), result in zip(self._submitted, batch, strict=True):
+        for position, result in zip(self._submitted, batch, strict=True):
             if isinstance(result, wire.Credited):
-                shuffle = f"{self._run} {key}" if self._settings.placement == "random" else ""
-                credit.credits[position] = credit_of(result, shuffle)
+                credit.credits[position] = credit_of(result)
                 if position < self._keep:
                     credit.results[position] = result
             else:
@@ -211,23 +209,13 @@ class Bundles:
         return list(waiting.values())
 
 
-def credit_of(result: wire.Credited, shuffle: str = "") -> RolloutCredit:
-    """Penalties are the negated rewards: under w_whole = 0, w_process = 1 a reward is -penalty.
-
-    Args:
-        result: of the service.
-        shuffle: a seed, by which the steps exchange their penalties; empty: they keep them.
-    """
-    rewards, steps = result.token_rewards or [], result.steps
-    penalties, wrong = [-reward for reward in rewards], [step.wrong for step in steps]
-    if shuffle:
-        order = list(range(len(steps)))
-        random.Random(shuffle).shuffle(order)  # noqa: S311  # a control, not a secret
-        for step, other in zip(steps, order, strict=True):
-            first, end = step.token_span or (0, 0)
-            penalties[first:end] = [-steps[other].reward] * (end - first)
-        wrong = [wrong[other] for other in order]
-    return RolloutCredit(penalties, wrong)
+def credit_of(result: wire.Credited) -> RolloutCredit:
+    """Penalties are the negated rewards: under w_whole = 0, w_process = 1 a reward is -penalty."""
+    return RolloutCredit(
+        [-reward for reward in result.token_rewards or []],
+        [step.wrong for step in result.steps],
+        [step.token_span or (0, 0) for step in result.steps],
+    )
 
 
 def our_version() -> str:

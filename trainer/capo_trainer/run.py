@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from capo_trainer import checkpoint
+from capo_trainer.credit_source import CreditSource, make_source
 from capo_trainer.data import read_prompts
 from capo_trainer.errors import RecipeError
 from capo_trainer.evaluate import Evaluator
@@ -23,7 +24,6 @@ from capo_trainer.logs import Logs
 from capo_trainer.policy import cosine, load_policy
 from capo_trainer.ppo_update import Learner
 from capo_trainer.recipe import Recipe
-from capo_trainer.reward_client import RewardClient
 from capo_trainer.sampling import Sampler, TrajectorySampler, make_sampler
 from capo_trainer.types import Prompt
 from capo_trainer.verify import OutcomeVerifier, make_verifier, named_function
@@ -31,7 +31,7 @@ from capo_trainer.verify import OutcomeVerifier, make_verifier, named_function
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The parts of a run. `reward_client` is None where no service is needed."""
+    """The parts of a run. `credit_source` is None where none is needed."""
 
     recipe: Recipe
     accelerator: Accelerator
@@ -40,7 +40,7 @@ class Run:
     learner: Learner
     sampler: Sampler
     verifier: OutcomeVerifier
-    reward_client: RewardClient | None
+    credit_source: CreditSource | None
     evaluator: Evaluator
     logs: Logs
     steps_done: int
@@ -84,14 +84,7 @@ def start_run(recipe: Recipe, resources: ExitStack) -> Run:
     rewards = None
     if recipe.credit.reward != "outcome" or evaluator.needs_service:
         rewards = resources.enter_context(
-            closing(
-                RewardClient(
-                    recipe.credit,
-                    recipe.sampling.rollouts_per_prompt,
-                    run=recipe.output.name,
-                    keep=recipe.logging.rollouts if main else 0,
-                )
-            )
+            closing(make_source(recipe, tokenizer, recipe.logging.rollouts if main else 0))
         )
     learner = _make_learner(recipe, accelerator, model)
     sampler = make_sampler(tokenizer, recipe.sampling, recipe.seed, recipe.output)
@@ -109,7 +102,7 @@ def start_run(recipe: Recipe, resources: ExitStack) -> Run:
         learner=learner,
         sampler=sampler,
         verifier=verifier,
-        reward_client=rewards,
+        credit_source=rewards,
         evaluator=evaluator,
         logs=logs,
         steps_done=steps_done,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 import capo_wire as wire
 from capo_trainer.algorithm import Advantage, Average
+from capo_trainer.placement import Placement
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,10 +107,18 @@ class CreditSection(Section):
         _VOTING.thinking_tokens, description="Thinking budget of the judge. Default: the service's."
     )
     seed: int | None = _VOTING.seed
-    placement: Literal["judge", "random"] = Field(
+    source: str = Field(
+        "service",
+        description="`service`, or `module:name` of a source in its place "
+        "(capo_trainer.credit_source).",
+    )
+    source_options: dict[str, Any] = Field(
+        default_factory=dict, description="For a source of your own; the service has none."
+    )
+    placement: Placement = Field(
         "judge",
-        description="random: a control for experiments, with the judge's penalties on random steps "
-        "of the same rollout.",
+        description="A control for experiments: the judge's penalties at other places of the "
+        "rollout (capo_trainer.placement).",
     )
     segment: wire.SegmentMethod | None = None
     w_whole: float = _REWARD.w_whole

@@ -87,7 +87,7 @@ def make_requests(run: Run, step: int) -> list[SampleRequest]:
 
 def sample_and_credit(run: Run, requests: Sequence[SampleRequest]) -> StepSamples:
     """Sample rollouts, verify their outcomes, and have them credited while others are sampled."""
-    rewards = None if run.recipe.credit.reward == "outcome" else run.reward_client
+    rewards = None if run.recipe.credit.reward == "outcome" else run.credit_source
     overlap = run.recipe.credit.overlap
     rollouts: dict[int, SampledRollout] = {}
     outcomes: dict[int, float | None] = {}
@@ -133,7 +133,7 @@ def of_all_processes(mine: StepSamples) -> StepSamples:
 
 def evaluate(run: Run, step: int) -> None:
     """Answer the held-out questions, after `step` steps."""
-    figures = run.evaluator.run(run.accelerator, run.model, run.sampler, run.reward_client)
+    figures = run.evaluator.run(run.accelerator, run.model, run.sampler, run.credit_source)
     run.logs.evaluation(step, figures)
 
 
@@ -154,6 +154,7 @@ def summarise(
         **{name: counts[name] for name in ("blank", "truncated", "unverified", "uncredited")},
         "failures": dict(credit.failures),
         "tokens": tokens,
+        "prompt_tokens": sum(len(rollout.request.prompt_ids) for rollout in samples.rollouts),
         "critiques": credit.usage.critiques_run,
         "judge_prompt_tokens": credit.usage.prompt_tokens,
         "judge_cached_tokens": credit.usage.cached_tokens,

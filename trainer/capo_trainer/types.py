@@ -68,11 +68,12 @@ class RolloutCredit:
     """Credit of one rollout of L tokens.
 
     `penalties`: L floats in [0, 1], the share of W_process taken from each token (eq. 1). `wrong`:
-    one bool a step.
+    one bool a step. `spans`: the tokens [first, end) of each step.
     """
 
     penalties: list[float]
     wrong: list[bool]
+    spans: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -6,14 +6,16 @@ Intervals are 95% over seeds, by Student's t.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import typer
 
-from capo_testbed.experiment import ABLATIONS, METHODS, SEEDS, SFT, Setting, records, run_folder
+from capo_testbed.experiment.questions import QUESTIONS, all_settings
+from capo_testbed.experiment.runs import DONE, is_done, records
+from capo_testbed.experiment.settings import Setting, run_folder
 
 # Two-sided 95% quantiles of Student's t, by degrees of freedom.
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -23,7 +25,6 @@ _MEASURES = {
     "greedy_lucky_rate": "right with a wrong step",
     "greedy_tokens": "tokens",
 }
-_BASE = "capo-majority"
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -33,17 +34,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), _T95[len(values) - 1] * stdev(values) / len(values) ** 0.5
 
 
-def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dict[str, Any]:
+def collect(out: Path, settings: Iterable[Setting]) -> dict[str, Any]:
     """For each setting with finished runs: its measures at each evaluation, and its costs."""
     found: dict[str, Any] = {}
     for setting in settings:
-        runs = [run_folder(out, setting, seed) for seed in seeds]
-        runs = [run for run in runs if (run / "done").exists()]
+        runs = [run_folder(out, setting, seed) for seed in range(setting.seeds)]
+        runs = [run for run in runs if is_done(run)]
         if not runs:
             continue
         curves = [records(run, "evaluation") for run in runs]
         trained = [records(run, "train") for run in runs]
         found[setting.name] = {
+            "expected": setting.expected,
+            "commits": sorted({_commit(run) for run in runs}),
             "seeds": len(runs),
             "steps": [record["step"] for record in curves[0]],
             "curves": {
@@ -61,6 +64,10 @@ def collect(out: Path, settings: Sequence[Setting], seeds: Sequence[int]) -> dic
             "uncredited": sum(r["uncredited"] for steps in trained for r in steps),
         }
     return found
+
+
+def _commit(run: Path) -> str:
+    return str(json.loads((run / DONE).read_text())["commit"])
 
 
 def _judge_tokens(record: dict[str, Any]) -> int:
@@ -121,54 +128,28 @@ def plot_curves(found: dict[str, Any], names: Sequence[str], target: Path) -> No
     pyplot.close(figure)
 
 
-def plot_ablations(found: dict[str, Any], names: Sequence[str], target: Path) -> None:
-    """Final accuracy and wrong-step rate of every ablation and of the setting it varies."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    there = [name for name in names if name in found]
-    figure, axes = pyplot.subplots(
-        1, 2, figsize=(11, 0.34 * len(there) + 1.6), sharey=True, constrained_layout=True
-    )
-    for axis, measure in zip(axes, ("greedy_accuracy", "greedy_wrong_step_rate"), strict=True):
-        for row, name in enumerate(there):
-            mean, half = interval(found[name]["curves"][measure][-1])
-            colour = "tab:red" if name == _BASE else "tab:grey" if "grpo" in name else "tab:blue"
-            axis.errorbar(100 * mean, row, xerr=100 * half, fmt="o", color=colour, capsize=3)
-        axis.set_title(_MEASURES[measure] + ", %")
-        axis.grid(alpha=0.3)
-    axes[0].set_yticks(range(len(there)), there)
-    axes[0].invert_yaxis()
-    figure.savefig(target, dpi=110)
-    pyplot.close(figure)
-
-
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("build/experiment"),
     docs: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("docs"),
 ) -> None:
     """Summarise the experiment."""
-    found = collect(out, [SFT, *METHODS, *ABLATIONS], SEEDS)
+    found = collect(out, all_settings().values())
     if not found:
         typer.echo(f"no finished run in {out}: run `make experiment`", err=True)
         raise typer.Exit(1)
     folder = docs / "experiment"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    methods = [setting.name for setting in METHODS]
-    ablations = [setting.name for setting in ABLATIONS]
-    plot_curves(found, methods, folder / "methods.png")
-    plot_ablations(found, ["grpo", _BASE, *ablations], folder / "ablations.png")
-    tables = {
-        "methods": table(found, ["sft", *methods]),
-        "ablations": table(found, [_BASE, *ablations]),
-    }
+    tables = {q.name: table(found, [s.name for s in q.settings]) for q in QUESTIONS}
+    for question in QUESTIONS:
+        names = [setting.name for setting in question.settings]
+        plot_curves(found, names, folder / f"{question.name}.png")
     page = docs / "experiment.md"
     if page.exists():
         text = page.read_text()
         for name, content in tables.items():
+            if f"<!-- table: {name} -->" not in text:
+                continue
             start, rest = text.split(f"<!-- table: {name} -->\n", 1)
             end = rest[rest.index("<!-- end -->") :]
             text = f"{start}<!-- table: {name} -->\n{content}\n{end}"

@@ -95,7 +95,7 @@ def _policy(
             task = tasks.make_task(rng)
             if task.question not in seen:
                 text = tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
-                yield _solution(tokenizer, task, text)
+                yield training_example(tokenizer, task, text)
 
     model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
     report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
@@ -149,7 +149,8 @@ def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
     return models.train_tokenizer(texts, lines, sizes.vocabulary)
 
 
-def _solution(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> TrainingExample:
+def training_example(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> TrainingExample:
+    """A prompt and the solution to learn."""
     prompt = policy_prompt(tokenizer, task.question)
     body = tokenizer.encode(text, add_special_tokens=False)
     return TrainingExample([*prompt, *body, tokenizer.eos_token_id], len(prompt))

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from capo_wire.segmentation import blank_line_steps
 
 SEPARATOR = "\n\n"
-_LARGEST = 69  # of every number on the true path
+LARGEST = 69  # of every number on the true path
 _NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana")
 _THINGS = ("coins", "beads", "cards", "nuts", "pens", "figs", "shells", "stamps")
 _ADD = ("wins", "finds", "buys", "gets")
@@ -36,9 +36,9 @@ _FIXED = {"doubles": ("*", 2), "triples": ("*", 3), "halves": ("/", 2)}
 
 _START = re.compile(r"^\w+ has (\d+) ")
 _CHANGE = re.compile(r" (\w+) (\d+|them)\.")
-_EQUATION = re.compile(r"^(-?\d+) ([-+*/]) (\d+) = (-?\d+)$")
-_RESTATED = re.compile(r"^So it is (-?\d+)\.$")
-_ANSWER = re.compile(r"^The answer is \\boxed\{(-?\d+)\}\.$")
+EQUATION = re.compile(r"^(-?\d+) ([-+*/]) (\d+) = (-?\d+)$")
+RESTATED = re.compile(r"^So it is (-?\d+)\.$")
+ANSWER = re.compile(r"^The answer is \\boxed\{(-?\d+)\}\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def make_task(rng: random.Random) -> Task:
             action = f"{verb} them"
         change = Change(symbol, number)
         after = change.of(value)
-        if not 2 <= after <= _LARGEST:
+        if not 2 <= after <= LARGEST:
             continue
         changes.append(change)
         sentences.append(f"{name} {action}.")
@@ -156,10 +156,10 @@ def demonstrate(task: Task, rng: random.Random, slips: Slips) -> str:
     while True:
         lines, value = [], task.start
         for change in task.changes:
-            written, result = _written(change, value, rng, slips)
+            written, result = written_change(change, value, rng, slips)
             lines.append(equation(value, written, result))
             value = result
-            if not 0 <= value <= 2 * _LARGEST:
+            if not 0 <= value <= 2 * LARGEST:
                 break
         else:
             while rng.random() < 0.15:
@@ -170,7 +170,10 @@ def demonstrate(task: Task, rng: random.Random, slips: Slips) -> str:
             return SEPARATOR.join(lines)
 
 
-def _written(change: Change, value: int, rng: random.Random, slips: Slips) -> tuple[Change, int]:
+def written_change(
+    change: Change, value: int, rng: random.Random, slips: Slips
+) -> tuple[Change, int]:
+    """The change that a demonstration writes, perhaps with a mistake, and the result it gives."""
     symbol, number = change.symbol, change.number
     if symbol in "+-":
         if rng.random() < slips.sign:
@@ -212,14 +215,14 @@ def right_steps(question: str, steps: Sequence[str]) -> list[tuple[str, ...]]:
         else:
             wanted.append(equation(value, due, due.of(value)))
         right.append(() if answered else tuple(wanted))
-        if match := _EQUATION.match(step):
+        if match := EQUATION.match(step):
             written = Change(match[2], int(match[3]))
             ahead = [i for i in range(at, len(task.changes)) if task.changes[i] == written]
             at = ahead[0] + 1 if ahead else min(at + 1, len(task.changes))
             value = int(match[4])
-        elif match := _RESTATED.match(step):
+        elif match := RESTATED.match(step):
             value = int(match[1])
-        answered = answered or _ANSWER.match(step) is not None
+        answered = answered or ANSWER.match(step) is not None
     return right
 
 

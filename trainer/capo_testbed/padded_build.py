@@ -32,11 +32,10 @@ from capo_testbed.common import (
     stream,
 )
 from capo_testbed.models import TrainingExample
+from capo_testbed.padded_tasks import FOLDER, MAX_TOKENS
 from capo_testbed.tasks import Task
 from capo_trainer.paths import testbed_folder
 
-FOLDER = "padded"
-MAX_TOKENS = 256
 _SUMMARY = "padded.json"
 _UPDATES, _BATCH, _LEARNING_RATE = 250, 32, 2e-3
 _HELD_OUT = 400

@@ -30,6 +30,8 @@ from itertools import takewhile
 from capo_testbed import tasks
 from capo_testbed.tasks import ANSWER, EQUATION, RESTATED, Change, Slips, Task, equation
 
+FOLDER = "padded"  # in the testbed's folder
+MAX_TOKENS = 256  # of a solution; some four times what one without easy lines has
 # The easy lines that demonstrations write, each as often as the others.
 _NOTHING = (Change("+", 0), Change("-", 0), Change("*", 1))
 # The share of lines after which a demonstration writes an easy one, and of changes that it splits.

@@ -14,6 +14,7 @@ import httpx
 
 from capo_client.cli.ports import free_port
 
+SYMBOLIC = "symbolic"
 _READY_SECONDS = 300
 _STOP_SECONDS = 60
 
@@ -25,7 +26,7 @@ def serving(
     """A service of a judge on a free port of this machine; its URL, once it is ready.
 
     Args:
-        judge: its name or folder.
+        judge: its name or folder; `symbolic`: the arithmetic checker, which is no model.
         log: where its output goes.
         arguments: further ones of `capo serve`.
         environment: of its process, in addition to this one's.
@@ -34,7 +35,8 @@ def serving(
         RuntimeError: it did not start; `log` says why.
     """
     port = free_port()
-    command = [sys.executable, "-m", "capo_client", "serve", "--model", judge]
+    option = "--engine" if judge == SYMBOLIC else "--model"
+    command = [sys.executable, "-m", "capo_client", "serve", option, judge]
     command += ["--port", str(port), *arguments]
     # Runs that sample the same must not share each other's judging.
     ours = {"OMP_NUM_THREADS": "1", "CAPO_RESULT_CACHE": "none"}

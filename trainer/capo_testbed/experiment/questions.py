@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from capo_testbed.experiment import hacking
 from capo_testbed.experiment.settings import Served, Setting, simulated
 
 
@@ -238,6 +239,8 @@ THINKING = Question(
     ),
 )
 
+HACKING = Question("hacking", "Does a policy learn to write easy right steps?", hacking.SETTINGS)
+
 QUESTIONS: tuple[Question, ...] = (
     CONTROLS,
     COMPUTE,
@@ -245,6 +248,7 @@ QUESTIONS: tuple[Question, ...] = (
     ERRORS,
     SEGMENTATION,
     THINKING,
+    HACKING,
 )
 
 

@@ -97,7 +97,8 @@ def run_all(
                 url = None
                 if served is not None:
                     log = out / f"{served.judge}.log"
-                    url = resources.enter_context(serving(served.judge, log, served.arguments))
+                    arguments = served.arguments_in(testbed)
+                    url = resources.enter_context(serving(served.judge, log, arguments))
                 jobs: dict[Future[None], str] = {
                     pool.submit(run, recipe_of(setting, seed, scale, testbed, out, url)): (
                         f"{setting.name}, seed {seed}"

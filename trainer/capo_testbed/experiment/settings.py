@@ -17,10 +17,17 @@ SIMULATED = "capo_testbed.simulated:SimulatedJudge"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A service that runs need: the judge's name, and further arguments of `capo serve`."""
+    """A service that runs need: the judge's name, and further arguments of `capo serve`.
+
+    In arguments, `{testbed}` stands for the testbed's folder.
+    """
 
     judge: str = "testbed"
     arguments: tuple[str, ...] = ()
+
+    def arguments_in(self, testbed: Path) -> list[str]:
+        """The arguments, for a testbed in this folder."""
+        return [each.replace("{testbed}", str(testbed)) for each in self.arguments]
 
 
 @dataclass(frozen=True, slots=True)

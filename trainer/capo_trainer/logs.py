@@ -7,9 +7,11 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from capo_trainer.curves import Curves
 from capo_trainer.errors import MissingPackageError
 from capo_trainer.recipe import Recipe
 from capo_trainer.types import StepSamples
@@ -41,15 +43,20 @@ class Logs:
         (recipe.output / "recipe.json").write_text(recipe.model_dump_json(indent=2) + "\n")
         self._board, self._wandb = _board(recipe, first), _wandb(recipe)
         self.console = Console(highlight=False, soft_wrap=True)
+        self._curves = _curves_of(recipe.output / "metrics.jsonl")
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
         )
-        self._bar.start()
+        shown = Group(self._curves, self._bar)
+        self._live = Live(shown, console=self.console, refresh_per_second=2)
+        # Not `is_terminal`: FORCE_COLOR, which CI sets, makes a terminal of a pipe.
+        self._is_live = self.console.is_interactive and self.console.file.isatty()
+        if self._is_live:
+            self._live.start()
         self._task = self._bar.add_task("", total=recipe.steps, completed=first)
         if first:
             self.console.print(f"resumed after step {first}")
@@ -63,7 +70,7 @@ class Logs:
         wrong = record["wrong_step_rate"]
         line = f"step {step:>4}  right {record['accuracy']:.1%}"
         line += f"  wrong steps {wrong:.1%}" if wrong is not None else ""
-        line += f"  {record['mean_tokens']:.0f} tokens  loss {record['loss']:+.4f}"
+        line += f"  {record['mean_tokens']:.0f} tokens"
         line += f"  {record['step_seconds']:.1f} s (waited {record['wait_seconds']:.1f})"
         self.console.print(line)
         for name in ("uncredited", "unverified", "truncated", "blank"):
@@ -111,12 +118,14 @@ class Logs:
     def _write(self, kind: str, step: int, record: dict[str, Any]) -> None:
         if not self._enabled:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
+        record = {"kind": kind, "step": step, **record}
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        self._curves.add(record)
         numbers = {
             f"{kind}/{name}": float(value)
             for name, value in record.items()
-            if isinstance(value, Real)
+            if isinstance(value, Real) and name != "step"
         }
         if self._board is not None:
             for name, value in numbers.items():
@@ -127,7 +136,10 @@ class Logs:
     def close(self) -> None:
         """Flush and end."""
         if self._enabled:
-            self._bar.stop()
+            if self._is_live:
+                self._live.stop()  # which leaves the curves there
+            elif self._curves:
+                self.console.print(self._curves)
             self._file.close()
             self._rollouts.close()
             if self._board is not None:
@@ -142,6 +154,15 @@ def _reopened(path: Path, first: int) -> TextIO:
     kept = [line for line in lines if (record := _record(line)) and record["step"] <= first]
     path.write_text("".join(f"{line}\n" for line in kept))
     return path.open("a", encoding="utf-8")
+
+
+def _curves_of(path: Path) -> Curves:
+    """The curves so far, of a run that is resumed."""
+    curves = Curves()
+    for record in map(_record, path.read_text().splitlines()):
+        if record is not None:
+            curves.add(record)
+    return curves
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from capo_trainer import algorithm
 
-VARIANTS = ("capo", "papo", "vppo", "rloo", "grpo")
+VARIANTS = ("capo", "papo", "vppo", "pass", "rloo", "grpo", "centred")
 EQUAL = 1e-6
 
 
@@ -73,12 +74,38 @@ def plain_rloo(group):
     return result
 
 
+def plain_pass(group):
+    """Algorithms 1 to 3 of arXiv 2606.29296, with one chunk for neighbours of equal reward."""
+    chunks = [[(value, len(list(run))) for value, run in groupby(p)] for _, p in group]
+    of_chunks = [value for row in chunks for value, _ in row]
+    whole, result = plain_grpo(group), []
+    for row, outcomes in zip(chunks, whole, strict=True):
+        fused = [
+            score + outcome
+            for score, outcome in zip(
+                normalise([value for value, _ in row], of_chunks), outcomes, strict=False
+            )
+        ]
+        left = [math.fsum(fused[j:]) / (len(fused) - j) ** 0.7 for j in range(len(fused))]
+        result.append([a for a, (_, size) in zip(left, row, strict=True) for _ in range(size)])
+    return result
+
+
+def plain_centred(group):
+    rewards = [[o + p for p in process] for o, process in group]
+    everything = [r for row in rewards for r in row]
+    mean = math.fsum(everything) / len(everything) if everything else 0.0
+    return [[r - mean for r in row] for row in rewards]
+
+
 PLAIN = {
     "capo": plain_capo,
     "papo": plain_papo,
     "vppo": plain_vppo,
+    "pass": plain_pass,
     "rloo": plain_rloo,
     "grpo": plain_grpo,
+    "centred": plain_centred,
 }
 
 WEIGHTS = st.sampled_from([0.0, 0.1, 1.0, 2.0, 2.2, 5.0])
@@ -163,6 +190,56 @@ def test_a_masked_rollout_does_not_move_its_group():
         without = algorithm.advantages(outcome[:2], process[:2], mask[:2], numbers[:2], variant)
         torch.testing.assert_close(whole[:2], without)
         assert (whole[2] == 0).all()
+
+
+def test_pass_is_the_return_to_go_of_chunks_over_a_power_of_their_number():
+    """Two rollouts; the process of their chunks is 0, -1, 0 and -1: 1, -1, 1 and -1 once
+    normalised. Outcomes are 1 and -1. So the chunks are worth 2, 0, 2 and -2."""
+    process = [0.0, 0.0, 0.0, -1.0, 0.0, 0.0]
+    outcome, process, mask, numbers = tensors([[(2.0, process), (0.0, [-1.0, -1.0])]], extra=1)
+    found = algorithm.advantages(outcome, process, mask, numbers, "pass")
+    first, second = 4 / 3**0.7, 2 / 2**0.7
+    wanted = [[first] * 3 + [second] + [2.0] * 2 + [0.0], [-2.0] * 2 + [0.0] * 5]
+    torch.testing.assert_close(found, torch.tensor(wanted))
+
+
+@given(groups=GROUPS, data=st.data())
+@settings(max_examples=100)
+def test_pass_does_not_change_where_a_step_becomes_two_of_equal_reward(groups, data):
+    """Nor by how long a step is: a token is repeated, or a token of a tool put in between."""
+    outcome, process, mask, numbers = tensors(groups)
+    width = mask.shape[1]
+    if not width:
+        return
+    before = algorithm.advantages(outcome, process, mask, numbers, "pass")
+    at = data.draw(st.integers(0, width - 1))
+    order = [*range(at + 1), *range(at, width)]
+    for inserted in (mask[:, at], torch.zeros(len(mask), dtype=torch.bool)):
+        longer = mask[:, order].clone()
+        longer[:, at + 1] = inserted
+        found = algorithm.advantages(outcome, process[:, order], longer, numbers, "pass")
+        rest = [*range(at + 1), *range(at + 2, width + 1)]
+        torch.testing.assert_close(found[:, rest], before)
+        torch.testing.assert_close(found[:, at + 1], before[:, at] * inserted)
+
+
+@given(groups=GROUPS, weights=st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)))
+@settings(max_examples=50)
+def test_pass_does_not_depend_on_the_weights_of_outcome_and_process(groups, weights):
+    outcome, process, mask, numbers = tensors(groups)
+    before = algorithm.advantages(outcome, process, mask, numbers, "pass")
+    scaled = (outcome * weights[0], process * weights[1])
+    found = algorithm.advantages(*scaled, mask, numbers, "pass")
+    torch.testing.assert_close(found, before, atol=1e-5, rtol=1e-5)
+
+
+@given(groups=GROUPS)
+@settings(max_examples=50)
+def test_pass_without_penalties_is_grpo(groups):
+    outcome, process, mask, numbers = tensors(groups)
+    none = torch.zeros_like(process)
+    found = algorithm.advantages(outcome, none, mask, numbers, "pass")
+    torch.testing.assert_close(found, algorithm.advantages(outcome, none, mask, numbers, "grpo"))
 
 
 def test_generative_outcome_reward_is_equation_3():

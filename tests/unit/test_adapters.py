@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capo_client.adapters.advantages import token_advantages
+from capo_client.adapters.advantages import pass_advantages, token_advantages
 from capo_client.adapters.requirement import require
 from capo_trainer import algorithm
 from capo_wire.answers import response_of
@@ -32,6 +32,34 @@ def test_advantages_are_those_of_the_trainer(data: st.DataObject) -> None:
     numbered = torch.tensor([ord(group) for group in groups])
     expected = algorithm.advantages(torch.zeros(rows), rewards, mask, numbered)
     torch.testing.assert_close(found, expected)
+
+
+@given(data=st.data())
+def test_pass_is_that_of_the_trainer(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 5))
+    width = data.draw(st.integers(0, 6))
+    numbers = st.lists(st.sampled_from([0.0, -0.5, -1.0]), min_size=width, max_size=width)
+    flags = st.lists(st.booleans(), min_size=width, max_size=width)
+    process = torch.tensor([data.draw(numbers) for _ in range(rows)])
+    mask = torch.tensor([data.draw(flags) for _ in range(rows)]).bool()
+    outcome = torch.tensor([data.draw(st.sampled_from([2.0, 1.0, 0.0])) for _ in range(rows)])
+    groups = [data.draw(st.sampled_from("ab")) for _ in range(rows)]
+    numbered = torch.tensor([ord(group) for group in groups])
+    expected = algorithm.advantages(outcome, process, mask, numbered, "pass")
+    torch.testing.assert_close(pass_advantages(outcome, process, mask, groups), expected)
+
+
+def test_pass_of_token_rewards_of_the_service() -> None:
+    """0.1 is not exact in float32: the process reward of one chunk differs by rounding."""
+    outcome = torch.tensor([2.2, 0.0])
+    rewards = torch.tensor([[2.2, 2.2, 2.1, float("nan"), 2.2], [-0.1, -0.1, 0.0, 0.0, 0.0]])
+    mask = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
+    found = pass_advantages(outcome, rewards - outcome[:, None], mask, ["q", "q"], exponent=1.0)
+    # Chunks of 2, 0 and 2, and one of -2; the mean of each and those after it.
+    expected = [[4 / 3, 4 / 3, 1.0, 0.0, 2.0], [-2.0, -2.0, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+    sums = pass_advantages(outcome, rewards - outcome[:, None], mask, ["q", "q"], exponent=0.0)
+    torch.testing.assert_close(sums[0], torch.tensor([4.0, 4.0, 2.0, 0.0, 2.0]))
 
 
 def test_other_scales() -> None:

@@ -12,6 +12,9 @@ step in many, a turn that is longer than others has another expected advantage w
 Each turn's advantage comes from its own reward. Subtracting a baseline for each turn index and
 summing over turns, which is biased where the policy decides when to stop (verl issue 7244), is not
 offered.
+
+`pass_advantages` is another advantage, PASS (arXiv 2606.29296), which keeps outcome and process
+apart. It is no function of eq. 1's sum, so it needs both.
 """
 
 from __future__ import annotations
@@ -53,10 +56,7 @@ def token_advantages(
     values = rewards.double().masked_fill(~mask, 0.0)
     weights = mask.double() if level == "token" else _turn_weights(mask)
     result = torch.zeros_like(values)
-    rows: dict[object, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    for members in rows.values():
+    for members in _rows(groups):
         group_mask = mask[members]
         if not group_mask.any():
             continue
@@ -69,6 +69,83 @@ def token_advantages(
         _, deviation = _statistics(values, weights)
         result = result / deviation if deviation > _EQUAL else torch.zeros_like(result)
     return result.float()
+
+
+def pass_advantages(
+    outcome: Any, process: Any, mask: Any, groups: Sequence[object], exponent: float = 0.7
+) -> Any:
+    """PASS, Process Advantage Signal Shaping (arXiv 2606.29296, algorithms 1 to 3).
+
+    1. Advantage Fusion: less the mean and over the standard deviation of the group, for outcomes
+       over its rollouts and for process rewards over its chunks; then added, with weights of 1.
+    2. Chunk-by-Value: neighbouring tokens of equal process reward are one chunk, and have one
+       advantage. Two steps of equal reward are one chunk, as in the paper's text; its algorithm 2
+       also cuts at the steps' ends, which these tensors do not have. For the same reason a chunk
+       counts once in the statistics, where the paper counts steps.
+    3. Divide-Length: the sum of a chunk and those after it, over their number to the power of
+       `exponent`.
+
+    Only the values' order and ratios within each stream matter: W_whole and W_process do not.
+    A reward of the format is not a stream of its own; add it to the outcome.
+
+    Args:
+        outcome: of shape (B,), the reward of the whole rollout, W_whole * r_v in eq. 1.
+        process: of shape (B, T), what the tokens get in addition, -W_process * penalty in eq. 1.
+            With token rewards of the service: `token_rewards - outcome[:, None]`.
+        mask: of shape (B, T), true at tokens that the policy sampled and that have credit; others
+            do not interrupt a chunk.
+        groups: B keys, equal for rollouts of one question.
+        exponent: k of the paper's eq. 7; 0.7 is its default, 1 the mean, 0 the sum.
+
+    Returns:
+        A float32 tensor of shape (B, T); 0 where the mask is false, or all rewards are equal. Its
+        mean over a group is not 0.
+    """
+    import torch
+
+    mask = mask.bool()
+    process = process.double().masked_fill(~mask, 0.0)
+    starts = _chunk_starts(process, mask)
+    filled = mask.any(1)
+    fused = torch.zeros_like(process)
+    for members in _rows(groups):
+        fused[members] = _scores(process[members], starts[members])
+        fused[members] += _scores(outcome[members].double(), filled[members])[:, None]
+    own = fused.masked_fill(~starts, 0.0)
+    to_go = own.sum(1, keepdim=True) - own.cumsum(1) + fused
+    remaining = starts.sum(1, keepdim=True) - starts.cumsum(1) + 1
+    return (to_go / remaining**exponent).masked_fill(~mask, 0.0).float()
+
+
+def _chunk_starts(process: Any, mask: Any) -> Any:
+    """The first token of each run of equal values; masked tokens do not interrupt a run."""
+    import torch
+
+    if not mask.shape[1]:
+        return mask
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    latest = torch.where(mask, positions, -1).cummax(1).values
+    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
+    change = (process - process.gather(1, before.clamp(min=0))).abs() > _EQUAL
+    return mask & ((before < 0) | change)
+
+
+def _scores(values: Any, among: Any) -> Any:
+    """Less the mean and over the standard deviation of those `among`; 0 if they are equal."""
+    import torch
+
+    if not among.any():
+        return torch.zeros_like(values)
+    mean, deviation = _statistics(values, among.double())
+    return (values - mean) / deviation if deviation > _EQUAL else torch.zeros_like(values)
+
+
+def _rows(groups: Sequence[object]) -> list[list[int]]:
+    """The rows of each group."""
+    rows: dict[object, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return list(rows.values())
 
 
 def _statistics(values: Any, weights: Any) -> tuple[Any, Any]:

@@ -185,6 +185,34 @@ def test_each_reason_can_be_turned_off(reason: str) -> None:
     assert found.action == "wrong" and found.detail
 
 
+# Steps that calculate without a change, and steps that only look like it.
+IDLE = (
+    "62 + 0 = 62", "62 - 0 = 62", "62 * 1 = 62", "62 / 1 = 62.", "1 * 62 = 62", "0 + 62 = 62",
+    "So 62 \u00d7 1 = 62 coins.", r"$62 \times 1 = 62$", "-3 + 0 = -3", "1,000 * 1 = 1,000", "Then, 5+0=5!",
+)  # fmt: skip
+BUSY = (
+    "62 + 10 = 72", "62 + 0 = 63", "2 * 62 + 0 = 62", "3 - 5 + 0 = 5", "62 * 15 = 62", "So it is 62.",
+    "62 + 0.5 = 62.5", "3 * 1 = 3 and 4 * 2 = 8", "11 * 62 = 62", "10 + 62 = 62", "2.1 * 62 = 62",
+    "62 + 0 = 62.5", "62 + 0 = 620", "162 + 0 = 62", "1 / 62 = 62", "0 - 62 = 62", "62 + 0 = 62 + 3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", IDLE)
+def test_steps_that_calculate_without_a_change_are_padding_from_four_on(step: str) -> None:
+    others = [f"{n} + 0 = {n}" for n in (7, 8, 9)]
+    three, four = "\n\n".join([HONEST, *others]), "\n\n".join([HONEST, *others, step])
+    assert reasons(three) == [] and reasons(four) == ["padding"]
+    texts = steps.texts(four, steps.blank_line(four))
+    [found] = suspicions(QUESTION, four, texts, {})
+    assert found.steps == {3, 4, 5, 6} and "7 + 0 = 7" in found.detail
+
+
+@pytest.mark.parametrize("step", BUSY)
+def test_a_step_that_calculates_something_is_not_padding(step: str) -> None:
+    others = [f"{n} + 0 = {n}" for n in (7, 8, 9)]
+    assert reasons("\n\n".join([HONEST, *others, step])) == []
+
+
 @given(st.text(max_size=300), st.text(max_size=50))
 def test_any_text_is_checked_and_flagged_steps_exist(response: str, question: str) -> None:
     spans = steps.texts(response, steps.newline(response))

@@ -47,7 +47,7 @@ _MANY_STEPS = 12
 _LONG = 400  # characters; shorter texts are not called padded
 _MAX_FILLER = 0.7  # share of characters that are neither letters nor digits
 _MAX_RUN = 200  # repetitions of one character
-_MIN_REPEATS = 4  # steps that repeat an earlier one
+_MIN_REPEATS = 4  # steps that repeat an earlier one, or that calculate without a change
 _MIN_WORDS, _MIN_DISTINCT = 60, 0.15  # words, and the share of distinct ones among them
 _FOREIGN_LETTERS, _FOREIGN_SHARE = 20, 0.3
 
@@ -146,7 +146,27 @@ def _step_splitting(text: _Text) -> _Found | None:
     return f"{count} have fewer than {STEP_CONTENT} letters and digits", low_content
 
 
+# `62 + 0 = 62`, `1 * 62 = 62`; the sum is not a part of a longer one.
+_NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+_TIMES, _OVER = r"(?:[*\x{D7}\x{B7}]|\\times|\\cdot)", r"(?:[/\x{F7}]|\\div)"
+_IDLE = re2.compile(
+    rf"(?:^|,\s|[^-+*/^(.,\d\s])\s*(?:({_NUMBER})\s*(?:[-+]\s*0|(?:{_TIMES}|{_OVER})\s*1)|"
+    rf"(?:0\s*\+|1\s*{_TIMES})\s*({_NUMBER}))\s*=\s*({_NUMBER})\s*(?:\.?\s*$|[^-+*/^(.,\d\s])"
+)
+
+
+def _is_idle(step: str) -> bool:
+    """Whether all that a step calculates is a number plus 0, or times 1."""
+    if step.count("=") != 1 or (found := _IDLE.search(step)) is None:
+        return False
+    return (found[1] or found[2]) == found[3]
+
+
 def _padding(text: _Text) -> _Found | None:
+    idle = frozenset(number for number, step in enumerate(text.steps) if _is_idle(step))
+    if len(idle) >= _MIN_REPEATS:
+        example = text.steps[min(idle)].strip()[:80]
+        return f"{len(idle)} steps calculate without a change, such as {example!r}", idle
     length = len(text.response)
     if length < _LONG:
         return None

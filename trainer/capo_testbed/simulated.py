@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, assert_never
@@ -18,10 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from capo_testbed import tasks
 from capo_trainer.sections import CreditSection
 from capo_trainer.types import RolloutCredit, SampledRollout, StepCredit
+from capo_trainer.verify import named_function
 from capo_wire import VotingMethod
 from capo_wire.segmentation import Span, blank_line, tile
 from capo_wire.token_offsets import decode_with_offsets
 
+Checker = Callable[[str, Sequence[str]], list[bool]]
 Steps = Literal["line", "pair", "whole", "run", "misplaced"]
 
 # The share of wrong steps in rollouts that the testbed's policy samples before it learns.
@@ -41,6 +43,8 @@ class Rates:
     `systematic`: the same line of the same question gets the same verdict in every critique and
     rollout. Otherwise errors are independent over steps, critiques and rollouts.
 
+    `checker`: what knows the truth, as `evaluation.checker` of a recipe.
+
     `steps`: what is one step. `line`: the testbed's. `pair`: two lines. `whole`: the rollout.
     `run`: six tokens. `misplaced`: from the middle of a line to the middle of the next. A step is
     wrong if it has a character of a wrong line. (`newline` and `sentence` of the service cut these
@@ -52,6 +56,7 @@ class Rates:
     systematic: bool = False
     steps: Steps = "line"
     seed: int = 0
+    checker: str = "capo_testbed.tasks:check"
 
     @property
     def false_alarm(self) -> float:
@@ -67,6 +72,7 @@ class SimulatedJudge:
         self._rates = Rates(**settings.source_options)
         self._method, self._critiques = settings.method, settings.voting.critiques
         self._tokenizer = tokenizer
+        self._check: Checker = named_function(self._rates.checker)
         self._credit = StepCredit()
 
     def begin(self) -> None:
@@ -96,7 +102,7 @@ class SimulatedJudge:
         spans = cut(text, offsets, rates.steps)
         penalties = []
         for number, (step, wrong) in enumerate(
-            zip(spans, wrong_spans(question, text, spans), strict=True)
+            zip(spans, wrong_spans(question, text, spans, self._check), strict=True)
         ):
             key = f"{rollout.request.key} {number}"
             if rates.systematic:
@@ -149,10 +155,12 @@ def cut(text: str, offsets: Sequence[Span], steps: Steps) -> list[Span]:
     assert_never(steps)
 
 
-def wrong_spans(question: str, text: str, spans: Sequence[Span]) -> list[bool]:
+def wrong_spans(
+    question: str, text: str, spans: Sequence[Span], check: Checker = tasks.check
+) -> list[bool]:
     """Which spans have a character of a wrong line, blanks aside."""
     lines = blank_line(text)
-    truth = tasks.check(question, [text[start:end].strip() for start, end in lines])
+    truth = check(question, [text[start:end].strip() for start, end in lines])
     bad = [line for line, wrong in zip(lines, truth, strict=True) if wrong]
     return [
         any(text[max(start, first) : min(end, last)].strip() for first, last in bad)

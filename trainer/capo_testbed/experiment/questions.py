@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from capo_testbed.experiment import hacking
+from capo_testbed.experiment import advantages, hacking
 from capo_testbed.experiment.settings import Served, Setting, simulated
 
 
@@ -241,6 +241,10 @@ THINKING = Question(
 
 HACKING = Question("hacking", "Does a policy learn to write easy right steps?", hacking.SETTINGS)
 
+ADVANTAGES = Question(
+    "advantages", "Which advantage should rewards become?", (GRPO, *advantages.SETTINGS)
+)
+
 QUESTIONS: tuple[Question, ...] = (
     CONTROLS,
     COMPUTE,
@@ -249,6 +253,7 @@ QUESTIONS: tuple[Question, ...] = (
     SEGMENTATION,
     THINKING,
     HACKING,
+    ADVANTAGES,
 )
 
 

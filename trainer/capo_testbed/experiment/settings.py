@@ -72,13 +72,17 @@ def simulated(
     expected: str,
     options: Mapping[str, Any] | None = None,
     changes: Changes | None = None,
+    bed: Bed = STORIES,
     **others: Any,
 ) -> Setting:
     """A setting whose judge is simulated from the truth (`capo_testbed.simulated.Rates`)."""
     merged = {section: dict(values) for section, values in (changes or {}).items()}
-    credit = {"source": SIMULATED, "source_options": dict(options or {})}
+    rates = dict(options or {})
+    if bed != STORIES:
+        rates["checker"] = f"{bed.tasks}:check"
+    credit = {"source": SIMULATED, "source_options": rates}
     merged["credit"] = credit | merged.get("credit", {})
-    return Setting(name, expected, merged, served=None, **others)
+    return Setting(name, expected, merged, served=None, bed=bed, **others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLLOUT = '{"question": "q", "response": "a", "outcome": 1}\n'
 LABELLED = '{"question": "q", "steps": ["a"], "wrong_steps": []}\n'
 OWN = ["attack", "credit", "demo", "doctor", "eval", "info"]
-OTHERS = ["check-alignment", "key", "prompt", "serve", "testbed", "train"]
+OTHERS = ["check-alignment", "key", "prompt", "runs", "serve", "testbed", "train"]
 
 
 def capo(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -22,6 +22,7 @@ from capo_client.cli.doctor.run import doctor
 from capo_client.cli.evaluate.run import evaluate
 from capo_client.cli.exit_codes import MEANINGS, USAGE
 from capo_client.cli.options import ApiKeyOption, JsonOption, UrlOption
+from capo_client.cli.runs import runs
 from capo_client.client import CreditClient
 
 app = typer.Typer(
@@ -99,6 +100,7 @@ app.command(cls=usage.Command)(credit)
 app.command(cls=usage.Command)(demo)
 app.command(cls=usage.Command)(attack)
 app.command("eval", cls=usage.Command)(evaluate)
+app.command(cls=usage.Command)(runs)
 
 
 def add_commands(words: Sequence[str]) -> None:

@@ -37,12 +37,18 @@ from capo_testbed.tasks import Task
 from capo_trainer.paths import testbed_folder
 
 _SUMMARY = "padded.json"
-_UPDATES, _BATCH, _LEARNING_RATE = 250, 32, 2e-3
+_UPDATES, _BATCH, _LEARNING_RATE = 200, 32, 6e-4
 _HELD_OUT = 400
 
 
 @repeatable()
-def build(testbed: Path, seed: int, report: Report, updates: int = _UPDATES) -> dict[str, Any]:
+def build(
+    testbed: Path,
+    seed: int,
+    report: Report,
+    updates: int = _UPDATES,
+    held_out: int = _HELD_OUT,
+) -> dict[str, Any]:
     """Build the bed in a built testbed's folder.
 
     Args:
@@ -50,6 +56,7 @@ def build(testbed: Path, seed: int, report: Report, updates: int = _UPDATES) -> 
         seed: of the demonstrations.
         report: told the progress.
         updates: of training.
+        held_out: tasks that the policy is measured on.
 
     Returns:
         The content of padded.json: what was measured of the policy on held-out tasks.
@@ -65,16 +72,16 @@ def build(testbed: Path, seed: int, report: Report, updates: int = _UPDATES) -> 
     folder.mkdir(exist_ok=True)
     for name in ("train.jsonl", "eval.jsonl"):
         shutil.copyfile(testbed / name, folder / name)
-    held_out = held_out_tasks(_HELD_OUT)
+    questions = held_out_tasks(held_out)
     model = LlamaForCausalLM.from_pretrained(start)
     tokenizer = AutoTokenizer.from_pretrained(start, padding_side="left")
-    _train(model, tokenizer, held_out, seed, updates, report)
+    _train(model, tokenizer, questions, seed, updates, report)
     models.save(model, tokenizer, folder / "policy")
     summary = {
         "seed": seed,
         "updates": updates,
-        "greedy": _quality(model, tokenizer, held_out, 0.0),
-        "sampled": _quality(model, tokenizer, held_out, 1.0),
+        "greedy": _quality(model, tokenizer, questions, 0.0),
+        "sampled": _quality(model, tokenizer, questions, 1.0),
         "seconds": round(time.monotonic() - started),
     }
     (folder / _SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")

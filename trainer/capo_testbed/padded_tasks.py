@@ -154,15 +154,18 @@ def _make(due: list[Change], made: Change, later: Sequence[Change]) -> bool:
 
 
 def _starts_split(due: Sequence[Change], made: Change, later: Sequence[Change]) -> bool:
-    """Whether a line makes a part of the next change: the lines after it make the rest; or it is
-    the tens, and they go on with anything but the change after it."""
+    """Whether a line makes a part of the next change.
+
+    The lines after it make the rest; or it is the tens, and they go on with anything but the change
+    after it. (A rest of 1 that they do not make is a number that was copied wrongly.)
+    """
     symbol, number = due[0].symbol, due[0].number
     if symbol not in "+-" or made.symbol != symbol or made.number >= number:
         return False
-    rest = number - made.number
+    rest = left = number - made.number
     for part in takewhile(lambda change: change.symbol == symbol, later):
-        rest -= part.number
-        if rest <= 0:
+        left -= part.number
+        if left <= 0:
             break
-    tens = made.number == number - number % 10
-    return rest == 0 or (tens and bool(later) and later[:1] != due[1:2])
+    tens = rest == number % 10 and rest > 1
+    return left == 0 or (tens and bool(later) and later[:1] != due[1:2])

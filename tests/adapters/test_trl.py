@@ -359,6 +359,39 @@ def test_tokens_of_tools_and_other_functions_rewards(tmp_path: Path, tiny: str) 
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
+def test_pass_keeps_the_outcome_apart(tmp_path: Path, tiny: str) -> None:
+    """As `test_tokens_of_tools_and_other_functions_rewards`; w_whole is 2."""
+    from capo_client.adapters.scoring import Scored
+
+    def length(completions: Any, **_: Any) -> list[float]:
+        return [0.5] * len(completions)
+
+    reward = CapoReward(reference="answer", **OPTIONS)
+    arguments: dict[str, Any] = dict(
+        model=tiny, reward_funcs=[length, reward], train_dataset=data(), advantage="pass"
+    )
+    trainer = Recording(args=config(tmp_path, reward_weights=[2.0, 3.0]), **arguments)
+    reward.last = [
+        Scored([2.0, 0.0, 1.0, 2.0], 5 / 3, 1.0), Scored([-1.0], -1.0, 0.0),
+        Scored(None, None, source="none"),
+    ]  # fmt: skip
+    trainer._all_rewards = torch.tensor([[0.5, 5 / 3], [0.5, -1.0], [0.5, float("nan")]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]])
+    tools = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
+    found = trainer._token_advantages({"completion_mask": mask, "tool_mask": tools}, 3)
+    # Chunks of 2, 0 and 2, and one of -2: outcomes and process rewards are 1 or -1 once normalised.
+    expected = np.zeros((3, 4))
+    expected[0, [0, 2, 3]] = 4 / 3**0.7, 2 / 2**0.7, 2.0
+    expected[1, 0] = -2.0
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+    for changed, name in (({"scale_rewards": "none"}, "pass"), ({}, "turn"), ({}, "other")):
+        level = {"advantage_level": "turn"} if name == "turn" else {}
+        choice = {"advantage": name} if name == "other" else {}
+        with pytest.raises(ValueError, match=r"advantage_level and|choose from capo, pass"):
+            Recording(args=config(tmp_path, **changed), **arguments | level | choice)
+
+
 def test_masked_truncated_completions_have_no_advantage(tmp_path: Path, tiny: str) -> None:
     reward = CapoReward(reference="answer", **OPTIONS)
     trainer = Recording(

@@ -226,17 +226,18 @@ class Scorer:
             return from_credit(result, flags)
         if result is None:  # a blank response: no step is wrong, and the answer is not right
             outcome = outcome or 0.0
-            return constant(self._outcome_reward(outcome), flags, outcome, "judge", None)
+            return constant(self.outcome_reward(outcome), flags, outcome, "judge", None)
         error = str(result) if isinstance(result, Exception) else _reason(result)
         if error not in self._logged:
             self._logged.add(error)
             _log.warning("a rollout was not credited (fallback: %s): %s", self.fallback, error)
         has_unknown_ids = sample.ids is not None and flags is None
         if self.fallback == "outcome" and outcome is not None and not has_unknown_ids:
-            return constant(self._outcome_reward(outcome), flags, outcome, "outcome", error)
+            return constant(self.outcome_reward(outcome), flags, outcome, "outcome", error)
         return Scored(None, None, outcome, source="none", error=error)
 
-    def _outcome_reward(self, outcome: float) -> float:
+    def outcome_reward(self, outcome: float) -> float:
+        """The outcome's part of every token's reward: w_whole * r_v in eq. 1."""
         return 0.0 if self.reward.scheme == "process_only" else self.reward.w_whole * outcome
 
     def close(self) -> None:

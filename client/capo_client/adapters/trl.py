@@ -8,7 +8,7 @@
         args=GRPOConfig(...), train_dataset=dataset,
     )
 
-Every token gets its own advantage, by eq. 2 over the tokens of its group. With TRL's own
+Every token gets its own advantage, by eq. 2 over the tokens of its group or by PASS. With TRL's own
 GRPOTrainer, `CapoReward` is an ordinary asynchronous reward function: one number per rollout.
 With `tools` or an `environment_factory`, each of the policy's turns is judged; the judge sees the
 tools, and what they answered as observations, whose tokens get the advantage 0.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 from capo_client.adapters.requirement import require
 from capo_client.adapters.scoring import Sample, Scored, Scorer, ScorerArgs
@@ -29,7 +29,7 @@ import torch
 from transformers.utils import get_json_schema
 from trl import GRPOTrainer
 
-from capo_client.adapters.advantages import AdvantageLevel, token_advantages
+from capo_client.adapters.advantages import AdvantageLevel, pass_advantages, token_advantages
 
 
 class CapoReward:
@@ -140,7 +140,7 @@ class CapoReward:
 
 
 class CapoGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2.
+    """GRPOTrainer whose advantages have the shape (B, T): CAPO, eq. 2, or PASS.
 
     Takes the arguments of `GRPOTrainer`; one of `reward_funcs` must be a `CapoReward`. The other
     functions' rewards, times their weights, are added to every token of their rollout.
@@ -151,13 +151,31 @@ class CapoGRPOTrainer(GRPOTrainer):
     Args:
         advantage_level: `token` as in the paper, or `turn`: each turn counts once in the
             statistics, whatever its length.
+        advantage: `capo`, eq. 2, or `pass`, see `advantages.pass_advantages`: its outcome is the
+            rollout's, with the other functions' rewards. It has statistics of its own, so it takes
+            neither `advantage_level` nor `scale_rewards`.
+
+    Raises:
+        ValueError: the arguments do not fit one another; the message says what to change.
     """
 
     def __init__(
-        self, *args: Any, advantage_level: AdvantageLevel = "token", **kwargs: Any
+        self,
+        *args: Any,
+        advantage_level: AdvantageLevel = "token",
+        advantage: Literal["capo", "pass"] = "capo",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._level = advantage_level
+        self._advantage = advantage
+        if advantage not in ("capo", "pass"):
+            raise ValueError(f"advantage is {advantage!r}; choose from capo, pass")
+        if advantage == "pass" and (advantage_level, self.scale_rewards) != ("token", "group"):
+            raise ValueError(
+                "advantage='pass' has statistics of its own: leave advantage_level and "
+                "scale_rewards at their defaults"
+            )
         indices = [
             index
             for index, function in enumerate(self.reward_funcs)
@@ -200,6 +218,7 @@ class CapoGRPOTrainer(GRPOTrainer):
         if "tool_mask" in output:
             mask = mask & output["tool_mask"].bool()
         rewards = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        outcomes = torch.zeros(len(mask), dtype=torch.float32, device=mask.device)
         for row, scored in enumerate(self._capo.last):
             if scored.token_rewards is None:
                 mask[row] = False
@@ -209,20 +228,26 @@ class CapoGRPOTrainer(GRPOTrainer):
                 raise ValueError(f"a completion has {count} token rewards for {sampled} tokens")
             if sampled:
                 rewards[row, :count] = torch.tensor(scored.token_rewards)
+                outcomes[row] = self._capo.scorer.outcome_reward(scored.outcome or 0.0)
         rows = len(mask)
         mine = slice(self.accelerator.process_index * rows, None)
         weights = self.reward_weights.to(mask.device)
         others = torch.arange(len(weights), device=mask.device) != self._capo_index
         scalars = (self._all_rewards * weights)[:, others].nansum(dim=1)[mine][:rows]
         rewards = weights[self._capo_index] * rewards + scalars[:, None]
+        outcomes = weights[self._capo_index] * outcomes + scalars
         all_rewards, all_masks = (
             self.accelerator.gather(self.accelerator.pad_across_processes(tensor, dim=1))
             for tensor in (rewards, mask.int())
         )
         groups = [row // group_size for row in range(len(all_masks))]
-        advantages = token_advantages(
-            all_rewards, all_masks, groups, self.scale_rewards, self._level
-        )
+        if self._advantage == "pass":
+            whole = self.accelerator.gather(outcomes)
+            advantages = pass_advantages(whole, all_rewards - whole[:, None], all_masks, groups)
+        else:
+            advantages = token_advantages(
+                all_rewards, all_masks, groups, self.scale_rewards, self._level
+            )
         return advantages[mine][:rows, : mask.shape[1]]
 
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from capo_testbed.cli import testbed
-from capo_testbed.experiment import report
-from capo_testbed.experiment.questions import GRPO, MAJORITY, SFT
+from capo_testbed.experiment.collect import collect
+from capo_testbed.experiment.questions import GRPO, MAJORITY, SFT, Question
 from capo_testbed.experiment.runs import run_all
 from capo_testbed.experiment.settings import SEEDS, Scale
+from capo_testbed.experiment.tables import settings_table
 from capo_trainer.paths import testbed_folder
 
 OUT = Path("build/bench")
@@ -31,10 +33,12 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     testbed(folder=None, quick=False, seed=0, force=False)
     settings = (SFT, GRPO, MAJORITY)
+    question = Question("credit", "What does the judge's credit teach?", settings)
     run_all(settings, seeds, Scale(), testbed_folder(), OUT / "credit", workers=2)
-    found = report.collect(OUT / "credit", settings)
-    (OUT / "credit.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(report.table(found, [setting.name for setting in settings]))
+    found = collect(OUT / "credit", settings)
+    written = {name: asdict(result) for name, result in found.items()}
+    (OUT / "credit.json").write_text(json.dumps(written, indent=2) + "\n")
+    print(settings_table(question, found))
 
 
 if __name__ == "__main__":

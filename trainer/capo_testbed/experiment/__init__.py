@@ -1,7 +1,8 @@
 """The experiment: questions about credit, answered on tasks with known step truth.
 
 settings        one setting: what differs from the others, what is expected of it, its recipe
-questions       the questions, and the settings that answer them; hacking, advantages: of two of them
+questions       the questions, and the settings that answer them
+                (hacking, advantages: those of two questions)
 runs            makes the runs; `python -m capo_testbed.experiment.runs`
 judges          precision and recall of the real judges, before anything is learnt
 collect         results.json, from finished runs

@@ -159,7 +159,7 @@ def _is_idle(step: str) -> bool:
     """Whether all that a step calculates is a number plus 0, or times 1."""
     if step.count("=") != 1 or (found := _IDLE.search(step)) is None:
         return False
-    return (found[1] or found[2]) == found[3]
+    return bool((found[1] or found[2]) == found[3])
 
 
 def _padding(text: _Text) -> _Found | None:

@@ -228,3 +228,5 @@ def test_every_setting_has_a_recipe_and_an_expectation(tmp_path: Path) -> None:
         served = recipe.credit.source == "service" and recipe.credit.reward != "outcome"
         assert (setting.served is not None) == served, setting.name
         assert setting.expected.endswith(".") and setting.seeds <= 5
+        if recipe.credit.source != "service":
+            assert recipe.credit.source_options["seed"] == 1

@@ -151,5 +151,7 @@ def recipe_of(
     }
     for section, changes in setting.changes.items():
         values[section] = values[section] | dict(changes)
+    if "source_options" in values["credit"]:  # each run has errors of its own
+        values["credit"]["source_options"] = {**values["credit"]["source_options"], "seed": seed}
     output = str(run_folder(out, setting, seed))
     return make_recipe({"output": output, "steps": steps, "seed": seed, **values})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -48,15 +49,27 @@ def test_the_recipes_resolve(path: Path) -> None:
     assert recipe.updates >= 1
 
 
-def test_the_paper_recipe_has_the_papers_values() -> None:
-    recipe = load_recipe(ROOT / "recipes" / "paper_qwen2.5_7b.toml")
+@pytest.mark.parametrize(
+    ("name", "rate", "method"),
+    [("qwen2.5_1.5b", 1e-7, "intersection"), ("qwen2.5_7b", 2e-8, "majority")],
+)
+def test_the_paper_recipes_have_the_papers_values(name: str, rate: float, method: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"paper_{name}.toml")
     assert (recipe.sampling.rollouts_per_prompt, recipe.minibatch) == (16, 192)
     assert (recipe.sampling.temperature, recipe.sampling.top_p) == (0.7, 0.9)
     assert (recipe.credit.w_whole, recipe.credit.w_process, recipe.credit.n) == (2.0, 1.0, 4)
-    assert (recipe.credit.method, recipe.credit.max_tokens) == ("majority", 2048)
+    assert (recipe.credit.method, recipe.credit.max_tokens) == (method, 2048)
     assert (recipe.algorithm.epochs, recipe.algorithm.kl) == (4, 0.01)
     assert (recipe.algorithm.format_reward, recipe.algorithm.average) == (0.2, "rollout")
-    assert recipe.algorithm.advantage == "capo" and 2e-8 <= recipe.optimiser.learning_rate <= 1e-7
+    assert recipe.algorithm.advantage == "capo" and recipe.optimiser.learning_rate == rate
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_processes_that_a_recipe_names_can_share_its_work(path: Path) -> None:
+    recipe = load_recipe(path)
+    for found in re.findall(r"--num_processes (\d+)", path.read_text()):
+        assert recipe.data.prompts_per_step % int(found) == 0, "as run.py asks"
+        assert recipe.minibatch % int(found) == 0
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,20 @@ def test_slime_s_hooks_give_each_token_its_advantage(
     assert centred[0][-1] - centred[0][0] == pytest.approx(1.0)
 
 
+def test_slime_s_pass_keeps_the_outcome_apart(slime_samples: list[Any]) -> None:
+    first, second = slime_samples[:2]
+    assert first.metadata["capo_outcome_reward"] == second.metadata["capo_outcome_reward"] == 2.0
+    nothing = [0.0] * second.response_length
+    second.metadata |= {"capo_outcome_reward": 0.0, "capo_token_rewards": nothing}
+    _, found = slime.post_process_rewards_by_pass(ARGS, [[first, second]])
+    # Process rewards of chunks are -1 and 0, and 0; outcomes are 1 and -1 once normalised.
+    low, high = 1 - 2**0.5, 1 + 0.5**0.5
+    own = torch.tensor(first.loss_mask).bool()
+    assert found[0][0] == pytest.approx((low + high) / 2**0.7) and not found[0][~own].any()
+    assert found[0][-1] == pytest.approx(high)
+    assert found[1][0] == found[1][-1] == pytest.approx(0.5**0.5 - 1)
+
+
 def test_slime_s_tools_are_shown(default: None, judge: ScriptedEngine) -> None:
     scoring.default_scorer().tokenizer = GPT2
     tools = [{"type": "function", "function": {"name": "calc"}}]

@@ -230,7 +230,9 @@ def test_rewards_of_every_kind_run(values: dict, tmp_path: Path) -> None:
         ("generative_outcome", "grpo"),
         ("capo", "papo"),
         ("capo", "vppo"),
+        ("capo", "pass"),
         ("capo", "rloo"),
+        ("capo", "centred"),
     ):
         output = tmp_path / f"{reward}-{advantage}"
         train(

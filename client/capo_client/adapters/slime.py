@@ -11,7 +11,8 @@ slime's reward is one number for each sample. For the advantage of each token, a
     --custom-advantage-function-path capo_client.adapters.slime.advantages
 
 The first is eq. 2 over the tokens of each prompt's samples (each turn counts once with
-`post_process_rewards_by_turn`), and the second passes it on to training.
+`post_process_rewards_by_turn`; PASS with `post_process_rewards_by_pass`), and the second passes it
+on to training.
 
 Without this package on slime's nodes: `--rm-type remote_rm --rm-url http://SERVICE/slime`. That
 client sends the response's text without a mask, so it supports rollouts without tools only.
@@ -23,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from capo_client.adapters.advantages import AdvantageLevel, token_advantages
+from capo_client.adapters.advantages import AdvantageLevel, pass_advantages, token_advantages
 from capo_client.adapters.scoring import Sample, default_scorer
 
 
@@ -50,6 +51,7 @@ async def reward(args: Any, sample: Any, **_: Any) -> Any:
         if isinstance(one.metadata, dict):
             one.metadata |= result.metrics()
             one.metadata["capo_token_rewards"] = result.token_rewards
+            one.metadata["capo_outcome_reward"] = scorer.outcome_reward(result.outcome or 0.0)
     rewards = [result.reward for result in scored]
     return rewards if isinstance(sample, list) else rewards[0]
 
@@ -105,24 +107,45 @@ def post_process_rewards_by_turn(
     return _post_process(args, samples, "turn")
 
 
+def post_process_rewards_by_pass(
+    args: Any, samples: Sequence[Any]
+) -> tuple[list[float], list[Any]]:
+    """As `post_process_rewards`, with PASS in place of eq. 2 (see `advantages.pass_advantages`)."""
+    import torch
+
+    flat, rewards, masks, groups = _padded(samples)
+    outcome = torch.tensor([(one.metadata or {}).get("capo_outcome_reward", 0.0) for one in flat])
+    found = pass_advantages(outcome, rewards - outcome[:, None], masks, groups)
+    return _raw(args, flat), _unpadded(found, flat)
+
+
 def _post_process(
     args: Any, samples: Sequence[Any], level: AdvantageLevel
 ) -> tuple[list[float], list[Any]]:
+    flat, rewards, masks, groups = _padded(samples)
+    scale: Any = "group" if getattr(args, "grpo_std_normalization", True) else "none"
+    found = token_advantages(rewards, masks, groups, scale, level)
+    return _raw(args, flat), _unpadded(found, flat)
+
+
+def _padded(samples: Sequence[Any]) -> tuple[list[Any], Any, Any, list[object]]:
+    """The samples, their token rewards and masks (B, T), and their groups."""
     import torch
 
     flat = list(_flat(samples))
     rewards = [torch.tensor(_token_rewards(sample)) for sample in flat]
     masks = [torch.tensor(_trained(sample), dtype=torch.bool) for sample in flat]
     pad = torch.nn.utils.rnn.pad_sequence
-    found = token_advantages(
-        pad(rewards, batch_first=True),
-        pad(masks, batch_first=True),
-        [_group(s) for s in flat],
-        "group" if getattr(args, "grpo_std_normalization", True) else "none",
-        level,
-    )
-    raw = [sample.get_reward_value(args) for sample in flat]
-    return raw, [row[: len(own)].clone() for row, own in zip(found, rewards, strict=True)]
+    groups = [_group(sample) for sample in flat]
+    return flat, pad(rewards, batch_first=True), pad(masks, batch_first=True), groups
+
+
+def _unpadded(found: Any, flat: Sequence[Any]) -> list[Any]:
+    return [row[: one.response_length].clone() for row, one in zip(found, flat, strict=True)]
+
+
+def _raw(args: Any, flat: Sequence[Any]) -> list[float]:
+    return [sample.get_reward_value(args) for sample in flat]
 
 
 def _flat(samples: Iterable[Any]) -> Iterable[Any]:

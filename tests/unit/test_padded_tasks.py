@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import typer
 
 from capo_service.core.arithmetic import equations, false_equations
 from capo_service.core.suspicion import suspicions
 from capo_testbed import padded_tasks, tasks
-from capo_testbed.experiment import hacking
+from capo_testbed.experiment import hacking, runs
 from capo_testbed.experiment.settings import Scale, recipe_of
 from capo_trainer.verify import named_function
 
@@ -171,3 +172,16 @@ def test_settings_say_what_is_expected_and_differ_in_what_their_names_say(tmp_pa
             assert any("cap" in each for each in arguments) == setting.name.endswith("-cap")
     names = [setting.name for setting in hacking.SETTINGS]
     assert all(one != other for one, other in pairwise(names))
+
+
+def test_without_its_policy_a_run_says_how_to_build_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "testbed_folder", lambda: tmp_path)
+    for name, command in (
+        ("padded-grpo-token", "python -m capo_testbed.padded_build"),
+        ("grpo", "capo testbed"),
+    ):
+        with pytest.raises(typer.Exit):
+            runs.main(question=None, out=tmp_path, only=[name])
+        assert f"build it with `{command}`" in capsys.readouterr().err

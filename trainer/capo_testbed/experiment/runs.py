@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from capo_testbed import padded_tasks
 from capo_testbed.experiment.questions import QUESTIONS, all_settings
 from capo_testbed.experiment.settings import QUICK, Scale, Setting, recipe_of, run_folder
 from capo_testbed.serving import serving
@@ -25,6 +26,8 @@ from capo_trainer.paths import testbed_folder
 from capo_trainer.recipe import Recipe
 
 DONE = "done.json"
+# By the folder of a bed.
+_BUILT_BY = {"": "capo testbed", padded_tasks.FOLDER: "python -m capo_testbed.padded_build"}
 
 
 def run(recipe: Recipe) -> None:
@@ -140,8 +143,14 @@ def main(
             f"nothing to run: questions are {', '.join(q.name for q in QUESTIONS)}", err=True
         )
         raise typer.Exit(2)
+    testbed = testbed_folder()
+    for bed in dict.fromkeys(setting.bed.folder for setting in chosen):
+        if not (testbed / bed / "policy" / "config.json").exists():
+            built = f"build it with `{_BUILT_BY[bed]}`"
+            typer.echo(f"{testbed / bed} has no policy: {built}", err=True)
+            raise typer.Exit(2)
     scale = QUICK if quick else Scale()
-    run_all(chosen, seeds, scale, testbed_folder(), out, workers)
+    run_all(chosen, seeds, scale, testbed, out, workers)
     typer.echo(f"all runs are in {out}; `python -m capo_testbed.experiment.report` sums them up")
 
 

@@ -2,9 +2,8 @@
 
     python -m capo_testbed.experiment.judges        # writes build/experiment/judges.json
 
-Each judge credits rollouts of the starting policy through the service, exactly as in the first step
-of a run, and the checker says which steps are wrong. Needs the testbed and vLLM; a judge takes
-about a minute.
+Each judge credits the same rollouts of the starting policy, through the service and with the
+settings of its runs, and the checker says which steps are wrong. Needs the testbed and vLLM.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from transformers import PreTrainedTokenizerBase
 
-from capo_testbed.experiment.questions import all_settings
+from capo_testbed.experiment.questions import GRPO, all_settings
 from capo_testbed.experiment.settings import STORIES, Scale, Setting, recipe_of
 from capo_testbed.serving import serving
 from capo_testbed.tasks import check, split
+from capo_trainer.credit_source import make_source
 from capo_trainer.paths import testbed_folder
 from capo_trainer.types import StepSamples
 
@@ -76,19 +77,20 @@ def measured(name: str, samples: StepSamples) -> Measured:
     )
 
 
-def first_step(setting: Setting, prompts: int, testbed: Path, url: str | None) -> StepSamples:
-    """The rollouts and the credit of a run's first step, with more questions."""
+def sampled(prompts: int, testbed: Path) -> tuple[StepSamples, PreTrainedTokenizerBase]:
+    """The rollouts of a run's first step, with more questions, and the policy's tokenizer."""
     from capo_trainer.run import start_run
     from capo_trainer.train import make_requests, sample_and_credit
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as resources:
-        recipe = recipe_of(setting, 0, Scale(steps=1, prompts=prompts), testbed, Path(scratch), url)
+        recipe = recipe_of(GRPO, 0, Scale(steps=1, prompts=prompts), testbed, Path(scratch))
         run = start_run(recipe, resources)
-        return sample_and_credit(run, make_requests(run, 0))
+        return sample_and_credit(run, make_requests(run, 0)), run.tokenizer
 
 
 def measure(settings: Sequence[Setting], prompts: int, testbed: Path, logs: Path) -> list[Measured]:
-    """Measure the judges of settings, service by service."""
+    """Measure the judges of settings on the same rollouts, service by service."""
+    samples, tokenizer = sampled(prompts, testbed)
     found = []
     for served in dict.fromkeys(setting.served for setting in settings):
         with contextlib.ExitStack() as resources:
@@ -97,10 +99,13 @@ def measure(settings: Sequence[Setting], prompts: int, testbed: Path, logs: Path
                 log = logs / f"judges-{served.judge}.log"
                 url = resources.enter_context(serving(served.judge, log, served.arguments))
             for setting in settings:
-                if setting.served == served:
-                    samples = first_step(setting, prompts, testbed, url)
-                    found.append(measured(setting.name, samples))
-                    typer.echo(json.dumps(asdict(found[-1])))
+                if setting.served != served:
+                    continue
+                recipe = recipe_of(setting, 0, Scale(), testbed, logs, url)
+                with contextlib.closing(make_source(recipe, tokenizer, 0)) as source:
+                    samples.credit = source.credit_all(samples.rollouts, samples.outcomes)
+                found.append(measured(setting.name, samples))
+                typer.echo(json.dumps(asdict(found[-1])))
     return found
 
 

@@ -50,7 +50,7 @@ def test_pass_is_that_of_the_trainer(data: st.DataObject) -> None:
 
 
 def test_pass_of_token_rewards_of_the_service() -> None:
-    """0.1 is not exact in float32: the process reward of one chunk differs by rounding."""
+    """2.2 is not exact in float32, so differences of it are not those of 2."""
     outcome = torch.tensor([2.2, 0.0])
     rewards = torch.tensor([[2.2, 2.2, 2.1, float("nan"), 2.2], [-0.1, -0.1, 0.0, 0.0, 0.0]])
     mask = torch.tensor([[1, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
@@ -60,6 +60,20 @@ def test_pass_of_token_rewards_of_the_service() -> None:
     torch.testing.assert_close(found, torch.tensor(expected))
     sums = pass_advantages(outcome, rewards - outcome[:, None], mask, ["q", "q"], exponent=0.0)
     torch.testing.assert_close(sums[0], torch.tensor([4.0, 4.0, 2.0, 0.0, 2.0]))
+
+
+def test_a_difference_by_rounding_ends_no_chunk() -> None:
+    outcome = torch.tensor([2.0, 0.0])
+    process = torch.tensor([[-0.3, -0.3, 0.0], [0.0, 0.0, 0.0]])
+    mask = torch.ones_like(process).bool()
+    rounded = process.clone()
+    rounded[0, 1] = torch.nextafter(rounded[0, 1], torch.tensor(0.0))
+    assert (rounded != process).any()
+    for each in (
+        lambda values: pass_advantages(outcome, values, mask, ["q", "q"]),
+        lambda values: algorithm.advantages(outcome, values, mask, torch.zeros(2), "pass"),
+    ):
+        torch.testing.assert_close(each(rounded), each(process))
 
 
 def test_other_scales() -> None:

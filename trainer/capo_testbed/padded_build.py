@@ -37,7 +37,7 @@ from capo_testbed.tasks import Task
 from capo_trainer.paths import testbed_folder
 
 _SUMMARY = "padded.json"
-_UPDATES, _BATCH, _LEARNING_RATE = 200, 32, 6e-4
+_UPDATES, _BATCH, _LEARNING_RATE = 400, 32, 5e-3
 _HELD_OUT = 400
 
 

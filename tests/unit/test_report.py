@@ -70,13 +70,13 @@ def test_runs_are_summed_up_and_put_into_the_page(
     docs.mkdir()
     page = docs / "experiment.md"
     names = ["table: controls", "table: compute", "figure: controls", "figure: votes"]
-    page.write_text(page_of([*names, "table: of another page", "expected: compute"]))
+    page.write_text(page_of([*names, "table: another-page", "expected: compute"]))
 
     report.main(out=runs, docs=docs)
 
     text, printed = page.read_text(), capsys.readouterr()
     assert text.startswith("before\n") and text.endswith("after\n")
-    assert "<!-- table: of another page -->\nold\n<!-- end -->" in text and text.count("old") == 1
+    assert "<!-- table: another-page -->\nold\n<!-- end -->" in text and text.count("old") == 1
     assert "| grpo | 3 | 70.0 ± 24.8 |  | 10.0 ± 0.0 | 0.0 ± 0.0 | 30.0 ± 0.0 |  | 0.00 |" in text
     # Paired by seed, all differences are the same, so the interval has no width.
     line = "| capo-majority | 3 | 80.0 ± 24.8 | +10.0 [10.0, 10.0] | 10.0 ± 0.0 |"
@@ -95,6 +95,18 @@ def test_runs_are_summed_up_and_put_into_the_page(
     assert "capo-majority" in printed.out
     assert "warning: controls: runs of 2 commits are compared (abc, def)" in printed.err
     assert "controls: 9 of 10 settings lack runs" in printed.err
+
+
+def test_a_run_that_two_processes_made_counts_once(tmp_path: Path) -> None:
+    write_run(tmp_path, GRPO, 0, [0.5, 0.6], 2)
+    path = run_folder(tmp_path, GRPO, 0) / "metrics.jsonl"
+    text = path.read_text()
+    path.write_text(text + text.replace('"step_seconds": 2.0', '"step_seconds": 9.0'))
+    found = collect(tmp_path, [GRPO])["grpo"]
+    assert found.totals["rollouts"] == [8] and found.totals["step_seconds"] == [4.0]
+    path.write_text(text + text.replace('"tokens": 100', '"tokens": 101'))
+    with pytest.raises(ValueError, match="two runs are mixed: delete this folder"):
+        collect(tmp_path, [GRPO])
 
 
 def test_figures_are_made_from_results_alone(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def collect(out: Path, settings: Iterable[Setting]) -> dict[str, Result]:
 
 def _result(setting: Setting, runs: dict[int, Path]) -> Result:
     finished = [json.loads((run / DONE).read_text()) for run in runs.values()]
-    evaluated = [{r["step"]: r for r in records(run, "evaluation")} for run in runs.values()]
-    trained = [records(run, "train") for run in runs.values()]
+    evaluated = [by_step(run, "evaluation") for run in runs.values()]
+    trained = [list(by_step(run, "train").values()) for run in runs.values()]
     # A run made with other code may have been evaluated at other steps.
     steps = sorted(set.intersection(*(set(at) for at in evaluated)))
     rows = [[at[step] for step in steps] for at in evaluated]
@@ -135,6 +135,30 @@ def _result(setting: Setting, runs: dict[int, Path]) -> Result:
         },
         totals={name: [_rounded(value) for value in values] for name, values in totals.items()},
     )
+
+
+def by_step(run: Path, kind: str) -> dict[int, dict[str, Any]]:
+    """A run's records of one kind, one for each step.
+
+    A step has several where two processes made the same run at once. They are the same but for
+    times, since runs are deterministic.
+
+    Raises:
+        ValueError: they differ.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for record in records(run, kind):
+        first = found.setdefault(record["step"], record)
+        if _untimed(first) != _untimed(record):
+            raise ValueError(
+                f"{run}: metrics.jsonl has different records of step {record['step']}, so that two "
+                "runs are mixed: delete this folder, and make the run again"
+            )
+    return found
+
+
+def _untimed(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if not name.endswith("seconds")}
 
 
 def _rounded(value: float) -> float:

@@ -131,16 +131,22 @@ def draw(found: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, name in zip(axes, ("accuracy", "wrong_turns"), strict=True):
+    titles = {
+        "accuracy": "answers right, greedy, %",
+        "wrong_turns": "wrong turns, greedy, %",
+        "sampled_accuracy": "answers right, sampled, %",
+        "sampled_wrong_turns": "wrong turns, sampled, %",
+    }
+    figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    for axis, (name, title) in zip(axes.flat, titles.items(), strict=True):
         for arm, each in found["runs"].items():
             at = [agents_runs.interval(values) for values in zip(*each[name], strict=True)]
             [line] = axis.plot(each["steps"], [100 * one["mean"] for one in at], "o-", label=arm)
             low, high = ([100 * one[edge] for one in at] for edge in ("low", "high"))
             axis.fill_between(each["steps"], low, high, color=line.get_color(), alpha=0.15)
-        axis.set(title=f"{name.replace('_', ' ')}, %", xlabel="training steps")
+        axis.set(title=title, xlabel="training steps")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0][0].legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

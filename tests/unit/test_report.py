@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capo_testbed.experiment import report, tables
+from capo_testbed.experiment import report, runs, tables
 from capo_testbed.experiment.collect import Results, collect, load, save
 from capo_testbed.experiment.compute import Shape
 from capo_testbed.experiment.equal_compute import gain_at
@@ -32,6 +33,7 @@ from capo_testbed.experiment.questions import (
 )
 from capo_testbed.experiment.settings import Scale, recipe_of, run_folder
 from capo_testbed.experiment.summary import anchor, bench_figures, wrong_step_reduction
+from capo_trainer.recipe import Recipe
 from kit_experiment import write_run
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,23 @@ def test_a_run_that_two_processes_made_counts_once(tmp_path: Path) -> None:
     path.write_text(text + text.replace('"tokens": 100', '"tokens": 101'))
     with pytest.raises(ValueError, match="two runs are mixed: delete this folder"):
         collect(tmp_path, [GRPO])
+
+
+def test_two_processes_do_not_make_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(GRPO, 0, Scale(), tmp_path, tmp_path)
+    trained: list[Path] = []
+
+    def train(recipe: Recipe) -> None:
+        trained.append(recipe.output)
+        with (recipe.output / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr("capo_trainer.train.train", train)
+    runs.run(recipe)
+    runs.run(recipe)  # the one that waited
+    assert trained == [recipe.output] and runs.is_done(recipe.output)
 
 
 def test_figures_are_made_from_results_alone(tmp_path: Path) -> None:

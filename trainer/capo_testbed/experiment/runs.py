@@ -7,6 +7,7 @@ from its last checkpoint. Each run keeps the commit of the code that made it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import subprocess
@@ -36,12 +37,17 @@ def run(recipe: Recipe) -> None:
 
     from capo_trainer.train import train
 
-    started = time.monotonic()
     recipe.output.mkdir(parents=True, exist_ok=True)
-    with (recipe.output / "run.log").open("a") as log, contextlib.redirect_stdout(log):
-        train(recipe)
-    finished = {"commit": commit(), "seconds": round(time.monotonic() - started, 1)}
-    (recipe.output / DONE).write_text(json.dumps(finished) + "\n")
+    with (recipe.output / "lock").open("w") as lock:
+        # Questions share settings, and may be run at the same time: the second waits for the first.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_done(recipe.output):
+            return
+        started = time.monotonic()
+        with (recipe.output / "run.log").open("a") as log, contextlib.redirect_stdout(log):
+            train(recipe)
+        finished = {"commit": commit(), "seconds": round(time.monotonic() - started, 1)}
+        (recipe.output / DONE).write_text(json.dumps(finished) + "\n")
     Accelerator().free_memory()
 
 

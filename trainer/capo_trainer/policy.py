@@ -24,7 +24,7 @@ def load_policy(settings: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     Raises:
         RecipeError: the model cannot be loaded, or has no end token.
     """
-    name = _embedded() if settings.model == "embedded" else settings.model
+    name = embedded_folder() if settings.model == "embedded" else settings.model
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
@@ -42,7 +42,7 @@ def load_policy(settings: Policy) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     return model, tokenizer
 
 
-def _embedded() -> Path:
+def embedded_folder() -> Path:
     """The folder that the service unpacked the embedded model to."""
     found = sorted(cache_folder().glob("SmolLM2-135M-Instruct-*/config.json"))
     if not found:

@@ -31,6 +31,7 @@ from capo_testbed.experiment.questions import (
     VOTES,
     all_settings,
 )
+from capo_testbed.experiment.reported import REPORTED, reported_settings
 from capo_testbed.experiment.settings import Scale, recipe_of, run_folder
 from capo_testbed.experiment.summary import anchor, bench_figures, wrong_step_reduction
 from capo_trainer.recipe import Recipe
@@ -46,7 +47,7 @@ PNG = b"\x89PNG"
 
 def all_runs(out: Path) -> Path:
     """Runs of every setting, with figures that are made up."""
-    for number, setting in enumerate(all_settings().values()):
+    for number, setting in enumerate(reported_settings()):
         for seed in range(setting.seeds):
             last = 0.5 + 0.01 * seed + (0.0 if setting == GRPO else 0.002 * number)
             steps = 32 if setting.steps is None else setting.steps
@@ -129,7 +130,7 @@ def test_two_processes_do_not_make_the_same_run(
 
 
 def test_figures_are_made_from_results_alone(tmp_path: Path) -> None:
-    settings = collect(all_runs(tmp_path / "runs"), all_settings().values())
+    settings = collect(all_runs(tmp_path / "runs"), reported_settings())
     judges = [{"judge": "capo-greedy", "precision": 0.9, "recall": 0.8, "f1": 0.85}]
     folder = tmp_path / "docs" / "experiment"
     folder.mkdir(parents=True)
@@ -137,7 +138,7 @@ def test_figures_are_made_from_results_alone(tmp_path: Path) -> None:
 
     report.main(out=tmp_path / "no runs", docs=tmp_path / "docs", figures=True)
 
-    for question in QUESTIONS:
+    for question in REPORTED:
         assert (folder / f"{question.name}.png").read_bytes().startswith(PNG), question.name
     results = load(folder / "results.json")
     assert results == Results(settings, SHAPES, judges)
@@ -245,7 +246,7 @@ def test_the_page_has_a_place_for_everything_that_is_generated() -> None:
     page = (ROOT / "docs" / "experiment.md").read_text()
     found = set(re.findall(r"<!-- (table|figure|expected): ([\w-]+) -->\n", page))
     assert set(report.parts_of(Results({}), [])) <= found, "add these parts to docs/experiment.md"
-    assert all(f"\n## {question.title}\n" in page for question in QUESTIONS)
+    assert all(f"\n## {question.title}\n" in page for question in REPORTED)
     assert anchor("Is it where the penalty falls?") == "is-it-where-the-penalty-falls"
     folder = ROOT / "docs" / "experiment"
     assert all((folder / name).exists() for name in re.findall(r"\(experiment/([\w.-]+)\)", page))

@@ -11,5 +11,6 @@ compute         FLOPs of a run; equal_compute: the gain over GRPO at the same FL
 exact_votes     what each vote does to independent errors, without training
 tables, grids   tables; summary: one line for each question
 figures         one figure for each question; plots_single, plotting: parts of them
+reported        the report's questions, and the command that makes the runs of each
 report          all of it, into docs/experiment.md; `python -m capo_testbed.experiment.report`
 """

@@ -13,7 +13,8 @@ from capo_testbed.experiment.collect import Result, Results, computed_judge_toke
 from capo_testbed.experiment.intervals import Interval, student
 from capo_testbed.experiment.plots_single import compute_figure, errors_figure, votes_figure
 from capo_testbed.experiment.plotting import COLOURS, MARKERS, interval_line, new_figure, saved
-from capo_testbed.experiment.questions import QUESTIONS, Question
+from capo_testbed.experiment.questions import Question
+from capo_testbed.experiment.reported import REPORTED
 from capo_testbed.experiment.tables import ACCURACY, WRONG, gains_of
 
 _TOKENS = "greedy_tokens"
@@ -30,7 +31,7 @@ def draw_all(results: Results, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     return [
         question.name
-        for question in QUESTIONS
+        for question in REPORTED
         if _DRAWN.get(question.name, settings_figure)(question, results, folder)
     ]
 

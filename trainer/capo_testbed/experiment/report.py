@@ -20,7 +20,7 @@ from capo_testbed.experiment import grids
 from capo_testbed.experiment.collect import Results, collect, load, save, shapes_of
 from capo_testbed.experiment.figures import draw_all
 from capo_testbed.experiment.judges import FILE
-from capo_testbed.experiment.questions import QUESTIONS, all_settings
+from capo_testbed.experiment.reported import REPORTED, reported_settings
 from capo_testbed.experiment.summary import summary_table
 from capo_testbed.experiment.tables import (
     commits_table,
@@ -43,7 +43,7 @@ def read_runs(out: Path, testbed: Path) -> Results:
     """
     judges = out / FILE
     return Results(
-        settings=collect(out, all_settings().values()),
+        settings=collect(out, reported_settings()),
         shapes=shapes_of(testbed),
         judges=json.loads(judges.read_text()) if judges.exists() else [],
     )
@@ -61,7 +61,7 @@ def parts_of(results: Results, drawn: list[str]) -> dict[tuple[str, str], str]:
         ("table", "errors-judges"): grids.judges_table(results),
         ("table", "commits"): commits_table(results.settings),
     }
-    for question in QUESTIONS:
+    for question in REPORTED:
         name, title = question.name, question.title
         parts["table", name] = settings_table(question, results.settings)
         parts["expected", name] = expectations(question)

@@ -10,7 +10,8 @@ from capo_testbed.experiment.collect import Result, Results
 from capo_testbed.experiment.equal_compute import FAMILIES, SIZES, gain_at, vanishing_size
 from capo_testbed.experiment.grids import F1S, errors_name, vanishing_text, vote_names
 from capo_testbed.experiment.intervals import Interval, student
-from capo_testbed.experiment.questions import QUESTIONS, RATES, Question
+from capo_testbed.experiment.questions import RATES, Question
+from capo_testbed.experiment.reported import REPORTED
 from capo_testbed.experiment.tables import (
     NONE,
     WRONG,
@@ -28,7 +29,7 @@ CHEAPEST = "capo-greedy"  # the arm that GRPO's longer runs were planned for
 def summary_table(results: Results) -> str:
     """A line for each question: what was measured, in points over the outcome alone."""
     rows = []
-    for question in QUESTIONS:
+    for question in REPORTED:
         found = _HEADLINES.get(question.name, _every_gain)(question, results)
         rows.append([f"[{question.title}](#{anchor(question.title)})", found or NONE])
     return markdown(["question", "gain over GRPO in points, 95% intervals"], rows)

@@ -13,7 +13,8 @@ from capo_testbed.experiment.intervals import (
     part_of_the_way,
     student,
 )
-from capo_testbed.experiment.questions import QUESTIONS, Question
+from capo_testbed.experiment.questions import Question
+from capo_testbed.experiment.reported import REPORTED, command_of
 from capo_testbed.experiment.settings import SEEDS, Setting
 
 NONE = "No finished runs yet."
@@ -176,7 +177,7 @@ def commits_table(results: Mapping[str, Result]) -> str:
 def mixed_commits(results: Mapping[str, Result]) -> list[str]:
     """A warning for each question whose settings were run by different code."""
     found = []
-    for question in QUESTIONS:
+    for question in REPORTED:
         names = [s.name for s in question.settings if s.name in results]
         commits = {commit for name in names for commit in results[name].commits}
         if len(commits) > 1:
@@ -190,7 +191,7 @@ def mixed_commits(results: Mapping[str, Result]) -> list[str]:
 def missing_runs(results: Results) -> list[str]:
     """Settings without all of their seeds, by question, with the command that makes them."""
     found = []
-    for question in QUESTIONS:
+    for question in REPORTED:
         lacking = [
             setting.name
             for setting in question.settings
@@ -201,6 +202,6 @@ def missing_runs(results: Results) -> list[str]:
             shown = ", ".join(lacking[:6]) + (", ..." if len(lacking) > 6 else "")
             found.append(
                 f"{question.name}: {len(lacking)} of {len(question.settings)} settings lack runs "
-                f"({shown}): python -m capo_testbed.experiment.runs --question {question.name}"
+                f"({shown}): {command_of(question)}"
             )
     return found

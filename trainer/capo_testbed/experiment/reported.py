@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from capo_testbed.experiment.language_model import LANGUAGE_MODEL
 from capo_testbed.experiment.questions import QUESTIONS, Question, all_settings
 from capo_testbed.experiment.settings import Setting
 
-REPORTED: tuple[Question, ...] = QUESTIONS
+REPORTED: tuple[Question, ...] = (*QUESTIONS, LANGUAGE_MODEL)
 # Questions whose runs another command makes.
-_COMMANDS: dict[str, str] = {}
+_COMMANDS = {LANGUAGE_MODEL.name: "python -m capo_testbed.experiment.language_model"}
 
 
 def command_of(question: Question) -> str:

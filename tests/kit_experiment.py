@@ -52,7 +52,7 @@ def write_run(
             "judge_completion_tokens": 50 * judge,
             "step_seconds": 2.0,
         }
-        for step in range(steps)
+        for step in range(1, steps + 1)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / DONE).write_text(json.dumps({"commit": commit, "seconds": 70.0}))

@@ -110,6 +110,9 @@ def test_a_run_that_two_processes_made_counts_once(tmp_path: Path) -> None:
     path.write_text(text + text.replace('"tokens": 100', '"tokens": 101'))
     with pytest.raises(ValueError, match="two runs are mixed: delete this folder"):
         collect(tmp_path, [GRPO])
+    path.write_text("".join(line for line in text.splitlines(True) if '"step": 1,' not in line))
+    with pytest.raises(ValueError, match="lacks steps of training"):
+        collect(tmp_path, [GRPO])
 
 
 def test_two_processes_do_not_make_the_same_run(

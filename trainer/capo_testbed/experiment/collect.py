@@ -144,7 +144,7 @@ def by_step(run: Path, kind: str) -> dict[int, dict[str, Any]]:
     times, since runs are deterministic.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or a step of training has none.
     """
     found: dict[int, dict[str, Any]] = {}
     for record in records(run, kind):
@@ -154,6 +154,11 @@ def by_step(run: Path, kind: str) -> dict[int, dict[str, Any]]:
                 f"{run}: metrics.jsonl has different records of step {record['step']}, so that two "
                 "runs are mixed: delete this folder, and make the run again"
             )
+    if kind == "train" and len(found) < max(found, default=0):
+        raise ValueError(
+            f"{run}: metrics.jsonl lacks steps of training: delete this folder, and make the run "
+            "again"
+        )
     return found
 
 

@@ -61,6 +61,8 @@ def test_runs_that_are_done_are_kept(made: list[Recipe], tmp_path: Path) -> None
     assert [recipe.seed for recipe in made] == [0, 0, 1, 1]
     language_model.run_all(2, tmp_path)
     assert len(made) == 4
+    language_model.run_all(3, tmp_path, only=["smollm2-capo"])
+    assert [recipe.output.parent.name for recipe in made[4:]] == ["smollm2-capo"]
 
 
 def test_what_was_expected_is_written() -> None:

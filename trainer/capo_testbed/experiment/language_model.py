@@ -8,6 +8,7 @@ a time.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,13 +76,17 @@ def _problems(out: Path) -> Path:
     return out / "language-model-problems"
 
 
-def run_all(seeds: int, out: Path, steps: int | None = None) -> None:
+def run_all(
+    seeds: int, out: Path, steps: int | None = None, only: Sequence[str] | None = None
+) -> None:
     """Every run that is not done, seed by seed, so that each seed can be compared at once.
 
     Args:
         seeds: at most so many of each setting's.
         out: folder of the runs.
         steps: in place of the recipe's own.
+        only: settings by name; two processes, each with its own and OMP_NUM_THREADS=1, share cores
+            better than one process that takes all.
 
     Raises:
         RecipeError: the embedded model is not on this machine.
@@ -90,7 +95,9 @@ def run_all(seeds: int, out: Path, steps: int | None = None) -> None:
         (setting, seed)
         for seed in range(seeds)
         for setting in LANGUAGE_MODEL.settings
-        if seed < setting.seeds and not is_done(run_folder(out, setting, seed))
+        if seed < setting.seeds
+        and (not only or setting.name in only)
+        and not is_done(run_folder(out, setting, seed))
     ]
     if not missing:
         return
@@ -119,10 +126,11 @@ def main(
     steps: Annotated[
         int | None, typer.Option(help="Steps of each run, for a trial; take another --out.")
     ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Settings by name; repeatable.")] = None,
 ) -> None:
     """Run SmolLM2-135M with GRPO and with CAPO; finished runs are kept."""
     try:
-        run_all(seeds, out, steps)
+        run_all(seeds, out, steps, only)
     except RecipeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

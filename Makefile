@@ -26,9 +26,14 @@ train-demo: setup
 testbed: setup
 	@$(BIN)/capo testbed
 
-# Resumable; each part takes up to 90 minutes on two cores.
-experiment: testbed
-	$(BIN)/python -m capo_testbed.experiment.runs
+# Resumable; all of it takes some ten hours on two cores. One question: add QUESTION=controls.
+QUESTION ?=
+experiment: setup
+	@$(BIN)/capo testbed --thinking
+	@$(BIN)/python -m capo_testbed.padded_build
+	$(BIN)/python -m capo_testbed.experiment.runs $(addprefix --question ,$(QUESTION))
+	$(if $(QUESTION),,$(BIN)/python -m capo_testbed.experiment.language_model)
+	$(BIN)/python -m capo_testbed.experiment.judges
 	$(BIN)/python -m capo_testbed.experiment.report
 
 experiment-quick: setup

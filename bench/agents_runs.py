@@ -17,7 +17,7 @@ from agents_judges import served
 
 from capo_testbed.agents import MOST_TURNS
 from capo_testbed.agents_models import MOST_TURN_TOKENS
-from capo_testbed.experiment.runs import is_done, records, run
+from capo_testbed.experiment.runs import is_done, records, run, start_worker
 from capo_trainer.recipe import Recipe, make_recipe
 
 REPLICATES = 10_000
@@ -145,7 +145,7 @@ def run_missing(
         url = ""
         if any(arm != "outcome" for arm, _ in missing):
             url = resources.enter_context(served(models, out / "judge.log"))
-        pool = resources.enter_context(ProcessPoolExecutor(workers, context, _one_thread))
+        pool = resources.enter_context(ProcessPoolExecutor(workers, context, start_worker))
         started = time.monotonic()
         jobs = [
             (name, pool.submit(run, recipe_of(*name, scale, models, out, url))) for name in missing
@@ -154,12 +154,6 @@ def run_missing(
             job.result()
             seconds = time.monotonic() - started
             report(f"{number} of {len(jobs)} after {seconds:.0f} s: {arm}, seed {seed}")
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def collect(out: Path, seeds: Sequence[int]) -> dict[str, Any]:

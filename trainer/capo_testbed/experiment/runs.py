@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import json
 import multiprocessing
+import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -90,7 +92,7 @@ def run_all(
         workers: runs in parallel.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker) as pool:
         for served in dict.fromkeys(setting.served for setting in settings):
             missing = [
                 (setting, seed)
@@ -121,10 +123,19 @@ def run_all(
                     typer.echo(f"{number} of {len(jobs)} after {seconds:.0f} s: {jobs[job]}")
 
 
-def _one_thread() -> None:
+def start_worker() -> None:
+    """Initialiser of a worker process: one thread, and it ends when its parent is killed."""
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def main(

@@ -86,7 +86,7 @@ class Flops:
     """Of a run, by part.
 
     Attributes:
-        prefill: of the policy's prompts, for each rollout anew.
+        prefill: of the policy's prompts, once for each rollout.
         decode: of the policy's responses.
         training: log-probabilities before the first update, and forward and backward passes.
         judge_prefill: of the judge's prompt tokens that were not in its cache.

@@ -75,7 +75,7 @@ def student(values: Sequence[float]) -> Interval:
 
 
 def paired(first: BySeed, second: BySeed) -> Interval | None:
-    """The mean of first - second over the seeds that both have; None: there is none."""
+    """The mean of first - second over the seeds that both have; None where no seed has both."""
     differences = [first[seed] - second[seed] for seed in sorted(first) if seed in second]
     return student(differences) if differences else None
 

@@ -51,7 +51,7 @@ def interval_line(axis: Any, found: Interval, at: float, number: int | None) -> 
         axis: where it is drawn.
         found: what is drawn.
         at: its height.
-        number: of the colour and the marker; None: black and hollow.
+        number: of the colour and the marker; None: a black outline.
     """
     colour = "black" if number is None else COLOURS[number]
     if found.low is not None and found.high is not None:

@@ -13,14 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from capo_client.adapters.advantages import pass_advantages
+
 Advantage = Literal["capo", "papo", "vppo", "pass", "rloo", "grpo", "centred"]
 Average = Literal["rollout", "token"]
 
 # Smaller differences are rounding errors.
 _EQUAL = 1e-6
-
-# k of `pass`: the default of its paper. At 1 a chunk's score is the mean of those that remain.
-_DENSITY = 0.7
 
 
 def advantages(
@@ -39,8 +38,9 @@ def advantages(
             2603.26535). `vppo`: every token from the first penalised one on is penalised like
             it, then eq. 2 (arXiv 2601.18984). `pass`: outcome normalised over rollouts and process
             over chunks, added, summed over the chunks that remain, and divided by their number to
-            the power of 0.7 (arXiv 2606.29296; see `_pass`). `rloo`: R less the mean over all
-            tokens of the group's other rollouts, with no scale (leave-one-out, arXiv 2402.14740).
+            the power of 0.7 (arXiv 2606.29296; `capo_client.adapters.advantages.pass_advantages`).
+            `rloo`: R less the mean over all tokens of the group's other rollouts, with no scale
+            (leave-one-out, arXiv 2402.14740).
             `grpo`: outcome alone, normalised over the group's rollouts (arXiv 2402.03300).
             `centred`: eq. 2 without its divisor.
 
@@ -79,35 +79,8 @@ def _vppo(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
 
 
 def _pass(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
-    """PASS, Process Advantage Signal Shaping (arXiv 2606.29296), algorithms 1 to 3.
-
-    Advantage Fusion: outcome and process are normalised apart, and added with weights of 1.
-    Chunk-by-Value: neighbouring tokens of equal process reward are one chunk, with one advantage.
-    Divide-Length: the sum of a chunk and those after it, over their number to the power of 0.7.
-
-    In three places the paper leaves a choice. A chunk counts once in the mean and deviation of the
-    process, where the paper counts steps: these tensors do not say where a step ends. So two steps
-    of equal reward are one chunk, as in the paper's text; its algorithm 2 also cuts at the steps'
-    ends. And there is no reward of the format apart: it is a part of the outcome.
-    """
-    starts = chunk_starts(process, mask)
-    fused = _standardised(process, starts) + _grpo(outcome, process, mask)
-    of_chunks = fused.masked_fill(~starts, 0.0)
-    to_go = of_chunks.sum(1, keepdim=True) - of_chunks.cumsum(1) + fused
-    remaining = starts.sum(1, keepdim=True) - starts.cumsum(1) + 1
-    return to_go / remaining**_DENSITY
-
-
-def chunk_starts(process: Tensor, mask: Tensor) -> Tensor:
-    """The first token of each run of equal values, (B, T) bool; masked tokens do not interrupt."""
-    if not mask.shape[1]:
-        return mask
-    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    latest = torch.where(mask, positions, -1).cummax(1).values
-    # The token of the mask before this one; -1 where there is none.
-    before = torch.nn.functional.pad(latest[:, :-1], (1, 0), value=-1)
-    change = (process - process.gather(1, before.clamp(min=0))).abs() > _EQUAL
-    return mask & ((before < 0) | change)
+    found: Tensor = pass_advantages(outcome, process, mask, [None] * len(outcome))
+    return found.double()
 
 
 def _centred(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
@@ -134,18 +107,13 @@ def _grpo(outcome: Tensor, process: Tensor, mask: Tensor) -> Tensor:
 
 def _normalised(values: Tensor, among: Tensor) -> Tensor:
     """Less the mean, over the standard deviation, of those `among`; 0 elsewhere."""
-    return _standardised(values, among).masked_fill(~among, 0.0)
-
-
-def _standardised(values: Tensor, among: Tensor) -> Tensor:
-    """All values, by the mean and standard deviation of those `among`."""
     chosen = values[among]
     if not chosen.numel():
         return torch.zeros_like(values)
     deviation = chosen.std(correction=0)
     if deviation < _EQUAL:
         return torch.zeros_like(values)
-    return (values - chosen.mean()) / deviation
+    return ((values - chosen.mean()) / deviation).masked_fill(~among, 0.0)
 
 
 _VARIANTS: dict[Advantage, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

@@ -7,19 +7,17 @@ a time.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from capo_client.cli.ports import free_port
 from capo_testbed.experiment.questions import Question
 from capo_testbed.experiment.runs import is_done, run
 from capo_testbed.experiment.settings import Served, Setting, run_folder
-from capo_testbed.serving import until_ready
+from capo_testbed.serving import SYMBOLIC, serving
 from capo_testbed.word_problems import write_problems
 from capo_trainer.errors import RecipeError
 from capo_trainer.policy import embedded_folder
@@ -27,7 +25,7 @@ from capo_trainer.recipe import Recipe, load_recipe
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "smollm2_arithmetic_cpu.toml"
 _TOKENIZER = "SmolLM2-135M-Instruct"
-_CHECKER = Served("symbolic")
+_CHECKER = Served(SYMBOLIC)
 _SEEDS = 3
 
 LANGUAGE_MODEL = Question(
@@ -111,13 +109,9 @@ def run_all(
             typer.echo(f"{number} of {len(missing)}: {setting.name}, seed {seed}")
 
 
-def _checker(log: Path) -> Any:
+def _checker(log: Path) -> AbstractContextManager[str]:
     """The arithmetic checker as a service, with the policy's tokenizer."""
-    port = free_port()
-    command = [sys.executable, "-m", "capo_client", "serve", "--engine", "symbolic"]
-    command += ["--tokenizer", f"{_TOKENIZER}={embedded_folder()}", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    return until_ready(command, url, "/health/ready", log, {"CAPO_RESULT_CACHE": "none"})
+    return serving(SYMBOLIC, log, ("--tokenizer", f"{_TOKENIZER}={embedded_folder()}"))
 
 
 def main(

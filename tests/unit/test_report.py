@@ -16,7 +16,7 @@ from capo_testbed.experiment.collect import Results, collect, load, save
 from capo_testbed.experiment.compute import Shape
 from capo_testbed.experiment.equal_compute import gain_at
 from capo_testbed.experiment.figures import draw_all
-from capo_testbed.experiment.grids import errors_name, on_map, vote_names
+from capo_testbed.experiment.grids import on_map
 from capo_testbed.experiment.questions import (
     COMPUTE,
     CONTROLS,
@@ -30,6 +30,8 @@ from capo_testbed.experiment.questions import (
     SFT,
     VOTES,
     all_settings,
+    errors_name,
+    vote_names,
 )
 from capo_testbed.experiment.reported import REPORTED, reported_settings
 from capo_testbed.experiment.settings import Scale, recipe_of, run_folder

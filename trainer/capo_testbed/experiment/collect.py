@@ -13,6 +13,7 @@ from capo_testbed.experiment.compute import Shape
 from capo_testbed.experiment.runs import DONE, is_done, records
 from capo_testbed.experiment.settings import Setting, run_folder
 
+ACCURACY = "greedy_accuracy"  # the measure that gains are in
 # Sums over a run's training records.
 _SUMMED = (
     "rollouts",

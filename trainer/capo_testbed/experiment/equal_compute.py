@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from capo_testbed.experiment.collect import Results
+from capo_testbed.experiment.collect import ACCURACY, Results
 from capo_testbed.experiment.compute import Flops, run_flops
 from capo_testbed.experiment.intervals import Interval, quantiles, student
 
-ACCURACY = "greedy_accuracy"
 SIZES = (1.0, 8.0, 72.0)
 # GRPO with more steps, or with more rollouts of each question.
 FAMILIES = ("steps", "rollouts")

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from capo_testbed.experiment.collect import Result, Results, computed_judge_tokens
+from capo_testbed.experiment.collect import ACCURACY, Result, Results, computed_judge_tokens
 from capo_testbed.experiment.intervals import Interval, student
 from capo_testbed.experiment.plots_single import compute_figure, errors_figure, votes_figure
 from capo_testbed.experiment.plotting import COLOURS, MARKERS, interval_line, new_figure, saved
 from capo_testbed.experiment.questions import Question
 from capo_testbed.experiment.reported import REPORTED
-from capo_testbed.experiment.tables import ACCURACY, WRONG, gains_of
+from capo_testbed.experiment.tables import WRONG, gains_of
 
 _TOKENS = "greedy_tokens"
 # Measure, factor to its unit, and label.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from capo_testbed.experiment.collect import Result, Results
@@ -22,16 +22,18 @@ from capo_testbed.experiment.questions import (
     COMPUTE,
     CRITIQUES,
     ERRORS,
+    F1S,
     METHODS,
     RATES,
     VOTES,
+    errors_name,
+    vote_names,
 )
 from capo_testbed.experiment.tables import gain, gains_of, markdown
 from capo_testbed.simulated import Rates
 from capo_wire import VotingMethod
 
 ARMS = ("capo-greedy", "capo-majority")
-F1S = (0.6, 0.8, 0.95)
 
 
 def flops_table(results: Results) -> str:
@@ -84,15 +86,6 @@ def vanishing_text(found: Vanishing | None) -> str:
     return f"{found.size:.2g} times [{found.low:.2g}, {high}]"
 
 
-def vote_names(f1: float) -> Iterator[tuple[str, str, int]]:
-    """(setting, method, k) of the votes of judges of one F1."""
-    prefix = f"votes-f{int(100 * f1)}"
-    yield f"{prefix}-one", "one", 1
-    for method in METHODS:
-        for k in CRITIQUES:
-            yield f"{prefix}-{method}-{k}", method, k
-
-
 def votes_table(results: Mapping[str, Result]) -> str:
     """Gain over GRPO by the judge's F1, the vote and k."""
     head = ["step F1 of one critique", "vote", *(f"k = {k}" for k in (1, *CRITIQUES))]
@@ -128,11 +121,6 @@ def exact_votes_table() -> str:
                 cells = [f"{f1:g}", method, str(k), f"{found.precision:.2f}", f"{found.recall:.2f}"]
                 rows.append([*cells, f"{alarms:+.0%}", f"{misses:+.0%}", f"{found.noise:.2f}"])
     return markdown(head, rows)
-
-
-def errors_name(precision: float, recall: float) -> str:
-    """The setting of a judge with these rates."""
-    return f"errors-p{int(100 * precision)}-r{int(100 * recall)}"
 
 
 def errors_table(results: Mapping[str, Result]) -> str:

@@ -7,9 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-from capo_testbed.experiment.collect import Results
+from capo_testbed.experiment.collect import ACCURACY, Results
 from capo_testbed.experiment.equal_compute import (
-    ACCURACY,
     FAMILIES,
     SIZES,
     family,
@@ -17,7 +16,7 @@ from capo_testbed.experiment.equal_compute import (
     mean_flops,
 )
 from capo_testbed.experiment.exact_votes import voted
-from capo_testbed.experiment.grids import ARMS, F1S, errors_name
+from capo_testbed.experiment.grids import ARMS
 from capo_testbed.experiment.intervals import Interval, student
 from capo_testbed.experiment.plotting import (
     COLOURS,
@@ -27,7 +26,7 @@ from capo_testbed.experiment.plotting import (
     plain_log,
     saved,
 )
-from capo_testbed.experiment.questions import CRITIQUES, METHODS, RATES, Question
+from capo_testbed.experiment.questions import CRITIQUES, F1S, METHODS, RATES, Question, errors_name
 from capo_testbed.experiment.tables import gains_of
 from capo_testbed.simulated import Rates
 from capo_wire import VotingMethod

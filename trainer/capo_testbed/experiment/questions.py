@@ -5,7 +5,7 @@ What is expected of each setting was written before its first run, and stays as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,20 @@ COMPUTE = Question(
 
 METHODS = ("intersection", "majority", "union", "average")
 CRITIQUES = (2, 4, 8)
+F1S = (0.6, 0.8, 0.95)
+
+
+def vote_names(f1: float) -> Iterator[tuple[str, str, int]]:
+    """(setting, method, k) of the votes of judges of one F1; `one` is a single critique."""
+    prefix = f"votes-f{int(100 * f1)}"
+    yield f"{prefix}-one", "one", 1
+    for method in METHODS:
+        for k in CRITIQUES:
+            yield f"{prefix}-{method}-{k}", method, k
+
+
 _VOTES_EXPECTED = {
+    "one": "One critique: gains rise with F1.",
     "intersection": "At 0.6 better than one critique at k = 2 (precision up), then worse with k, "
     "as recall falls; at 0.95 as one critique.",
     "majority": "Rises with k at every F1 above one critique; best or equal best from k = 4.",
@@ -146,17 +159,14 @@ VOTES = Question(
         ORACLE,
         *(
             simulated(
-                f"votes-f{int(100 * f1)}-{name}",
-                expected,
+                name,
+                _VOTES_EXPECTED[method],
                 {"precision": f1, "recall": f1},
-                _credit(method=method, n=k),
+                _credit(method="greedy" if method == "one" else method, n=k),
                 seeds=3,
             )
-            for f1 in (0.6, 0.8, 0.95)
-            for name, method, k, expected in (
-                ("one", "greedy", 1, "One critique: gains rise with F1."),
-                *((f"{m}-{k}", m, k, _VOTES_EXPECTED[m]) for m in METHODS for k in CRITIQUES),
-            )
+            for f1 in F1S
+            for name, method, k in vote_names(f1)
         ),
         simulated(
             "votes-f60-systematic",
@@ -170,6 +180,13 @@ VOTES = Question(
 )
 
 RATES = (0.3, 0.5, 0.7, 0.85, 1.0)
+
+
+def errors_name(precision: float, recall: float) -> str:
+    """The setting of a simulated judge with these rates."""
+    return f"errors-p{int(100 * precision)}-r{int(100 * recall)}"
+
+
 ERRORS = Question(
     "errors",
     "Do false alarms or misses cost more?",
@@ -187,7 +204,7 @@ ERRORS = Question(
         ),
         *(
             simulated(
-                f"errors-p{int(100 * precision)}-r{int(100 * recall)}",
+                errors_name(precision, recall),
                 "Misses cost less than false alarms: the gain falls in proportion to recall, and "
                 "is gone where precision is near the share of wrong steps.",
                 {"precision": precision, "recall": recall},

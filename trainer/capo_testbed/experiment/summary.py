@@ -8,9 +8,9 @@ from typing import Any
 
 from capo_testbed.experiment.collect import Result, Results
 from capo_testbed.experiment.equal_compute import FAMILIES, SIZES, gain_at, vanishing_size
-from capo_testbed.experiment.grids import F1S, errors_name, vanishing_text, vote_names
+from capo_testbed.experiment.grids import vanishing_text
 from capo_testbed.experiment.intervals import Interval, student
-from capo_testbed.experiment.questions import RATES, Question
+from capo_testbed.experiment.questions import F1S, RATES, Question, errors_name, vote_names
 from capo_testbed.experiment.reported import REPORTED
 from capo_testbed.experiment.tables import (
     NONE,

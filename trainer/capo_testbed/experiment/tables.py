@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from capo_testbed.experiment.collect import Result, Results
+from capo_testbed.experiment.collect import ACCURACY, Result, Results
 from capo_testbed.experiment.intervals import (
     Interval,
     blocks,
@@ -18,7 +18,6 @@ from capo_testbed.experiment.reported import REPORTED, command_of
 from capo_testbed.experiment.settings import SEEDS, Setting
 
 NONE = "No finished runs yet."
-ACCURACY = "greedy_accuracy"
 WRONG = "greedy_wrong_step_rate"
 _POOLED = 5  # settings, the baseline among them
 # Measures at the last evaluation, and the factor to the unit that is shown.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -28,6 +27,7 @@ from kit import tokenizer
 from kit_engine import Running, capo_serve, running
 from kit_trainer import records
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 RECIPES = Path(__file__).parents[2] / "recipes"
 PROMPTS = RECIPES / "sample_prompts.jsonl"
 # Configuration, hidden size, query heads, and whether embeddings are tied; one key head serves as many
@@ -41,14 +41,6 @@ CHAT = (
     "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.state import AcceleratorState
 
 import capo_wire as wire
 import kit_trainer
@@ -30,15 +30,8 @@ from kit_scripted import ScriptedEngine
 from kit_service import Service, serving, settings, wait_for_lines
 from kit_trainer import by_letters, changed, records
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 SAME = ("loss", "grad_norm", "kl", "entropy", "accuracy", "wrong_step_rate", "mean_tokens")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import PreTrainedTokenizerFast
 
 import capo_wire as wire
@@ -132,12 +130,9 @@ def test_credit_of_a_result_keeps_the_tokens_of_its_steps() -> None:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    torch.set_num_threads(1)
+def service(tmp_path: Path, fresh_accelerate: None) -> Iterator[Service]:
     with serving(ScriptedEngine(by_letters), settings(tmp_path)) as running:
         yield running
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 def test_a_run_with_an_environment_learns_from_turns(service: Service, tmp_path: Path) -> None:

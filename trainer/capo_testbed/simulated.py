@@ -108,11 +108,9 @@ class SimulatedJudge:
             if rates.systematic:
                 key = f"{question} {text[slice(*step)].strip()}"
             penalties.append(self._penalty(wrong, key))
+        wrong_steps = [penalty > 0 for penalty in penalties]
         tokens = token_spans(text, offsets, spans)
-        placed = [0.0] * len(offsets)
-        for (first, end), penalty in zip(tokens, penalties, strict=True):
-            placed[first:end] = [penalty] * (end - first)
-        return RolloutCredit(placed, [penalty > 0 for penalty in penalties], tokens)
+        return RolloutCredit.of_steps(penalties, wrong_steps, tokens, len(offsets))
 
     def _penalty(self, wrong: bool, key: str) -> float:
         """The vote on one step."""

@@ -42,7 +42,4 @@ def place(credit: RolloutCredit, placement: Placement, seed: str) -> RolloutCred
             penalties = [total / max(sum(lengths), 1)] * len(penalties)
         case _:
             assert_never(placement)
-    placed = list(credit.penalties)
-    for (first, end), penalty in zip(credit.spans, penalties, strict=True):
-        placed[first:end] = [penalty] * (end - first)
-    return RolloutCredit(placed, credit.wrong, credit.spans)
+    return RolloutCredit.of_steps(penalties, credit.wrong, credit.spans, len(credit.penalties))

@@ -6,6 +6,7 @@ A step's rollouts are known by their position: those of one question stand side 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import capo_wire as wire
@@ -74,6 +75,20 @@ class RolloutCredit:
     penalties: list[float]
     wrong: list[bool]
     spans: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of_steps(
+        cls,
+        penalties: Sequence[float],
+        wrong: list[bool],
+        spans: list[tuple[int, int]],
+        length: int,
+    ) -> RolloutCredit:
+        """Each step's penalty on each of its tokens; tokens in no step have 0."""
+        tokens = [0.0] * length
+        for (first, end), penalty in zip(spans, penalties, strict=True):
+            tokens[first:end] = [penalty] * (end - first)
+        return cls(tokens, wrong, spans)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,21 +87,14 @@ def _policy(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The policy, trained on demonstrations with mistakes, of tasks that are not held out."""
     torch.manual_seed(seed)
-    rng, seen = stream(f"{seed} policy"), {task.question for task in held_out}
+    rng = stream(f"{seed} policy")
     tokenizer = models.wrap(_tokenizer(rng, sizes))
-
-    def demonstrations() -> Iterator[TrainingExample]:
-        while True:
-            task = tasks.make_task(rng)
-            if task.question not in seen:
-                text = tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
-                yield training_example(tokenizer, task, text)
 
     model = models.new_model(tokenizer, sizes.layers, sizes.hidden)
     report(f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     models.train(
         model,
-        demonstrations,
+        lambda: demonstrations(tokenizer, rng, held_out, tasks.demonstrate),
         updates=sizes.policy_updates,
         batch=sizes.batch,
         learning_rate=5e-3,
@@ -147,6 +140,21 @@ def _tokenizer(rng: random.Random, sizes: Sizes) -> Any:
     instructions = prompts[0]["messages"][0]["content"]
     lines = sorted({line for line in instructions.split("\n") if line})
     return models.train_tokenizer(texts, lines, sizes.vocabulary)
+
+
+def demonstrations(
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+    held_out: Sequence[Task],
+    demonstrate: Callable[[Task, random.Random, tasks.Slips], str],
+) -> Iterator[TrainingExample]:
+    """Solutions with the mistakes of a policy's demonstrations, of tasks that are not held out."""
+    seen = {task.question for task in held_out}
+    while True:
+        task = tasks.make_task(rng)
+        if task.question not in seen:
+            text = demonstrate(task, rng, tasks.DEMONSTRATIONS)
+            yield training_example(tokenizer, task, text)
 
 
 def training_example(tokenizer: PreTrainedTokenizerFast, task: Task, text: str) -> TrainingExample:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ import typer
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from capo_testbed import models, padded_tasks, tasks
-from capo_testbed.build import training_example
+from capo_testbed.build import demonstrations
 from capo_testbed.common import (
     Report,
     every,
@@ -31,7 +31,6 @@ from capo_testbed.common import (
     sample,
     stream,
 )
-from capo_testbed.models import TrainingExample
 from capo_testbed.padded_tasks import FOLDER, MAX_TOKENS
 from capo_testbed.tasks import Task
 from capo_trainer.paths import testbed_folder
@@ -102,18 +101,10 @@ def _train(
     report: Report,
 ) -> None:
     torch.manual_seed(seed)
-    rng, seen = stream(f"{seed} padded"), {task.question for task in held_out}
-
-    def demonstrations() -> Iterator[TrainingExample]:
-        while True:
-            task = tasks.make_task(rng)
-            if task.question not in seen:
-                text = padded_tasks.demonstrate(task, rng, tasks.DEMONSTRATIONS)
-                yield training_example(tokenizer, task, text)
-
+    rng = stream(f"{seed} padded")
     models.train(
         model,
-        demonstrations,
+        lambda: demonstrations(tokenizer, rng, held_out, padded_tasks.demonstrate),
         updates=updates,
         batch=_BATCH,
         learning_rate=_LEARNING_RATE,

@@ -37,10 +37,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> str:
     """A Llama of 3 million random weights with SmolLM2's tokenizer: it writes nonsense, fast."""
     folder = str(tmp_path_factory.mktemp("tiny"))
     shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -56,10 +62,22 @@ def data(extra: dict[str, Any] | None = None) -> Dataset:
 
 def config(tmp_path: Path, **changed: Any) -> GRPOConfig:
     settings: dict[str, Any] = dict(
-        output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, num_generations=4,
-        max_completion_length=48, learning_rate=1e-5, logging_steps=1, report_to=[], use_cpu=True,
-        bf16=False, save_strategy="no", seed=1, beta=0.0, loss_type="grpo", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=48,
+        learning_rate=1e-5,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        seed=1,
+        beta=0.0,
+        loss_type="grpo",
+        disable_tqdm=True,
+    )
     return GRPOConfig(**settings | changed)
 
 
@@ -186,9 +204,11 @@ def test_outcomes_of_a_column_are_the_fall_back_where_that_is_asked_for(
         )
         way.cut()
         trainer = Recording(
-            model=tiny, reward_funcs=reward, args=config(tmp_path, max_steps=1),
+            model=tiny,
+            reward_funcs=reward,
+            args=config(tmp_path, max_steps=1),
             train_dataset=data({"right": 1.0}),
-        )  # fmt: skip
+        )
         trainer.train()
     assert [s.reward for s in reward.last] == [2.0] * 4
     assert all(
@@ -211,8 +231,12 @@ async def test_truncated_blank_and_padded_completions_keep_their_lengths(tokeniz
     reward = CapoReward(reference="answer", tokenizer=tokenizer, **OPTIONS)
     whole = tokenizer.encode("Five. 😀😀 And so on")
     ids = [
-        whole[:-1], whole[:3], [tokenizer.eos_token_id], [*whole, *[tokenizer.pad_token_id] * 3], [],
-    ]  # fmt: skip
+        whole[:-1],
+        whole[:3],
+        [tokenizer.eos_token_id],
+        [*whole, *[tokenizer.pad_token_id] * 3],
+        [],
+    ]
     await reward(["How many?"] * 5, [""] * 5, ids, answer=["5"] * 5)
     assert [len(s.token_rewards) for s in reward.last] == [len(each) for each in ids]
     assert all(s.source == "judge" for s in reward.last)
@@ -337,15 +361,19 @@ def test_tokens_of_tools_and_other_functions_rewards(tmp_path: Path, tiny: str) 
 
     reward = CapoReward(reference="answer", **OPTIONS)
     trainer = Recording(
-        model=tiny, reward_funcs=[length, reward], train_dataset=data(),
+        model=tiny,
+        reward_funcs=[length, reward],
+        train_dataset=data(),
         args=config(tmp_path, reward_weights=[2.0, 3.0], scale_rewards="none"),
-    )  # fmt: skip
+    )
     from capo_client.adapters.scoring import Scored
 
     reward.last = [
-        Scored([1.0, 1.0, -1.0], 1 / 3), Scored([0.0, 0.0], 0.0), Scored(None, None, source="none"),
+        Scored([1.0, 1.0, -1.0], 1 / 3),
+        Scored([0.0, 0.0], 0.0),
+        Scored(None, None, source="none"),
         Scored([2.0], 2.0),
-    ]  # fmt: skip
+    ]
     trainer._all_rewards = torch.tensor([[0.5, 1 / 3], [0.5, 0.0], [0.5, float("nan")], [0.0, 2.0]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]])
     tools = torch.tensor([[1, 0, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
@@ -372,9 +400,10 @@ def test_pass_keeps_the_outcome_apart(tmp_path: Path, tiny: str) -> None:
     )
     trainer = Recording(args=config(tmp_path, reward_weights=[2.0, 3.0]), **arguments)
     reward.last = [
-        Scored([2.0, 0.0, 1.0, 2.0], 5 / 3, 1.0), Scored([-1.0], -1.0, 0.0),
+        Scored([2.0, 0.0, 1.0, 2.0], 5 / 3, 1.0),
+        Scored([-1.0], -1.0, 0.0),
         Scored(None, None, source="none"),
-    ]  # fmt: skip
+    ]
     trainer._all_rewards = torch.tensor([[0.5, 5 / 3], [0.5, -1.0], [0.5, float("nan")]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]])
     tools = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
@@ -395,9 +424,13 @@ def test_pass_keeps_the_outcome_apart(tmp_path: Path, tiny: str) -> None:
 def test_masked_truncated_completions_have_no_advantage(tmp_path: Path, tiny: str) -> None:
     reward = CapoReward(reference="answer", **OPTIONS)
     trainer = Recording(
-        model=tiny, reward_funcs=reward, train_dataset=data(),
-        args=config(tmp_path, max_steps=1, mask_truncated_completions=True, max_completion_length=24),
-    )  # fmt: skip
+        model=tiny,
+        reward_funcs=reward,
+        train_dataset=data(),
+        args=config(
+            tmp_path, max_steps=1, mask_truncated_completions=True, max_completion_length=24
+        ),
+    )
     trainer.train()
     [(scored, output)] = trainer.scored
     cut = output["completion_mask"].sum(1) == 0
@@ -410,8 +443,18 @@ def test_groups_spread_over_two_processes_are_normalised_together(
     tmp_path: Path, tiny: str
 ) -> None:
     script = Path(__file__).with_name("trl_two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-               "--master_port", str(free_port()), str(script), str(tmp_path), tiny]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        str(script),
+        str(tmp_path),
+        tiny,
+    ]
     subprocess.run(command, check=True, timeout=500, env=os.environ | {"OMP_NUM_THREADS": "1"})
     ranks = [json.loads((tmp_path / f"rank{n}.json").read_text()) for n in range(2)]
     rewards = [row for rank in ranks for row in rank["rewards"]]
@@ -546,10 +589,13 @@ def test_turns_around_trl_s_tools_get_their_own_rewards(
         reference="answer", rollouts_file=str(path), **OPTIONS | {"segment": {"method": "turn"}}
     )
     trainer = ScriptedCapo(
-        model=tooled, reward_funcs=reward, tools=[calculate], advantage_level=level,
+        model=tooled,
+        reward_funcs=reward,
+        tools=[calculate],
+        advantage_level=level,
         args=config(tmp_path, max_steps=1, max_completion_length=160),
         train_dataset=data().select([0]),
-    )  # fmt: skip
+    )
     trainer.train()
     lines = lines_of(path)
     assert [line["credit"]["outcome"]["value"] for line in lines] == [0.0, 1.0, 1.0, 1.0]
@@ -578,12 +624,14 @@ def test_each_environment_s_tools_and_its_outcome(
         for row, name in zip(data().select([0, 1]), ["desk", "library"], strict=True)
     ]
     trainer = ScriptedCapo(
-        model=tooled, reward_funcs=reward, train_dataset=Dataset.from_list(rows),
+        model=tooled,
+        reward_funcs=reward,
+        train_dataset=Dataset.from_list(rows),
         environment_factory={"desk": Desk, "library": Library},
         args=config(
             tmp_path, max_steps=1, max_completion_length=160, per_device_train_batch_size=8
         ),
-    )  # fmt: skip
+    )
     trainer.train()
     lines = lines_of(path)
     assert len(lines) == 8
@@ -595,8 +643,11 @@ def test_each_environment_s_tools_and_its_outcome(
         assert list(tool["function"]["parameters"]["properties"]) == ["sum" if at_desk else "book"]
         asked = "the clerk says 10" in shown_of(line)
         assert line["credit"]["outcome"] == {
-            "value": float(asked), "source": "caller", "reason": None, "detail": None,
-        }  # fmt: skip
+            "value": float(asked),
+            "source": "caller",
+            "reason": None,
+            "detail": None,
+        }
         assert at_desk or not asked
     check_tokens(trainer, tokenizer, "the clerk says 10", "token")
 
@@ -604,13 +655,18 @@ def test_each_environment_s_tools_and_its_outcome(
 def test_trl_s_own_trainer_sends_turns_with_their_tool_calls(tmp_path: Path, tooled: str) -> None:
     path = tmp_path / "rollouts.jsonl"
     reward = CapoReward(
-        reference="answer", tools=[calculate], rollouts_file=str(path),
+        reference="answer",
+        tools=[calculate],
+        rollouts_file=str(path),
         **OPTIONS | {"segment": {"method": "turn"}},
-    )  # fmt: skip
+    )
     trainer = ScriptedTRL(
-        model=tooled, reward_funcs=reward, tools=[calculate], train_dataset=data().select([0]),
+        model=tooled,
+        reward_funcs=reward,
+        tools=[calculate],
+        train_dataset=data().select([0]),
         args=config(tmp_path, max_steps=1, max_completion_length=160),
-    )  # fmt: skip
+    )
     trainer.train()
     for number, (line, scored) in enumerate(zip(lines_of(path), reward.last, strict=True)):
         assert names_of(line) == ["calculate"]

@@ -64,8 +64,10 @@ def test_differences_are_paired_by_seed() -> None:
 
 def test_few_seeds_share_one_deviation() -> None:
     # Without noise the model is exact: setting + seed.
-    values = {name: {seed: base + 0.1 * seed for seed in range(3)} for name, base in
-              (("grpo", 0.5), ("a", 0.6), ("b", 0.8))}  # fmt: skip
+    values = {
+        name: {seed: base + 0.1 * seed for seed in range(3)}
+        for name, base in (("grpo", 0.5), ("a", 0.6), ("b", 0.8))
+    }
     exact = blocks(values, "grpo")
     assert exact["a"].mean == pytest.approx(0.1) and exact["b"].low == pytest.approx(0.3)
     # By hand: residuals of +-0.25 in 2 settings and 2 seeds; freedom 1; 2 * 0.25 / 1 / 2.
